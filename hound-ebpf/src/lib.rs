@@ -1,0 +1,2 @@
+//! Kernel-side programs.
+#![no_std]

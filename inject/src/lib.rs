@@ -1,0 +1,1 @@
+//! Getting into a process and out again.

@@ -1,0 +1,2 @@
+//! Build, test and measure hound.
+fn main() {}
