@@ -1,0 +1,212 @@
+//! The shared memory between a target and hound: control page, streams, segments.
+//!
+//! ```text
+//! [Control: 1 page][Stream × streams][Segment × segments][segment data × segments]
+//! ```
+//!
+//! It is a memfd that hound holds too, so what a killed target wrote before its death is not lost. Each thread owns one stream (and one
+//! more per nesting level of signal handlers), and a stream owns at most a few segments at a time, taken from one pool: idle threads cost
+//! a page. A segment has one producer (the thread) and one consumer (hound); there are no locks.
+//!
+//! Life of a segment: `FREE` → (thread: compare-and-swap) `OWNED` → (thread, when full) `SEALED` → (hound, when read) `FREE`.
+//! `committed` counts the bytes of complete records; the thread stores it with release after writing them, hound loads it with acquire.
+//!
+//! The memory is the target's to scribble on: hound validates copies of what it reads and trusts no field.
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// First word of a control page: "HOUNDRNG" in ASCII.
+pub const MAGIC: u64 = u64::from_le_bytes(*b"HOUNDRNG");
+/// Changes with every incompatible change of this file or of `event`.
+pub const VERSION: u32 = 1;
+
+/// Bytes of data in a segment. Small enough that an idle thread's is cheap, large enough that taking one (about 100 ns) is nothing
+/// beside filling it (some 800 allocate/free pairs).
+pub const SEGMENT_BYTES: usize = 32 * 1024;
+/// Streams in a ring: threads alive at once, plus nested signal handlers.
+pub const STREAMS: usize = 4096;
+/// Segments in a ring. Address space only: what is touched is bounded by [`Control::segment_limit`] plus one a stream.
+pub const SEGMENTS: usize = 5120;
+/// Default of [`Control::segment_limit`]: 6 MiB in flight cover about 4 ms of the fastest single producer.
+pub const SEGMENT_LIMIT: u32 = 192;
+
+const PAGE: usize = 4096;
+/// Offset of the streams.
+pub const STREAMS_OFFSET: usize = PAGE;
+/// Offset of the segment table.
+pub const SEGMENTS_OFFSET: usize = STREAMS_OFFSET + STREAMS * size_of::<Stream>();
+/// Offset of the segments' data.
+pub const DATA_OFFSET: usize = (SEGMENTS_OFFSET + SEGMENTS * size_of::<Segment>()).next_multiple_of(PAGE);
+/// Length of the whole mapping.
+pub const RING_BYTES: usize = DATA_OFFSET + SEGMENTS * SEGMENT_BYTES;
+
+/// `armed`: nothing is recorded.
+pub const ARMED_OFF: u32 = 0;
+/// `armed`: every event is recorded.
+pub const ARMED_FULL: u32 = 1;
+
+/// `options`: record the stacks of frees.
+pub const OPTION_FREE_STACKS: u32 = 1;
+/// `options`: reuse verified frames (the shadow stack). Off only for debugging.
+pub const OPTION_SHADOW_STACK: u32 = 2;
+/// `options`: record mmap, munmap and mremap.
+pub const OPTION_MAPS: u32 = 4;
+/// `options`: a full ring drops (and counts) at once instead of waiting.
+pub const OPTION_DROP: u32 = 8;
+
+/// `clock`: stamps are TSC ticks.
+pub const CLOCK_TSC: u32 = 1;
+/// `clock`: stamps are nanoseconds of CLOCK_MONOTONIC.
+pub const CLOCK_MONOTONIC: u32 = 2;
+
+/// `library`: not loaded yet.
+pub const LIBRARY_ABSENT: u32 = 0;
+/// `library`: loaded and recording.
+pub const LIBRARY_READY: u32 = 1;
+/// `library`: bowed out; [`Control::bow_out`] says why.
+pub const LIBRARY_OUT: u32 = 2;
+
+/// `bow_out`: hound stopped answering (its heartbeat stood still while a thread waited for it).
+pub const OUT_NO_HEARTBEAT: u32 = 1;
+/// `bow_out`: the real allocator's functions were not found.
+pub const OUT_NO_ALLOCATOR: u32 = 2;
+/// `bow_out`: no memory for the library's own state.
+pub const OUT_NO_MEMORY: u32 = 3;
+
+/// `Stream::state`: nobody's.
+pub const STREAM_FREE: u32 = 0;
+/// `Stream::state`: a thread records into it.
+pub const STREAM_OWNED: u32 = 1;
+
+/// `Segment::state`: nobody's.
+pub const SEGMENT_FREE: u32 = 0;
+/// `Segment::state`: its stream writes to it.
+pub const SEGMENT_OWNED: u32 = 1;
+/// `Segment::state`: full; hound frees it when it has read `committed` bytes.
+pub const SEGMENT_SEALED: u32 = 2;
+
+/// The first page. All zero is a valid value; the creator calls [`Control::initialise`].
+#[repr(C, align(4096))]
+pub struct Control {
+    /// [`MAGIC`], stored last by the creator.
+    pub magic: AtomicU64,
+    /// [`VERSION`].
+    pub version: AtomicU32,
+    /// One of `ARMED_…`: written by hound (and by the program's own start and stop calls).
+    pub armed: AtomicU32,
+    /// Bits of `OPTION_…`.
+    pub options: AtomicU32,
+    /// One of `CLOCK_…`.
+    pub clock: AtomicU32,
+    /// The one process that may write here. 0: whoever maps it first.
+    pub target_pid: AtomicU32,
+    /// One of `LIBRARY_…`: written by the library.
+    pub library: AtomicU32,
+    /// One of `OUT_…`.
+    pub bow_out: AtomicU32,
+    /// Counts up with every round of hound's reading. A waiting thread that sees it stand still gives hound up.
+    pub heartbeat: AtomicU32,
+    /// Segments that are not free.
+    pub segments_in_use: AtomicU32,
+    /// How many segments may be in use before producers wait (beyond one a stream).
+    pub segment_limit: AtomicU32,
+    /// Futex: changes whenever hound freed segments while somebody waited.
+    pub freed: AtomicU32,
+    /// Threads waiting on `freed`.
+    pub waiters: AtomicU32,
+    /// Longest total time one thread may be made to wait for ring space, in milliseconds.
+    pub max_wait_ms: AtomicU32,
+    /// Streams ever claimed: the highest index in use is below it.
+    pub streams_high: AtomicU32,
+    /// Segments ever claimed: the highest index in use is below it.
+    pub segments_high: AtomicU32,
+    /// Events lost without a stream of their own to say so, by `LOST_…` reason.
+    pub lost: [AtomicU64; 8],
+    /// Total time threads waited for ring space, in ticks of the ring's clock.
+    pub waited_ticks: AtomicU64,
+    /// `avma` of the library's image in the target, for hound to leave its frames out.
+    pub library_start: AtomicU64,
+    /// End of the library's image.
+    pub library_end: AtomicU64,
+}
+
+/// Counters of a stream, in the order of the `METRIC_UNWINDING` record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Counter {
+    /// Frames found equal by comparing memory.
+    Verified = 0,
+    /// Frames found by applying a row.
+    Stepped = 1,
+    /// Rows computed from call frame information.
+    Evaluated = 2,
+    /// Stacks unwound with all callee-saved registers.
+    Full = 3,
+    /// Stacks in which a new middle part was put between kept frames.
+    Spliced = 4,
+    /// Frames found through frame pointers for want of a row.
+    FramePointer = 5,
+}
+
+/// How many [`Counter`]s there are.
+pub const COUNTERS: usize = 6;
+
+/// One thread's place. Two cache lines, written by the thread only, but for `state`.
+#[repr(C, align(128))]
+pub struct Stream {
+    /// One of `STREAM_…`. The thread claims it, hound releases it when the thread is gone and its segments are read.
+    pub state: AtomicU32,
+    /// Kernel thread id; 0 where it could not be learnt without a system call.
+    pub tid: AtomicU32,
+    /// 0: the thread itself; n: its n-th level of nested signal handlers.
+    pub level: AtomicU32,
+    /// Counts claims, so that hound tells two threads apart that used the same stream.
+    pub generation: AtomicU32,
+    /// Events this stream could not record, by `LOST_…` reason.
+    pub lost: [AtomicU64; 6],
+    /// How frames were found: see [`Counter`].
+    pub counters: [AtomicU64; COUNTERS],
+    _reserved: [AtomicU64; 2],
+}
+
+/// One segment's head.
+#[repr(C, align(32))]
+pub struct Segment {
+    /// One of `SEGMENT_…`.
+    pub state: AtomicU32,
+    /// Index of the stream that owns it.
+    pub stream: AtomicU32,
+    /// Number of this segment among its stream's, from 0.
+    pub sequence: AtomicU32,
+    /// Bytes of complete records in its data.
+    pub committed: AtomicU32,
+    /// The owner's [`Stream::generation`].
+    pub generation: AtomicU32,
+    _reserved: [AtomicU32; 3],
+}
+
+const _: () = assert!(size_of::<Control>() == PAGE);
+const _: () = assert!(size_of::<Stream>() == 128);
+const _: () = assert!(size_of::<Segment>() == 32);
+const _: () = assert!(SEGMENT_BYTES.is_multiple_of(PAGE) && SEGMENTS_OFFSET.is_multiple_of(128));
+const _: () = assert!(SEGMENT_BYTES <= u32::MAX as usize);
+
+impl Control {
+    /// Fills in a zeroed control page. `magic` is stored last, with release: who reads it with acquire sees the rest.
+    pub fn initialise(&self, target_pid: u32, options: u32, clock: u32, max_wait_ms: u32) {
+        self.version.store(VERSION, Ordering::Relaxed);
+        self.armed.store(ARMED_FULL, Ordering::Relaxed);
+        self.options.store(options, Ordering::Relaxed);
+        self.clock.store(clock, Ordering::Relaxed);
+        self.target_pid.store(target_pid, Ordering::Relaxed);
+        self.segment_limit.store(SEGMENT_LIMIT, Ordering::Relaxed);
+        self.max_wait_ms.store(max_wait_ms, Ordering::Relaxed);
+        self.magic.store(MAGIC, Ordering::Release); // pairs with `is_valid`
+    }
+
+    /// Whether this is a control page of this version.
+    pub fn is_valid(&self) -> bool {
+        // Pairs with the release store in `initialise`.
+        self.magic.load(Ordering::Acquire) == MAGIC && self.version.load(Ordering::Relaxed) == VERSION
+    }
+}
