@@ -1,0 +1,3 @@
+//! The capture file: writer, reader, and what a reader hands out.
+
+pub mod model;

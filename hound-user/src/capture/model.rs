@@ -1,0 +1,267 @@
+//! What a capture contains, decoded: the words that `heap`, `query` and the dump speak.
+
+use hound_common::hook::Kind;
+
+/// A call path in the capture's prefix tree. See [`StackTree`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct StackId(pub u32);
+
+/// One recording thread (or one nesting level of its signal handlers): an index into the capture's stream table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StreamId(pub u32);
+
+/// Where unwinding began to end: the root a stack hangs from. `reason` is an unwind end reason's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct StackRoot {
+    /// Number of the end reason; 0 = the stack reached the thread's first function.
+    pub reason: u8,
+    /// Some frame was found through frame pointers.
+    pub frame_pointers: bool,
+}
+
+/// A node of the prefix tree. Parents always come before their children.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StackNode {
+    /// The empty stack; it says how the stacks that hang from it ended.
+    Root(StackRoot),
+    /// One return address, called from `parent`.
+    Frame {
+        /// The caller's node.
+        parent: StackId,
+        /// Return address (avma).
+        ip: u64,
+    },
+}
+
+/// All call paths of a capture, root first.
+#[derive(Clone, Debug, Default)]
+pub struct StackTree {
+    nodes: Vec<StackNode>,
+    children: std::collections::HashMap<(u32, u64), u32>,
+}
+
+impl StackTree {
+    /// The root for this way of ending, made if new.
+    pub fn root(&mut self, root: StackRoot) -> StackId {
+        // Roots are few (reasons × 2): kept in the same map under a parent number no frame can have.
+        let key = (u32::MAX, u64::from(root.reason) << 1 | u64::from(root.frame_pointers));
+        self.intern(key, StackNode::Root(root))
+    }
+
+    /// The node for `ip` called from `parent`, made if new.
+    pub fn child(&mut self, parent: StackId, ip: u64) -> StackId {
+        self.intern((parent.0, ip), StackNode::Frame { parent, ip })
+    }
+
+    fn intern(&mut self, key: (u32, u64), node: StackNode) -> StackId {
+        let nodes = &mut self.nodes;
+        StackId(*self.children.entry(key).or_insert_with(|| {
+            nodes.push(node);
+            (nodes.len() - 1) as u32
+        }))
+    }
+
+    /// The node behind an id.
+    pub fn node(&self, id: StackId) -> Option<StackNode> {
+        self.nodes.get(id.0 as usize).copied()
+    }
+
+    /// Number of nodes.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Whether there is no stack at all.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// The return addresses of a stack, innermost first.
+    pub fn ips(&self, mut id: StackId) -> impl Iterator<Item = u64> + '_ {
+        std::iter::from_fn(move || match self.node(id) {
+            Some(StackNode::Frame { parent, ip }) => {
+                id = parent;
+                Some(ip)
+            }
+            _ => None,
+        })
+    }
+
+    /// How a stack ended.
+    pub fn root_of(&self, mut id: StackId) -> Option<StackRoot> {
+        loop {
+            match self.node(id)? {
+                StackNode::Root(root) => return Some(root),
+                StackNode::Frame { parent, .. } => id = parent,
+            }
+        }
+    }
+}
+
+/// One event with its place in time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stamped {
+    /// Nanoseconds since the capture began (its session record).
+    pub time_ns: u64,
+    /// Who recorded it.
+    pub stream: StreamId,
+    /// What happened.
+    pub event: Event,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A block came to be.
+    Alloc(Alloc),
+    /// A block was released (or, with `realloc`, is about to be continued by the stream's next `Alloc` with `previous`).
+    Free {
+        /// The block's address.
+        addr: u64,
+        /// By which function.
+        kind: Kind,
+        /// The release half of a realloc.
+        realloc: bool,
+        /// Where from, if stacks of frees were recorded.
+        stack: Option<StackId>,
+    },
+    /// Address space was mapped.
+    Map {
+        /// Start.
+        addr: u64,
+        /// Length.
+        length: u64,
+        /// Protection bits as given to mmap.
+        prot: u32,
+        /// Flags as given to mmap.
+        flags: u32,
+        /// File descriptor, −1 for none.
+        fd: i64,
+        /// Offset in the file.
+        offset: u64,
+        /// Where from.
+        stack: StackId,
+    },
+    /// Address space was unmapped.
+    Unmap {
+        /// Start.
+        addr: u64,
+        /// Length.
+        length: u64,
+        /// Where from.
+        stack: StackId,
+    },
+    /// A mapping was moved or resized.
+    Remap {
+        /// Old start.
+        old_addr: u64,
+        /// Old length.
+        old_length: u64,
+        /// New start.
+        new_addr: u64,
+        /// New length.
+        new_length: u64,
+        /// Where from.
+        stack: StackId,
+    },
+    /// A module was met (or found mapped).
+    Module(Module),
+    /// The module mapped at `start..end` is gone.
+    ModuleGone {
+        /// Start avma.
+        start: u64,
+        /// End avma.
+        end: u64,
+    },
+    /// About the stream's thread.
+    Thread(ThreadEvent),
+    /// The program set a marker.
+    Marker(u32),
+    /// Recording was switched (`hound_common::event::MODE_…`).
+    Mode {
+        /// New mode.
+        mode: u8,
+    },
+    /// Mean bytes between samples from here on; 0 = exact.
+    Rate(u64),
+    /// Resident bytes of a recorded map.
+    MapRss {
+        /// Start of the map.
+        addr: u64,
+        /// Its length.
+        length: u64,
+        /// Resident bytes.
+        resident: u64,
+    },
+    /// Resident, proportional (0 = unknown) and swapped bytes of the process.
+    ProcessRss {
+        /// Resident bytes.
+        resident: u64,
+        /// Proportional set size.
+        proportional: u64,
+        /// Swapped out.
+        swapped: u64,
+    },
+    /// Events known to be missing (`hound_common::event::LOST_…`).
+    Lost {
+        /// How many.
+        count: u64,
+        /// Why.
+        reason: u8,
+    },
+    /// The stream, or with `END_EXIT`/`END_SIGNAL`/`END_EXEC`/`END_DETACH` the recording, ends (`hound_common::event::END_…`).
+    End {
+        /// How.
+        reason: u8,
+        /// Exit status or signal.
+        value: u64,
+    },
+}
+
+/// A block came to be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Alloc {
+    /// Its address.
+    pub addr: u64,
+    /// Bytes asked for.
+    pub size: u64,
+    /// Bytes usable, if known.
+    pub usable: Option<u64>,
+    /// By which function.
+    pub kind: Kind,
+    /// `hound_common::event::ALLOC_…` bits.
+    pub flags: u8,
+    /// The block it continues, for a realloc.
+    pub previous: Option<u64>,
+    /// Where from.
+    pub stack: StackId,
+}
+
+/// A mapped ELF image.
+#[derive(Clone, Debug, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct Module {
+    /// What to add to an svma to get the avma.
+    pub bias: u64,
+    /// First mapped avma.
+    pub start: u64,
+    /// End avma.
+    pub end: u64,
+    /// GNU build-id, empty if it has none.
+    pub build_id: Vec<u8>,
+    /// Path as the target sees it; "[vdso]" and such for what is no file.
+    pub path: String,
+}
+
+/// About a thread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ThreadEvent {
+    /// The stream belongs to this thread.
+    Start {
+        /// Kernel thread id.
+        tid: u32,
+    },
+    /// The thread's name.
+    Name(String),
+    /// The thread is gone.
+    Exit,
+}
