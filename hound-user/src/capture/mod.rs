@@ -1,3 +1,30 @@
-//! The capture file: writer, reader, and what a reader hands out.
+//! The capture file: encoder, writer, reader, and what a reader hands out.
+//!
+//! Data flow while recording: raw ring bytes of one thread → [`StreamEncoder`] → [`Section`] (columns) → [`Section::compress`] → [`Chunk`]
+//! → [`CaptureWriter`]. The first step is on the path that frees ring space and does no I/O; compressing and writing may run elsewhere.
+//! While reading: [`Capture::open`] indexes the chunks' headers, [`Capture::visit`] decodes and merges the sections of all streams in time
+//! order. `docs/format.md` specifies the bytes.
 
+mod addrmap;
+mod clock;
+mod columns;
+mod encode;
+mod error;
+mod format;
 pub mod model;
+mod nodes;
+mod predict;
+mod rare;
+mod section;
+mod session;
+mod stack;
+mod varint;
+mod writer;
+
+pub use encode::{StreamEncoder, StreamMeta};
+pub use error::{Anomalies, Anomaly, CaptureError};
+pub use format::{ChunkKind, FORMAT_VERSION};
+pub use section::{Chunk, Compressor, Section};
+pub use session::{Calibration, Clock, End, Loss, ModuleSpan, SessionInfo, StreamInfo, UnwindCounters};
+pub use stack::REASON_DAMAGED;
+pub use writer::{CaptureWriter, MemorySink, Sink};
