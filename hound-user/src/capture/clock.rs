@@ -66,10 +66,76 @@ impl TickClock {
 
     /// Nanoseconds since the capture began; what was before it is 0.
     pub fn ns(&self, ticks: u64) -> u64 {
+        self.span(ticks).ns(ticks)
+    }
+
+    /// The line that holds at this moment.
+    pub fn span(&self, ticks: u64) -> Span {
         let after = self.lines.partition_point(|line| line.from <= ticks);
-        let line = &self.lines[after.saturating_sub(1)];
-        let ns = line.ns(ticks);
-        // Rounding must not carry a line past the start of the next one.
-        self.lines.get(after).map_or(ns, |next| ns.min(next.from_ns))
+        let next = self.lines.get(after);
+        Span {
+            line: self.lines[after.saturating_sub(1)],
+            until: next.map_or(u64::MAX, |next| next.from),
+            // Rounding must not carry a line past the start of the next one.
+            most_ns: next.map_or(u64::MAX, |next| next.from_ns),
+        }
+    }
+}
+
+/// One line and where it ends: what a run of events needs, without searching for each.
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    line: Line,
+    until: u64,
+    most_ns: u64,
+}
+
+impl Span {
+    /// Whether it holds at this moment, given that the moments asked for ascend.
+    #[inline(always)]
+    pub fn covers(&self, ticks: u64) -> bool {
+        ticks < self.until
+    }
+
+    /// Nanoseconds since the capture began.
+    #[inline(always)]
+    pub fn ns(&self, ticks: u64) -> u64 {
+        self.line.ns(ticks).min(self.most_ns)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn pair(ticks: u64, monotonic_ns: u64) -> Calibration {
+        Calibration { ticks, monotonic_ns, realtime_ns: 0 }
+    }
+
+    #[test]
+    fn calibration_pairs_replace_the_nominal_rate() {
+        let start = pair(1_000, 500);
+        let session = SessionInfo { ticks_per_second: 1_000_000_000, start, ..SessionInfo::default() };
+        let clock = TickClock::new(&session, &[pair(1_000 + 4_000_000, 500 + 2_000_000)]);
+        assert_eq!(clock.ns(1_000), 0);
+        assert_eq!(clock.ns(1_000 + 2_000_000), 1_000_000);
+        assert_eq!(clock.ns(1_000 + 8_000_000), 4_000_000);
+        assert_eq!(clock.ns(7), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn time_never_goes_back(pairs in proptest::collection::vec((0u64..1 << 40, 0u64..1 << 40), 0..8), mut ticks in proptest::collection::vec(any::<u64>(), 2..50)) {
+            let mut pairs: Vec<_> = pairs.into_iter().map(|(t, n)| pair(t, n)).collect();
+            pairs.sort_by_key(|p| p.ticks);
+            let session = SessionInfo { ticks_per_second: 3_000_000_000, ..SessionInfo::default() };
+            let clock = TickClock::new(&session, &pairs);
+            ticks.extend(pairs.iter().flat_map(|p| [p.ticks, p.ticks.saturating_sub(1), p.ticks + 1]));
+            ticks.sort_unstable();
+            for two in ticks.windows(2) {
+                prop_assert!(clock.ns(two[0]) <= clock.ns(two[1]), "{two:?}");
+            }
+        }
     }
 }

@@ -8,13 +8,18 @@
 mod addrmap;
 mod clock;
 mod columns;
+mod decode;
 mod encode;
 mod error;
+mod exercise;
 mod format;
+mod index;
+mod merge;
 pub mod model;
 mod nodes;
 mod predict;
 mod rare;
+mod reader;
 mod section;
 mod session;
 mod stack;
@@ -23,7 +28,9 @@ mod writer;
 
 pub use encode::{StreamEncoder, StreamMeta};
 pub use error::{Anomalies, Anomaly, CaptureError};
+pub use exercise::exercise;
 pub use format::{ChunkKind, FORMAT_VERSION};
+pub use reader::{Capture, EventCounts, Visitor};
 pub use section::{Chunk, Compressor, Section};
 pub use session::{Calibration, Clock, End, Loss, ModuleSpan, SessionInfo, StreamInfo, UnwindCounters};
 pub use stack::REASON_DAMAGED;
