@@ -27,14 +27,8 @@ thread_local! {
 
 /// Runs `body` with callbacks ready to compare; returns what they saw.
 fn comparing(body: impl FnOnce()) -> Comparison {
-    let comparison = Comparison {
-        modules: modules(),
-        stacks: Stacks::of_this_thread(),
-        scratch: Scratch::new(),
-        kinds: Vec::new(),
-        walks: 0,
-        fast: 0,
-    };
+    let comparison =
+        Comparison { modules: modules(), stacks: Stacks::of_this_thread(), scratch: Scratch::new(), kinds: Vec::new(), walks: 0, fast: 0 };
     COMPARISON.set(Some(comparison));
     body();
     COMPARISON.take().expect("set above")

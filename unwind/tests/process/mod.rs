@@ -5,9 +5,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use hound_unwind::{
-    EndReason, FullRegs, Row, RowKind, Scratch, Sections, Stepped, evaluate, step, step_full, step_general,
-};
+use hound_unwind::{EndReason, FullRegs, Row, RowKind, Scratch, Sections, Stepped, evaluate, step, step_full, step_general};
 
 /// The longest walk.
 pub const DEPTH: usize = 256;
