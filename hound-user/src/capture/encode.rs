@@ -230,6 +230,7 @@ impl StreamEncoder {
         };
         let section = Section { header, rare: open.rare.take(), columns: std::mem::replace(&mut open.columns, fresh) };
         open.clear();
+        self.realloc_from = 0;
         self.stack.forget_nodes();
         self.stack_key = None;
         Some(section)
