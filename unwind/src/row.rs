@@ -216,7 +216,7 @@ impl Row {
     #[inline]
     #[must_use]
     pub const fn follows_from_slots(self) -> bool {
-        self.is_sp() || self.is_bp()
+        matches!(self.0[0] as u8, SP | BP | FRAME_POINTER)
     }
 
     /// The constant in the CFA's formula, in bytes.

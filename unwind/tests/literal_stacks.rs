@@ -253,6 +253,7 @@ fn a_frame_pointer_is_taken_only_if_plausible() {
     assert_eq!(at(STACK, STACK + 800).0, Stepped::End(EndReason::BadRead));
     let mut regs = Regs { ip: 1, sp: STACK, bp: STACK };
     assert_eq!(step(Row::FRAME_POINTER, &mut regs, on(&words)), stepped, "the row does the same");
+    assert!(Row::FRAME_POINTER.follows_from_slots());
 }
 
 #[test]
