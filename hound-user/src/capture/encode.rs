@@ -236,6 +236,11 @@ impl StreamEncoder {
         Some(section)
     }
 
+    /// The stream's clock: ticks of its latest record.
+    pub fn clock(&self) -> u64 {
+        self.clock
+    }
+
     /// Events in the section at hand.
     pub fn pending(&self) -> u32 {
         self.section.events + self.section.rare.events()
