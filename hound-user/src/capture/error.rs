@@ -1,6 +1,6 @@
 //! What can be wrong with a capture: errors that leave nothing to read, and anomalies that leave the rest readable.
 
-const FORMAT_VERSION: u32 = 1;
+use super::format::FORMAT_VERSION;
 use std::fmt;
 use std::path::PathBuf;
 
