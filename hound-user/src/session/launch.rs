@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use hound_common::event::{END_EXIT, END_SIGNAL};
-use hound_common::ring::{LIBRARY_ABSENT, LIBRARY_OUT, OPTION_DROP, OPTION_FREE_STACKS, OPTION_MAPS, OPTION_SHADOW_STACK, OUT_NO_ALLOCATOR, OUT_NO_HEARTBEAT};
+use hound_common::ring::{
+    LIBRARY_ABSENT, LIBRARY_OUT, OPTION_DROP, OPTION_FREE_STACKS, OPTION_MAPS, OPTION_SHADOW_STACK, OUT_NO_ALLOCATOR, OUT_NO_HEARTBEAT,
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::program::Program;
@@ -214,7 +216,9 @@ pub(super) fn warnings(ring: &Ring) -> Vec<String> {
                 .into(),
         ],
         (LIBRARY_OUT, OUT_NO_HEARTBEAT) => vec!["recording ended early: the program waited two seconds for hound and got no answer".into()],
-        (LIBRARY_OUT, OUT_NO_ALLOCATOR) => vec!["nothing was recorded: the program's libraries have no malloc and free to be hooked".into()],
+        (LIBRARY_OUT, OUT_NO_ALLOCATOR) => {
+            vec!["nothing was recorded: the program's libraries have no malloc and free to be hooked".into()]
+        }
         (LIBRARY_OUT, _) => vec!["recording ended early: libhound.so had no memory for its own state".into()],
         _ => Vec::new(),
     }
