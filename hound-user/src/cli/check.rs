@@ -45,7 +45,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         text += &format!("{}: {anomaly}\n", args.file.display());
     }
     if symbols_damaged {
-        text += &format!("{}: the symbols are damaged; `hound report` names functions from the files on this machine\n", args.file.display());
+        text +=
+            &format!("{}: the symbols are damaged; `hound report` names functions from the files on this machine\n", args.file.display());
     }
     let good = text.is_empty();
     text += &match good {

@@ -215,7 +215,10 @@ impl<W: Write> Dump<W> {
     fn text_other(&mut self, event: &Stamped) -> io::Result<()> {
         self.text_start(event.time_ns, event.stream, name(&event.event))?;
         for (key, value) in facts(&event.event) {
-            write!(self.out, " {key}={value}")?;
+            match (key, value.as_u64()) {
+                ("addr" | "old_addr" | "start" | "end" | "bias", Some(addr)) => write!(self.out, " {key}={addr:x}")?,
+                _ => write!(self.out, " {key}={value}")?,
+            }
         }
         if let Some(stack) = stack_of(&event.event) {
             self.text_stack(stack)?;

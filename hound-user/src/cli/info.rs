@@ -1,6 +1,6 @@
 //! `hound info`: what a capture is, at a glance. Counts come from decoding the events, so they are true also for a damaged file.
 
-use crate::capture::model::{Alloc, Event, Stamped, StackId, StreamId};
+use crate::capture::model::{Alloc, Event, StackId, Stamped, StreamId};
 use crate::capture::{Anomalies, Capture, Visitor};
 use anyhow::Context;
 use hound_common::hook::Kind;
@@ -146,9 +146,10 @@ fn facts(capture: &Capture, count: &Count, anomalies: &Anomalies) -> Value {
         json!({"stream": stream.id.0, "tid": stream.tid, "level": stream.level, "names": stream.names, "events": stream.events,
             "from_ns": stream.from_ns, "to_ns": stream.to_ns})
     });
-    let losses = capture.losses().iter().map(|loss| {
-        json!({"t": loss.time_ns, "stream": loss.stream.0, "count": loss.count, "reason": loss_reason(loss.reason)})
-    });
+    let losses = capture
+        .losses()
+        .iter()
+        .map(|loss| json!({"t": loss.time_ns, "stream": loss.stream.0, "count": loss.count, "reason": loss_reason(loss.reason)}));
     let end = capture.end().map(|end| {
         let mut value = json!(end);
         value["how"] = json!(end_reason(end.reason));

@@ -47,14 +47,22 @@ fn records() -> Vec<Record> {
     let path = b"/usr/lib/libc.so.6";
     let build_id = [0xAA, 0xBB, 0xCC, 0xDD];
     let lengths = build_id.len() as u64 | (path.len() as u64) << 32;
-    let module = [&[0x7f00_0000_0000, 0x7f00_0000_0000, 0x7f00_001d_0000, 0x7f00_001b_0000, lengths][..], &packed(&build_id), &packed(path)];
+    let module =
+        [&[0x7f00_0000_0000, 0x7f00_0000_0000, 0x7f00_001d_0000, 0x7f00_001b_0000, lengths][..], &packed(&build_id), &packed(path)];
     let mapped = vec![0x7f12_0000_0000, 65536, 3 | 0x22 << 32, u64::MAX, 0];
     vec![
         ("PAD", tag::PAD, 0, 0, 0, vec![0]),
         ("TIME", tag::TIME, 0, 0, 0, vec![5000]),
         ("STACK", tag::STACK, 0, 0, 0, vec![edit.to_word(), 0x40_2222]),
         ("ALLOC", tag::ALLOC, 1, 0, 10, vec![0x5581_a2c0, size_word(100, 4)]),
-        ("ALLOC wide realloc", tag::ALLOC, 3, ALLOC_REALLOC | ALLOC_WIDE | ALLOC_MMAPPED, 10, vec![0x7f12_0010, size_word(100_000, 0), 200_000, 0x5581_a2c0]),
+        (
+            "ALLOC wide realloc",
+            tag::ALLOC,
+            3,
+            ALLOC_REALLOC | ALLOC_WIDE | ALLOC_MMAPPED,
+            10,
+            vec![0x7f12_0010, size_word(100_000, 0), 200_000, 0x5581_a2c0],
+        ),
         ("FREE", tag::FREE, 32, FREE_HAS_STACK, 10, vec![0x5581_a2c0]),
         ("MAP", tag::MAP, 64, 0, 10, mapped),
         ("UNMAP", tag::UNMAP, 65, 0, 10, vec![0x7f12_0000_0000, 65536]),
@@ -232,7 +240,13 @@ fn golden() -> Vec<u8> {
     }
     for i in 0..40u64 {
         rings[0].stack(&[0x40_1111, 0x40_2000 + i % 3 * 16, 0x40_3333, 0x40_4444 + i % 2], (i % 7 / 6) as u8, i % 5 == 0, (i % 3) as u8);
-        rings[0].record(tag::ALLOC, 1, if i % 8 == 0 { ALLOC_NON_MAIN_ARENA } else { 0 }, 20, &[0x5600_0000 + i % 11 * 64, size_word(40 + i % 4, 8)]);
+        rings[0].record(
+            tag::ALLOC,
+            1,
+            if i % 8 == 0 { ALLOC_NON_MAIN_ARENA } else { 0 },
+            20,
+            &[0x5600_0000 + i % 11 * 64, size_word(40 + i % 4, 8)],
+        );
         let free = i % 2;
         rings[free as usize].record(tag::FREE, 32, 0, 20, &[0x5600_0000 + i % 11 * 64]);
         rings[1 - free as usize].record(tag::PAD, 0, 0, 20, &[]);
