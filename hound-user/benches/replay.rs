@@ -2,6 +2,7 @@
 
 use divan::counter::ItemsCount;
 use hound_common::hook::Kind;
+use hound_user::capture::Visitor;
 use hound_user::capture::model::{Alloc, StackId, StreamId};
 use hound_user::heap::{Block, Ending, Peak, Replay};
 

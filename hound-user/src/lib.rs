@@ -5,4 +5,5 @@
 
 pub mod capture;
 pub mod heap;
+pub mod query;
 pub mod symbols;
