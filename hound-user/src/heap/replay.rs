@@ -86,7 +86,7 @@ impl<S: FnMut(&Block, &Ending, &Peak)> Replay<S> {
     }
 
     /// The end of the recording: whatever waits is decided, and the sink hears of the blocks that live.
-    pub fn finish(mut self) -> (Outcome, S) {
+    pub fn finish(mut self) -> Outcome {
         while let Some(addr) = self.order.any() {
             self.settle(addr, u64::MAX);
         }
@@ -105,8 +105,7 @@ impl<S: FnMut(&Block, &Ending, &Peak)> Replay<S> {
             };
             (self.sink)(block, &ending, &self.peak);
         }
-        let outcome = Outcome { totals: self.totals, peak: self.peak, anomalies: self.anomalies, end_ns: self.now_ns };
-        (outcome, self.sink)
+        Outcome { totals: self.totals, peak: self.peak, anomalies: self.anomalies, end_ns: self.now_ns }
     }
 
     /// Time passes: what has waited long enough is decided.

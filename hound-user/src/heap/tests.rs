@@ -55,7 +55,7 @@ fn replay(steps: &[Step]) -> (Outcome, Vec<(Block, Ending)>) {
     let mut blocks = Vec::new();
     let mut replay = Replay::new(|block: &Block, ending: &Ending, _: &Peak| blocks.push((*block, *ending)));
     steps.iter().for_each(|step| feed(&mut replay, step));
-    let outcome = replay.finish().0;
+    let outcome = replay.finish();
     blocks.sort_by_key(|(block, _)| block.ordinal);
     (outcome, blocks)
 }
@@ -108,7 +108,7 @@ fn a_sum_that_restarts_with_the_peak_holds_what_lived_at_it() {
         }
     });
     steps.iter().for_each(|step| feed(&mut replay, step));
-    let peak = replay.finish().0.peak;
+    let peak = replay.finish().peak;
     assert_eq!(peak.bytes, 12 * 13 + 10 + 11 + 12);
     assert_eq!((sum, at), (peak.bytes, peak.ordinal));
 }
@@ -174,7 +174,7 @@ fn blocks_that_lived_through_a_pause_are_censored() {
     [alloc(10, 0, 16, 8), alloc(11, 0, 32, 8)].iter().for_each(|step| feed(&mut replay, step));
     replay.other(&Stamped { time_ns: 20, stream: StreamId(0), event: Event::Mode { mode: MODE_OFF } });
     [alloc(50_000, 0, 16, 8)].iter().for_each(|step| feed(&mut replay, step));
-    let outcome = replay.finish().0;
+    let outcome = replay.finish();
     endings.sort_by_key(|(addr, _)| *addr);
     assert_eq!(
         endings,

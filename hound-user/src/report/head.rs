@@ -1,7 +1,7 @@
 //! The head of a report, from what the capture says about itself.
 
 use super::Read;
-use crate::capture::Capture;
+use crate::capture::{Anomaly, Capture, REASON_DAMAGED};
 use crate::query::Sites;
 use crate::view::{EndKind, Summary};
 use hound_common::event;
@@ -51,6 +51,8 @@ fn losses(capture: &Capture) -> Vec<(String, u64)> {
     if let Some(lost) = capture.end().map(|end| end.lost_on_disk).filter(|&lost| lost > 0) {
         *by_reason.entry(event::LOST_DISK).or_default() += lost;
     }
+    let damaged = |anomaly: &Anomaly| if let Anomaly::Damaged { events, .. } = anomaly { *events } else { 0 };
+    let damaged: u64 = capture.anomalies().0.iter().map(damaged).sum();
     let words = |reason| match reason {
         event::LOST_RING_FULL => "the ring was full for longer than the program may be made to wait".to_owned(),
         event::LOST_NO_STREAM => "there was no stream left for a thread".to_owned(),
@@ -60,6 +62,9 @@ fn losses(capture: &Capture) -> Vec<(String, u64)> {
         other => format!("for reason {other}, which this hound has no words for"),
     };
     let mut losses: Vec<_> = by_reason.into_iter().map(|(reason, count)| (words(reason), count)).collect();
+    if damaged > 0 {
+        losses.push(("chunks of the capture file are damaged".to_owned(), damaged));
+    }
     losses.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     losses
 }
@@ -71,6 +76,7 @@ fn cut_stacks(sites: &Sites<'_>) -> Vec<(String, u64)> {
     }
     let words = |reason| match EndReason::from_u8(reason) {
         Some(known) => known.sentence().to_owned(),
+        None if reason == REASON_DAMAGED => "the program overwrote the ring".to_owned(),
         None => format!("for reason {reason}, which this hound has no words for"),
     };
     let mut cut: Vec<_> = by_reason.into_iter().map(|(reason, count)| (words(reason), count)).collect();

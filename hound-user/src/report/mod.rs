@@ -3,7 +3,7 @@
 mod head;
 mod progress;
 
-use crate::capture::model::{Alloc, StackId, StackTree, Stamped, StreamId};
+use crate::capture::model::{Alloc, StackId, Stamped, StreamId};
 use crate::capture::{Anomalies, Capture, Visitor};
 use crate::heap::{Block, Ending, Outcome, Peak, Replay};
 use crate::query::{Entry, Group, Query, Sites, Suppressions, Tally, ask, tree};
@@ -84,7 +84,8 @@ pub fn report_of(capture: &mut Capture, options: &Options) -> String {
     let moments = names.remappings();
     let read = read(capture, options, moments.clone(), &progress);
     let (modules, stacks) = (capture.modules(), capture.stacks());
-    let unresolved = symbolise(&mut names, stacks, modules, &options.files, |done, all| progress.at("naming functions", done as u64, all as u64));
+    let unresolved =
+        symbolise(&mut names, stacks, modules, &options.files, |done, all| progress.at("naming functions", done as u64, all as u64));
     progress.done();
     let sites = Sites::new(&read.entries, stacks, &names, &moments);
     let mut summary = head::summary(capture, &read, &sites);
@@ -167,13 +168,6 @@ impl<S: FnMut(&Block, &Ending, &Peak)> Visitor for Watched<'_, S> {
     }
 }
 
-/// Names for every stack of a capture, to be stored in it: what a session does at its end.
-pub fn name_stacks(stacks: &StackTree, capture: &Capture, files: &Files) -> SymbolTable {
-    let mut names = SymbolTable::new(capture.modules());
-    symbolise(&mut names, stacks, capture.modules(), files, |_, _| {});
-    names
-}
-
 /// A suppression file's patterns, added.
 ///
 /// # Errors
@@ -184,6 +178,3 @@ pub fn add_suppressions(suppressions: &mut Suppressions, path: &Path) -> anyhow:
         anyhow::anyhow!("{}:{number}: `{line}` is no suppression: lines must be `leak:PATTERN` or start with #", path.display())
     })
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,7 +1,7 @@
 //! The JSON report: the contract that tests and other programs read.
 
 use super::summary::Summary;
-use crate::query::{Branch, Row, RowKey, Sites, Suppressed, Sums, Table};
+use crate::query::{Branch, Row, RowKey, Sites, Sums, Suppressed, Table};
 use crate::symbols::Frame;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -68,7 +68,8 @@ pub fn json(summary: &Summary, sites: &Sites<'_>, table: &Table, branches: &[Bra
         }
     }
     document.rows.extend(branches.iter().map(|branch| {
-        let functions: Vec<&str> = sites.list(branch.node).map(|list| sites.table().frames(list).map(|f| f.function).collect()).unwrap_or_default();
+        let functions: Vec<&str> =
+            sites.list(branch.node).map(|list| sites.table().frames(list).map(|f| f.function).collect()).unwrap_or_default();
         with_figures(json!({"depth": branch.depth, "functions": functions}), &branch.sums)
     }));
     // Numbers, strings and lists: nothing that serialising could refuse.

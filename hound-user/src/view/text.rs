@@ -123,7 +123,10 @@ fn totals(out: &mut String, summary: &Summary) {
     let totals = &summary.totals;
     out.push('\n');
     let temporary = share(totals.temporary, totals.allocations);
-    line(out, &format!("allocated  {} in {} blocks, {temporary} of them temporary", bytes(totals.allocated_bytes), count(totals.allocations)));
+    line(
+        out,
+        &format!("allocated  {} in {} blocks, {temporary} of them temporary", bytes(totals.allocated_bytes), count(totals.allocations)),
+    );
     let mut released = format!("released   {} in {} blocks", bytes(totals.freed_bytes), count(totals.frees));
     if totals.unknown_frees > 0 {
         let _ = write!(released, "; {} releases of blocks whose allocation was not recorded", count(totals.unknown_frees));
@@ -132,7 +135,10 @@ fn totals(out: &mut String, summary: &Summary) {
     line(out, &format!("at the end {} in {} blocks", bytes(totals.live_bytes), count(totals.live_blocks)));
     if totals.censored_blocks > 0 {
         let (number, size) = (count(totals.censored_blocks), bytes(totals.censored_bytes));
-        line(out, &format!("           of these, {number} blocks ({size}) lived when recording was paused: they may have been released since"));
+        line(
+            out,
+            &format!("           of these, {number} blocks ({size}) lived when recording was paused: they may have been released since"),
+        );
     }
     line(out, &format!("peak       {} after {}", bytes(summary.peak.bytes), duration(summary.peak.time_ns)));
 }
