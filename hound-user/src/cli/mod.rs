@@ -2,6 +2,7 @@
 //!
 //! Exit status: 0 done, 2 hound could not do its job; `hound run` passes the program's own status on.
 
+pub mod report;
 mod run;
 
 use std::ffi::OsString;
@@ -34,6 +35,7 @@ Examples:
 #[derive(Subcommand, Debug)]
 enum Command {
     Run(run::Args),
+    Report(report::Args),
     #[command(hide = true)]
     Collect(run::CollectArgs),
 }
@@ -49,6 +51,7 @@ pub fn main() -> ExitCode {
     };
     let result = match cli.command {
         Command::Run(args) => run::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Collect(args) => run::collect(&args),
     };
     result.unwrap_or_else(|error| {
