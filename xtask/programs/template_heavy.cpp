@@ -4,7 +4,6 @@
 #include <map>
 #include <memory>
 #include <numeric>
-#include <regex>
 #include <set>
 #include <string>
 #include <tuple>
@@ -41,9 +40,4 @@ template <int N> int exercise() {
 
 template <int... Ns> int all(std::integer_sequence<int, Ns...>) { return (exercise<Ns>() + ...); }
 
-int answer() {
-    std::regex word("([a-z]+)=([0-9]+)");
-    std::smatch found;
-    const std::string text = "size=42";
-    return std::regex_match(text, found, word) ? all(std::make_integer_sequence<int, 10>{}) : 0;
-}
+int answer() { return all(std::make_integer_sequence<int, 8>{}); }
