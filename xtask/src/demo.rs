@@ -103,15 +103,22 @@ fn show(place: &Place, service: &Path) -> Result<Verdict> {
     let mut load =
         load.args(["load", &leaky.socket.to_string_lossy(), "4", "20000"]).stdin(Stdio::null()).spawn().context("cannot start the load")?;
     let tests = ["-n", "50000", "-c", "20", "-r", "10000", "-d", "100", "-t", "set,get,lpush,lpop,hset,zadd", "-q"];
-    let benchmark = exec::run(Command::new("redis-benchmark").args(["-s", &redis.socket.to_string_lossy()]).args(tests));
+    let mut benchmark = Command::new("redis-benchmark");
+    let benchmark = exec::output(benchmark.arg("-s").arg(&redis.socket).args(tests));
     let load = exec::ended(&mut load, "the load of leaky_service", PATIENCE);
     // Told to stop without waiting for an answer: the connection breaks when the server ends.
     let _ = exec::status(Command::new("redis-cli").args(["-s", &redis.socket.to_string_lossy(), "shutdown", "nosave"]));
     let redis_report = redis.finish();
     let leaky_report = leaky.finish();
-    benchmark?;
+    println!("\n{}", last_states(&benchmark?));
     ensure!(load?.success(), "requests to leaky_service failed");
     judge(&redis_report?, &leaky_report?, &leaky)
+}
+
+/// What redis-benchmark's lines showed last: it draws each line again and again.
+fn last_states(output: &str) -> String {
+    let last = |line: &str| line.rsplit('\r').find(|state| !state.trim().is_empty()).map(|state| state.trim().to_owned());
+    output.lines().filter_map(last).map(|line| format!("redis-benchmark: {line}\n")).collect()
 }
 
 /// Compares hound's figures with the service's own, and prints the closing lines.

@@ -47,7 +47,10 @@ pub fn watch(command: &mut Command, target: &Path, scratch: &Path) -> Result<Wat
     }
     let ended = child.wait().context("cannot wait for the command")?;
     let said = fs::read_to_string(&stderr).unwrap_or_default();
-    let (to_target_end, peak_bytes) = seen.with_context(|| format!("it said: {}", said.trim()))?;
+    let (to_target_end, peak_bytes) = seen.with_context(|| match said.trim() {
+        "" => "it said nothing".to_owned(),
+        words => format!("it said: {words}"),
+    })?;
     if !ended.success() {
         bail!("{} failed ({ended}): {}", command.get_program().display(), said.trim());
     }

@@ -56,8 +56,7 @@ pub fn measure(plan: &Plan) -> Result<Section> {
         let runs = alternate(&Column::ALL, plan.runs, |column| {
             let pairs = plan.size(if column == Column::Heaptrack { HEAPTRACK_PAIRS } else { PAIRS });
             let target = Target::new(program.clone(), &[shape, depth, &pairs.to_string()]);
-            let printed = target.run(column, &plan.scratch)?.watched.stdout;
-            printed.trim().parse::<f64>().with_context(|| format!("pairs printed {printed:?}, not a number"))
+            figure(&target.run(column, &plan.scratch)?.watched.stdout)
         })?;
         let medians: Vec<f64> = runs.into_iter().map(median).collect();
         let ns = medians.try_into().ok().context("invariant: a figure for each column")?;
@@ -78,6 +77,12 @@ pub fn measure(plan: &Plan) -> Result<Section> {
             &rows.iter().map(shown_row).collect::<Vec<_>>(),
         ),
     })
+}
+
+/// The figure that `pairs` printed; heaptrack adds lines of its own.
+fn figure(printed: &str) -> Result<f64> {
+    let numbers = printed.lines().find_map(|line| line.trim().parse().ok());
+    numbers.with_context(|| format!("pairs printed no number: {printed:?}"))
 }
 
 fn shown_row(row: &Row) -> Vec<String> {

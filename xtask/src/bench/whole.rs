@@ -58,7 +58,10 @@ fn row(name: &str, plan: &Plan) -> Result<Row> {
     let printed = &runs[Column::Bare as usize][0].run.watched.stdout;
     // Heaptrack writes its own words between those of the target.
     for timed in runs[..=Column::HoundFreeStacks as usize].iter().flatten() {
-        ensure!(&timed.run.watched.stdout == printed, "{name} printed something else under hound than without it");
+        ensure!(
+            !workload.prints_the_same() || &timed.run.watched.stdout == printed,
+            "{name} printed something else under hound than without it"
+        );
     }
     let cells: Vec<Cell> = runs.iter().map(|runs| cell(runs)).collect();
     let cells = cells.try_into().ok().context("invariant: a cell for each column")?;
@@ -123,7 +126,7 @@ fn detail(rows: &[Row]) -> String {
         rows.iter().map(|row| cells(row, shown(mib(row.cell(Column::Bare).peak)), &|column| shown(row.added_mib(column)))).collect();
     let captures: Vec<_> = rows.iter().map(capture_row).collect();
     format!(
-        "Wall time to the end of the target, as a ratio:\n\n{}\nProcessor time of the profiler and the target together, as a ratio:\n\n{}\nPeak resident memory of the target, and what is added to it (MiB):\n\n{}\nCaptures, and the processor time that draining them took beside the target:\n\n{}",
+        "Wall time to the end of the target, as a ratio:\n\n{}\nProcessor time of the target and everything around it (the profiler; redis's clients), as a ratio:\n\n{}\nPeak resident memory of the target, and what is added to it (MiB):\n\n{}\nCaptures, and the processor time that draining them took beside the target:\n\n{}",
         table(&headings("program"), &wall),
         table(&headings("program"), &cpu),
         table(&headings("program"), &memory),

@@ -76,6 +76,11 @@ impl Workload {
         })
     }
 
+    /// Whether two runs print the same; redis writes the time and its process number.
+    pub fn prints_the_same(&self) -> bool {
+        matches!(self.load, Load::Own)
+    }
+
     /// Runs the program once.
     pub fn run(&self, column: Column, scratch: &Path) -> Result<Timed> {
         match &self.load {
