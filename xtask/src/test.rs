@@ -5,8 +5,9 @@ use crate::skips::Summary;
 use crate::{Verdict, compile, exec, place};
 use anyhow::{Context, Result};
 use std::env;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::process::{Command, ExitStatus, Stdio};
+use std::thread;
 
 /// With this variable set, tests fail where they would skip (except for what this kind of machine does not have).
 pub const NO_SKIP: &str = "HOUND_NO_SKIP";
@@ -34,28 +35,30 @@ pub fn task(args: &[String]) -> Result<Verdict> {
 /// Runs `cargo test` over the default members with the release artefacts named in `HOUND_BIN_DIR`.
 fn run(args: &[String]) -> Result<(ExitStatus, Summary)> {
     let mut command = Command::new(place::cargo());
-    command.args(["test", "--no-fail-fast"]).args(with_output_shown(args));
+    command.args(["test", "--no-fail-fast"]).args(args);
     command.current_dir(place::workspace()).env("HOUND_BIN_DIR", place::binaries());
     eprintln!("+ {}", exec::shown(&command));
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
-    let output = child.stdout.take().context("cargo's output is not piped")?;
-    let mut summary = Summary::default();
-    for line in BufReader::new(output).split(b'\n') {
-        let line = line.context("cannot read what the tests print")?;
-        let line = String::from_utf8_lossy(&line);
-        if summary.line(&line) {
-            println!("{line}");
-        }
-    }
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("cannot start cargo")?;
+    let stdout = child.stdout.take().context("cargo's output is not piped")?;
+    let stderr = child.stderr.take().context("cargo's messages are not piped")?;
+    let mut summary = thread::scope(|scope| {
+        let messages = scope.spawn(|| summed(stderr, io::stderr()));
+        let mut summary = summed(stdout, io::stdout())?;
+        summary.add(messages.join().ok().context("reading cargo's messages panicked")??);
+        anyhow::Ok(summary)
+    })?;
+    summary.skipped.sort();
     Ok((child.wait().context("cannot wait for cargo")?, summary))
 }
 
-/// The arguments with `--show-output` among those meant for the test programs.
-fn with_output_shown(args: &[String]) -> Vec<String> {
-    let mut all = args.to_vec();
-    if !all.iter().any(|arg| arg == "--") {
-        all.push("--".to_owned());
+/// Passes every line on and sums them up.
+fn summed(from: impl Read, mut to: impl Write) -> Result<Summary> {
+    let mut summary = Summary::default();
+    for line in BufReader::new(from).split(b'\n') {
+        let line = line.context("cannot read what the tests print")?;
+        let line = String::from_utf8_lossy(&line);
+        summary.line(&line);
+        writeln!(to, "{line}").context("cannot pass on what the tests print")?;
     }
-    all.push("--show-output".to_owned());
-    all
+    Ok(summary)
 }
