@@ -26,7 +26,7 @@ use std::path::PathBuf;
 /// The options of `cargo xtask bench`.
 #[derive(Args)]
 pub struct Options {
-    /// Sections (pairs, programs, memory, reading, startup) or single programs (redis, cc1plus, sqlite, rust, cpp, python, handoff); all of them
+    /// Sections (pairs, programs, memory, reading, startup) or single programs (redis, redis-pipelined, cc1plus, sqlite, rust, cpp, python, handoff); all of them
     /// without a name
     names: Vec<String>,
     /// How many runs of each kind
