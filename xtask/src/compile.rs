@@ -18,7 +18,7 @@ pub fn task() -> Result<Verdict> {
 
 /// Builds both artefacts and examines the library.
 pub fn build() -> Result<()> {
-    cargo(&["build", "--release", "--package", "hound-user"])?;
+    cargo(&["build", "--release", "--package", "hound-user", "--bin", "hound"])?;
     cargo(&["build", "--profile", "preload", "--package", "hound-preload"])?;
     let built = place::target().join("preload/libhound.so");
     let bytes = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
