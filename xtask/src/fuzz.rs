@@ -34,7 +34,9 @@ pub fn task(options: &Options) -> Result<Verdict> {
         // Plain "cargo": the one that runs this task belongs to one toolchain and does not know of others.
         let mut command = Command::new("cargo");
         command.args(["+nightly", "fuzz", "run", target, "--", "-rss_limit_mb=4096"]).arg(format!("-max_total_time={}", options.seconds));
-        if !exec::status(command.current_dir(place::workspace()).env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO"))?.success() {
+        if !exec::status(command.current_dir(place::workspace().join("tests")).env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO"))?
+            .success()
+        {
             println!("fuzz: {target} found a failing input; its place is printed above");
             return Ok(Verdict::Bad);
         }
@@ -44,7 +46,7 @@ pub fn task(options: &Options) -> Result<Verdict> {
 }
 
 fn targets() -> Result<Vec<String>> {
-    let folder = place::workspace().join("fuzz/fuzz_targets");
+    let folder = place::workspace().join("tests/fuzz/fuzz_targets");
     let files = fs::read_dir(&folder).with_context(|| format!("there are no fuzz targets in {}", folder.display()))?;
     let mut names: Vec<String> =
         files.flatten().filter_map(|file| Some(file.file_name().to_str()?.strip_suffix(".rs")?.to_owned())).collect();
