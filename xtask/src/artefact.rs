@@ -1,8 +1,8 @@
 //! What `libhound.so` must not ask of the process it is loaded into, read from the file itself.
 //!
-//! The same file goes into glibc, musl and static processes, so it may need no other library and no symbol; it may not be patched in its text;
-//! and since it stands first in the search order it must not export anything that would take the place of a function of the target by accident,
-//! such as the `memcpy` of Rust's own runtime support.
+//! The same file goes into glibc, musl and static processes, so it may need no other library and no symbol; it may not
+//! be patched in its text; and since it stands first in the search order it must not export anything that would take
+//! the place of a function of the target by accident, such as the `memcpy` of Rust's own runtime support.
 
 use anyhow::{Context, Result};
 use object::Endianness;
@@ -46,8 +46,9 @@ pub fn faults(bytes: &[u8]) -> Result<Vec<String>> {
     Ok(faults)
 }
 
-/// Whether an exported name can only have got out of Rust's runtime support: mangled names, the language's own entry points, and the memory
-/// functions that `compiler_builtins` brings along. Which functions are exported *on purpose* is known to the library's list of hooks alone.
+/// Whether an exported name can only have got out of Rust's runtime support: mangled names, the language's own entry
+/// points, and the memory functions that `compiler_builtins` brings along. Which functions are exported *on purpose* is
+/// known to the library's list of hooks alone.
 fn accidental(name: &str) -> bool {
     let memory_function = matches!(name, "memcpy" | "memmove" | "memset" | "memcmp" | "bcmp" | "strlen");
     memory_function || ["_ZN", "_R", "rust_", "__rust", "__rdl_", "__rg_"].iter().any(|prefix| name.starts_with(prefix))

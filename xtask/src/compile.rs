@@ -1,7 +1,8 @@
 //! `cargo xtask build`: the `hound` binary and `libhound.so` for release, side by side.
 //!
-//! The library has its own profile (no unwinding runtime, one codegen unit), so cargo puts it into another directory; hound looks for it beside
-//! itself. A library that asks anything of the process it is loaded into is refused here, before it can harm one.
+//! The library has its own profile (no unwinding runtime, one codegen unit), so cargo puts it into another directory;
+//! hound looks for it beside itself. A library that asks anything of the process it is loaded into is refused here,
+//! before it can harm one.
 
 use crate::{Verdict, artefact, exec, place};
 use anyhow::{Context, Result, bail};

@@ -1,7 +1,7 @@
 //! `cargo xtask fuzz`: every fuzz target for a bounded time.
 //!
-//! Fuzzing needs a nightly toolchain and cargo-fuzz, which nothing else here does; therefore it is no part of `ci`. What fuzzing finds becomes an
-//! ordinary test with the input written out.
+//! Fuzzing needs a nightly toolchain and cargo-fuzz, which nothing else here does; therefore it is no part of `ci`.
+//! What fuzzing finds becomes an ordinary test with the input written out.
 
 use crate::{Verdict, exec, place};
 use anyhow::{Context, Result, bail};

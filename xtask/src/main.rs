@@ -1,8 +1,8 @@
 //! `cargo xtask`: everything that is done with this repository besides editing it.
 //!
-//! On a fresh Debian machine with a C compiler, git and Rust, `cargo xtask demo` and `cargo xtask test` need nothing done by hand before
-//! them: each installs what it lacks (as root; else it prints the command), builds, and runs. xtask depends on no crate of the workspace, so it
-//! compiles in seconds and still works when the workspace does not.
+//! On a fresh Debian machine with a C compiler, git and Rust, `cargo xtask demo` and `cargo xtask test` need nothing
+//! done by hand before them: each installs what it lacks (as root; else it prints the command), builds, and runs. xtask
+//! depends on no crate of the workspace, so it compiles in seconds and still works when the workspace does not.
 //!
 //! Exit status: 0 done, 1 something that was examined is not as it must be (a test failed, a figure missed its bound), 2 xtask could not
 //! do its job.

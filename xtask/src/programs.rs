@@ -38,8 +38,8 @@ pub fn source(name: &str) -> PathBuf {
     place::workspace().join("xtask/programs").join(name)
 }
 
-/// The redis server. Debian's package of that name starts a system service when it is installed; `redis-tools` holds the same program under
-/// another name, and it is the name it is started under that makes it a server.
+/// The redis server. Debian's package of that name starts a system service when it is installed; `redis-tools` holds
+/// the same program under another name, and it is the name it is started under that makes it a server.
 pub fn redis_server() -> Result<PathBuf> {
     if let Some(server) = exec::find("redis-server") {
         return Ok(server);

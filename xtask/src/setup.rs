@@ -65,11 +65,10 @@ fn missing(purposes: &[Purpose]) -> Result<Vec<&'static str>> {
 }
 
 fn installed(package: &str) -> Result<bool> {
-    let asked = Command::new("dpkg-query")
-        .args(["--show", "--showformat=${db:Status-Status}", package])
-        .stdin(Stdio::null())
-        .output()
-        .context("cannot ask dpkg-query what is installed; on a system other than Debian, install the equivalents of g++, python3, sqlite3, redis and heaptrack")?;
+    let asked =
+        Command::new("dpkg-query").args(["--show", "--showformat=${db:Status-Status}", package]).stdin(Stdio::null()).output().context(
+            "cannot ask dpkg-query what is installed; elsewhere than on Debian, install g++, python3, sqlite3, redis, heaptrack",
+        )?;
     Ok(asked.status.success() && asked.stdout == b"installed")
 }
 

@@ -1,8 +1,8 @@
 //! The output of `cargo test`, read line by line: the totals, and what was not tested.
 //!
-//! A test that cannot do its work here says so on a line of its own, `SKIPPED: why`, or `NOT TESTED HERE: what` for the few things that this kind of
-//! machine does not have. It writes them to standard error, past cargo's capture of what passing tests print; among hundreds of lines they would
-//! still be overlooked, so they are repeated at the end.
+//! A test that cannot do its work here says so on a line of its own, `SKIPPED: why`, or `NOT TESTED HERE: what` for the
+//! few things that this kind of machine does not have. It writes them to standard error, past cargo's capture of what
+//! passing tests print; among hundreds of lines they would still be overlooked, so they are repeated at the end.
 
 /// What the lines so far amount to.
 #[derive(Default)]

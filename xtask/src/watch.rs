@@ -1,8 +1,9 @@
 //! Running a target, alone or under a profiler, and watching the target itself from outside in the same way in every case.
 //!
-//! A profiler's command may start before the target (a shell script around it) and end long after it (an interpreter, a report). What a user of
-//! the target waits for is the target, so its end is what is timed: it is found among the command's descendants by the file it executes, and the
-//! kernel's pidfd tells the moment of its death. Its peak memory is read from `/proc` until then.
+//! A profiler's command may start before the target (a shell script around it) and end long after it (an interpreter, a
+//! report). What a user of the target waits for is the target, so its end is what is timed: it is found among the
+//! command's descendants by the file it executes, and the kernel's pidfd tells the moment of its death. Its peak memory
+//! is read from `/proc` until then.
 
 use anyhow::{Context, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};

@@ -1,8 +1,9 @@
 //! `cargo xtask bench`: what hound costs, beside no profiler and beside heaptrack.
 //!
-//! Every figure comes from alternating runs (one of each kind, then the next round), so that a machine that gets slower or busier meanwhile
-//! harms all kinds alike; medians are shown. Each section holds the bounds the project has set itself, and the measurements behind them.
-//! A section that was measured whole replaces its part of `docs/overhead.md`; the words around those parts are written by hand.
+//! Every figure comes from alternating runs (one of each kind, then the next round), so that a machine that gets slower
+//! or busier meanwhile harms all kinds alike; medians are shown. Each section holds the bounds the project has set
+//! itself, and the measurements behind them. A section that was measured whole replaces its part of `docs/overhead.md`;
+//! the words around those parts are written by hand.
 
 mod bounds;
 mod column;
@@ -26,8 +27,8 @@ use std::path::PathBuf;
 /// The options of `cargo xtask bench`.
 #[derive(Args)]
 pub struct Options {
-    /// Sections (pairs, programs, memory, reading, startup) or single programs (redis, redis-pipelined, cc1plus, sqlite, rust, cpp, python, handoff); all of them
-    /// without a name
+    /// Sections (pairs, programs, memory, reading, startup) or single programs (redis, redis-pipelined, cc1plus,
+    /// sqlite, rust, cpp, python, handoff); all of them without a name
     names: Vec<String>,
     /// How many runs of each kind
     #[arg(long, default_value_t = 3)]
