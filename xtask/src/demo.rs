@@ -181,7 +181,8 @@ mod tests {
     fn leaks_of_one_function_are_added_over_its_sites() {
         let report = json::parse(
             r#"{"sites":[
-                {"live_blocks":3,"live_bytes":30,"frames":[{"function":"main","file":null,"line":null},{"function":"T::open(int)","file":"/a/b.cpp","line":7}]},
+                {"live_blocks":3,"live_bytes":30,
+                 "frames":[{"function":"main","file":null,"line":null},{"function":"T::open(int)","file":"/a/b.cpp","line":7}]},
                 {"live_blocks":4,"live_bytes":40,"frames":[{"function":"T::open(int)","file":"/a/b.cpp","line":9}]},
                 {"live_blocks":5,"live_bytes":50,"frames":[{"function":"other"}]}]}"#,
         );

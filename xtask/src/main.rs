@@ -35,12 +35,19 @@ enum Verdict {
     Bad,
 }
 
+const EXAMPLES: &str = "Examples:
+  cargo xtask demo
+  cargo xtask test
+  cargo xtask test -- --test blocks
+  cargo xtask bench redis sqlite --runs 5
+  cargo xtask bench --check";
+
 /// Set up, build, test, show and measure hound.
 #[derive(Parser)]
 #[command(
     name = "cargo xtask",
     bin_name = "cargo xtask",
-    after_help = "Examples:\n  cargo xtask demo\n  cargo xtask test\n  cargo xtask test -- --test oracle\n  cargo xtask bench redis sqlite --runs 3\n  cargo xtask bench --check"
+    after_help = EXAMPLES
 )]
 struct Arguments {
     #[command(subcommand)]

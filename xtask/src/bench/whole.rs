@@ -102,46 +102,37 @@ fn bounds(rows: &[Row]) -> Vec<Bound> {
 }
 
 fn detail(rows: &[Row]) -> String {
-    let profiled = [Column::Hound, Column::HoundFreeStacks, Column::Heaptrack];
-    let cells = |row: &Row, first: String, cell: &dyn Fn(Column) -> String| {
-        let mut cells = vec![row.title.to_owned(), first];
-        cells.extend(profiled.map(cell));
-        cells
-    };
     let headings =
-        |what| [what, Column::Bare.heading(), Column::Hound.heading(), Column::HoundFreeStacks.heading(), Column::Heaptrack.heading()];
-    let wall: Vec<_> = rows
-        .iter()
-        .map(|row| cells(row, format!("{} s", shown(row.cell(Column::Bare).wall_s)), &|column| shown(row.ratio(column))))
-        .collect();
-    let cpu: Vec<_> = rows
-        .iter()
-        .map(|row| {
-            cells(row, format!("{} s", shown(row.cell(Column::Bare).cpu_s)), &|column| {
-                shown(row.cell(column).cpu_s / row.cell(Column::Bare).cpu_s)
-            })
-        })
-        .collect();
-    let memory: Vec<_> =
-        rows.iter().map(|row| cells(row, shown(mib(row.cell(Column::Bare).peak)), &|column| shown(row.added_mib(column)))).collect();
-    let captures: Vec<_> = rows.iter().map(capture_row).collect();
-    format!(
-        "Wall time to the end of the target, as a ratio:\n\n{}\nProcessor time of the target and everything around it (the profiler; redis's clients), as a ratio:\n\n{}\nPeak resident memory of the target, and what is added to it (MiB):\n\n{}\nCaptures, and the processor time that draining them took beside the target:\n\n{}",
-        table(&headings("program"), &wall),
-        table(&headings("program"), &cpu),
-        table(&headings("program"), &memory),
-        table(
-            &[
-                "program",
-                "million events",
-                "bytes an event, no free stacks",
-                "bytes an event",
-                "drainer, no free stacks (s)",
-                "drainer (s)"
-            ],
-            &captures
+        ["program", Column::Bare.heading(), Column::Hound.heading(), Column::HoundFreeStacks.heading(), Column::Heaptrack.heading()];
+    // A figure of the bare run, and one for each profiler.
+    let compared = |bare: &dyn Fn(&Row) -> String, profiled: &dyn Fn(&Row, Column) -> f64| {
+        let row = |row: &Row| {
+            let mut cells = vec![row.title.to_owned(), bare(row)];
+            cells.extend([Column::Hound, Column::HoundFreeStacks, Column::Heaptrack].map(|column| shown(profiled(row, column))));
+            cells
+        };
+        table(&headings, &rows.iter().map(row).collect::<Vec<_>>())
+    };
+    let seconds = |value: f64| format!("{} s", shown(value));
+    let cpu = |row: &Row, column: Column| row.cell(column).cpu_s;
+    let captures =
+        ["program", "million events", "bytes an event, no free stacks", "bytes an event", "drainer, no free stacks (s)", "drainer (s)"];
+    let parts = [
+        ("Wall time to the end of the target, as a ratio", compared(&|row| seconds(row.cell(Column::Bare).wall_s), &Row::ratio)),
+        (
+            "Processor time of the target and everything around it (the profiler; redis's clients), as a ratio",
+            compared(&|row| seconds(cpu(row, Column::Bare)), &|row, column| cpu(row, column) / cpu(row, Column::Bare)),
         ),
-    )
+        (
+            "Peak resident memory of the target, and what is added to it (MiB)",
+            compared(&|row| shown(mib(row.cell(Column::Bare).peak)), &Row::added_mib),
+        ),
+        (
+            "Captures, and the processor time that draining them took beside the target",
+            table(&captures, &rows.iter().map(capture_row).collect::<Vec<_>>()),
+        ),
+    ];
+    parts.map(|(title, table)| format!("{title}:\n\n{table}")).join("\n")
 }
 
 fn capture_row(row: &Row) -> Vec<String> {
