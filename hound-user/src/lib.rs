@@ -4,3 +4,7 @@
 #![deny(unsafe_code)]
 
 pub mod capture;
+pub mod cli;
+pub mod heap;
+pub mod session;
+pub mod symbols;

@@ -33,9 +33,9 @@ struct Slot {
     link_map: AtomicUsize,
 }
 
-static SLOTS: [Slot; MODULES] = [const {
-    Slot { start: AtomicU64::new(0), end: AtomicU64::new(0), eh_frame_hdr: AtomicU64::new(0), link_map: AtomicUsize::new(0) }
-}; MODULES];
+static SLOTS: [Slot; MODULES] =
+    [const { Slot { start: AtomicU64::new(0), end: AtomicU64::new(0), eh_frame_hdr: AtomicU64::new(0), link_map: AtomicUsize::new(0) } };
+        MODULES];
 static USED: AtomicU32 = AtomicU32::new(0);
 
 /// glibc's `struct dl_find_object` (x86-64: no `dlfo_eh_dbase`).

@@ -198,8 +198,7 @@ impl Walk {
         }
         for (i, recorded) in (low..=high).rev().enumerate() {
             let (word, meta) = (*path.ra(recorded), *path.meta(recorded));
-            *path.fresh(self.lead + i) =
-                Fresh { slot: word.addr, ra: word.value, bp: meta.bp, bp_slot: meta.bp_slot, flags: meta.flags };
+            *path.fresh(self.lead + i) = Fresh { slot: word.addr, ra: word.value, bp: meta.bp, bp_slot: meta.bp_slot, flags: meta.flags };
         }
         self.fresh += count;
         self.lead = self.fresh;
