@@ -1,5 +1,6 @@
 // Programs that would notice a stranger among their children. Argument: "wait" (waits for any child: must be told that
-// there is none), "reaper" (a subreaper, to whom orphans would come), "init" (to be run as PID 1 of a namespace).
+// there is none), "reaper" (a subreaper, to whom orphans would come), "exec" (becomes
+// a subreaper, then loads PRELOAD_LATER by executing itself: the library starts inside a subreaper), "init" (to be run as PID 1 of a namespace).
 #include "oracle.h"
 #include <time.h>
 
@@ -19,6 +20,12 @@ static void no_strangers(void) {
 
 int main(int argc, char **argv) {
   const char *how = argc > 1 ? argv[1] : "wait";
+  if (!strcmp(how, "exec")) {
+    O_CHECK(!prctl(PR_SET_CHILD_SUBREAPER, 1));
+    if (getenv("PRELOAD_LATER")) setenv("LD_PRELOAD", getenv("PRELOAD_LATER"), 1);
+    execl("/proc/self/exe", argv[0], "reaper", NULL);
+    o_fail("execl", __LINE__);
+  }
   if (!strcmp(how, "reaper")) O_CHECK(!prctl(PR_SET_CHILD_SUBREAPER, 1));
   if (!strcmp(how, "init")) O_CHECK(getpid() == 1);
   no_strangers();

@@ -208,8 +208,7 @@ O_UNUSED static void o_through(const char *symbol) {
   O_CHECK(dladdr1(f, &info, (void **)&sym, RTLD_DL_SYMENT) && sym);
   O_CHECK(o_head->through_count < 16);
   o_head->through[o_head->through_count][0] = (uint64_t)(uintptr_t)f;
-  // A call as the last instruction leaves its return address one past the end.
-  o_head->through[o_head->through_count++][1] = (uint64_t)(uintptr_t)f + sym->st_size + 1;
+  o_head->through[o_head->through_count++][1] = (uint64_t)(uintptr_t)f + sym->st_size;
 }
 
 O_UNUSED static void o_fact(int i, uint64_t value) {
