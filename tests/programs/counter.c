@@ -59,6 +59,9 @@ __attribute__((constructor)) static void begin(void) {
   owner = getpid();
   const char *p = getenv("COUNTER_FILE");
   if (p) strncpy(path, p, sizeof path - 1);
+  // Programs copy their environment to the heap: they must see the one that they see under hound.
+  unsetenv("COUNTER_FILE");
+  unsetenv("LD_PRELOAD");
 }
 __attribute__((destructor)) static void finish(void) {
   if (getpid() != owner || !*path) return;

@@ -210,8 +210,12 @@ fn addresses(stack: &[u64]) -> String {
 mod tests {
     use super::*;
 
+    fn range(start: u64, end: u64) -> Vec<std::ops::Range<u64>> {
+        std::iter::once(start..end).collect()
+    }
+
     fn oracle(notes: Vec<Note>) -> Oracle {
-        Oracle { notes, own: Vec::from([0x1000..0x2000]), through: Vec::from([0x9000..0x9100]), facts: Vec::new(), pid: 1, unfinished: 0 }
+        Oracle { notes, own: range(0x1000, 0x2000), through: range(0x9000, 0x9100), facts: Vec::new(), pid: 1, unfinished: 0 }
     }
 
     fn note(call: Call, addr: u64, size: u64, prev: u64) -> Note {
