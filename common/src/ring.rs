@@ -40,10 +40,9 @@ pub const DATA_OFFSET: usize = (SEGMENTS_OFFSET + SEGMENTS * size_of::<Segment>(
 /// Length of the whole mapping.
 pub const RING_BYTES: usize = DATA_OFFSET + SEGMENTS * SEGMENT_BYTES;
 
-/// `armed`: nothing is recorded.
-pub const ARMED_OFF: u32 = 0;
-/// `armed`: every event is recorded.
-pub const ARMED_FULL: u32 = 1;
+/// `state`: set while events are recorded. The other bits count changes (see [`Control::change`]).
+pub const STATE_RECORDING: u64 = 1;
+const STATE_CHANGE: u64 = 2;
 
 /// `options`: record the stacks of frees.
 pub const OPTION_FREE_STACKS: u32 = 1;
@@ -82,20 +81,23 @@ pub const STREAM_OWNED: u32 = 1;
 pub const SEGMENT_FREE: u32 = 0;
 /// `Segment::state`: its stream writes to it.
 pub const SEGMENT_OWNED: u32 = 1;
+/// `Segment::state`: being taken; its other fields are not valid yet.
+pub const SEGMENT_CLAIMED: u32 = 3;
 /// `Segment::state`: full; hound frees it when it has read `committed` bytes.
 pub const SEGMENT_SEALED: u32 = 2;
 
-/// The first page. All zero is a valid value; the creator calls [`Control::initialise`].
+/// The first page: one cache line that is read at every event, then what changes often. All zero is a valid value; the creator calls [`Control::initialise`].
 #[repr(C, align(4096))]
 pub struct Control {
     /// [`MAGIC`], stored last by the creator.
     pub magic: AtomicU64,
     /// [`VERSION`].
     pub version: AtomicU32,
-    /// One of `ARMED_…`: written by hound (and by the program's own start and stop calls).
-    pub armed: AtomicU32,
     /// Bits of `OPTION_…`.
     pub options: AtomicU32,
+    /// [`STATE_RECORDING`] and a count of changes. A thread compares this one word with its own copy at every event, and looks closer
+    /// when they differ: recording was switched, a module was unloaded, or the thread is the child of a fork (whose copy was wiped).
+    pub state: AtomicU64,
     /// One of `CLOCK_…`.
     pub clock: AtomicU32,
     /// The one process that may write here. 0: whoever maps it first.
@@ -104,6 +106,7 @@ pub struct Control {
     pub library: AtomicU32,
     /// One of `OUT_…`.
     pub bow_out: AtomicU32,
+    _line: [AtomicU32; 6],
     /// Counts up with every round of hound's reading. A waiting thread that sees it stand still gives hound up.
     pub heartbeat: AtomicU32,
     /// Segments that are not free.
@@ -169,8 +172,8 @@ pub struct Stream {
     _reserved: [AtomicU64; 2],
 }
 
-/// One segment's head.
-#[repr(C, align(32))]
+/// One segment's head, on a cache line of its own: two producers must not share one.
+#[repr(C, align(64))]
 pub struct Segment {
     /// One of `SEGMENT_…`.
     pub state: AtomicU32,
@@ -182,12 +185,11 @@ pub struct Segment {
     pub committed: AtomicU32,
     /// The owner's [`Stream::generation`].
     pub generation: AtomicU32,
-    _reserved: [AtomicU32; 3],
 }
 
 const _: () = assert!(size_of::<Control>() == PAGE);
 const _: () = assert!(size_of::<Stream>() == 128);
-const _: () = assert!(size_of::<Segment>() == 32);
+const _: () = assert!(size_of::<Segment>() == 64);
 const _: () = assert!(SEGMENT_BYTES.is_multiple_of(PAGE) && SEGMENTS_OFFSET.is_multiple_of(128));
 const _: () = assert!(SEGMENT_BYTES <= u32::MAX as usize);
 
@@ -195,13 +197,21 @@ impl Control {
     /// Fills in a zeroed control page. `magic` is stored last, with release: who reads it with acquire sees the rest.
     pub fn initialise(&self, target_pid: u32, options: u32, clock: u32, max_wait_ms: u32) {
         self.version.store(VERSION, Ordering::Relaxed);
-        self.armed.store(ARMED_FULL, Ordering::Relaxed);
+        self.state.store(STATE_CHANGE | STATE_RECORDING, Ordering::Relaxed);
         self.options.store(options, Ordering::Relaxed);
         self.clock.store(clock, Ordering::Relaxed);
         self.target_pid.store(target_pid, Ordering::Relaxed);
         self.segment_limit.store(SEGMENT_LIMIT, Ordering::Relaxed);
         self.max_wait_ms.store(max_wait_ms, Ordering::Relaxed);
         self.magic.store(MAGIC, Ordering::Release); // pairs with `is_valid`
+    }
+
+    /// Tells every thread to look closer at its next event, with recording on or off.
+    pub fn change(&self, recording: bool) {
+        let flag = if recording { STATE_RECORDING } else { 0 };
+        let next = |state: u64| Some((state & !STATE_RECORDING).wrapping_add(STATE_CHANGE) | flag);
+        // Release: what the change is about (a purged row, an option) is stored before. Pairs with the hooks' acquire load.
+        let _ = self.state.fetch_update(Ordering::Release, Ordering::Relaxed, next);
     }
 
     /// Whether this is a control page of this version.

@@ -13,8 +13,7 @@ use object::read::elf::{ElfFile64, ProgramHeader};
 use object::{Object, ObjectSection, ObjectSegment, SectionFlags, elf};
 
 /// The columns, in order of printing.
-const COLUMNS: [&str; 11] =
-    ["sp", "bp", "*(bp)", "other reg", "plt", "signal", "root", "general", "refused", "padding", "no FDE"];
+const COLUMNS: [&str; 11] = ["sp", "bp", "*(bp)", "other reg", "plt", "signal", "root", "general", "refused", "padding", "no FDE"];
 const PADDING: u8 = 9;
 const NO_FDE: u8 = 10;
 
@@ -137,10 +136,7 @@ fn eh_frame<'data>(file: &ElfFile64<'data>) -> Result<Option<Sections<'data>>, B
 
 /// How many sampled look-ups give another kind of row than the walk over all entries.
 fn disagreements(code: &Code, sections: &Sections<'_>, scratch: &mut Scratch) -> usize {
-    (0..code.columns.len())
-        .step_by(61)
-        .filter(|&at| column(evaluate(sections, code.svma + at as u64, scratch)) != code.columns[at])
-        .count()
+    (0..code.columns.len()).step_by(61).filter(|&at| column(evaluate(sections, code.svma + at as u64, scratch)) != code.columns[at]).count()
 }
 
 fn print_line(path: &Path, codes: &mut [Code], differ: usize) {

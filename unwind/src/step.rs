@@ -18,6 +18,7 @@ pub struct Regs {
 }
 
 /// All registers that survive a call, for rows that need more than sp and bp.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FullRegs {
     /// As in [`Regs`].

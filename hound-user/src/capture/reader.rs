@@ -1,0 +1,315 @@
+//! Opens a capture: checks that it is one, finds its chunks, and gathers what is known without decoding allocations and frees.
+
+use super::clock::TickClock;
+use super::decode;
+use super::error::{Anomalies, Anomaly, CaptureError};
+use super::format::{ChunkKind, FILE_HEADER_BYTES, FILE_MAGIC, FORMAT_VERSION, u32_at, u64_at};
+use super::index::{self, Placed, Source};
+use super::merge;
+use super::model::{Alloc, Event, StackId, StackTree, Stamped, StreamId, ThreadEvent};
+use super::session::{Calibration, End, Loss, ModuleSpan, SessionInfo, StreamInfo, UnwindCounters};
+use hound_common::hook::Kind;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+/// Takes the events of a capture in time order. Times are nanoseconds since the capture began.
+///
+/// Allocations and frees come as plain arguments: building [`Stamped`] for each would cost as much as decoding it.
+pub trait Visitor {
+    /// A block came to be.
+    fn alloc(&mut self, time_ns: u64, stream: StreamId, alloc: &Alloc);
+    /// A block was released.
+    fn free(&mut self, time_ns: u64, stream: StreamId, addr: u64, kind: Kind, realloc: bool, stack: Option<StackId>);
+    /// Anything else (never [`Event::Alloc`] or [`Event::Free`]).
+    fn other(&mut self, event: &Stamped);
+    /// Stacks with ids below `stacks.len()` are known from here on. Called before the first event that uses a new one; a visitor that
+    /// needs stacks while it goes copies what is new, others wait for [`Capture::stacks`].
+    fn stacks(&mut self, stacks: &StackTree) {
+        let _ = stacks;
+    }
+}
+
+/// How many events of each sort the chunks' headers count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct EventCounts {
+    /// Allocations and frees.
+    pub heap: u64,
+    /// All others.
+    pub other: u64,
+}
+
+/// An open capture.
+#[derive(Debug)]
+pub struct Capture {
+    pub(super) source: Source,
+    pub(super) sections: Vec<Placed>,
+    pub(super) clock: TickClock,
+    pub(super) tree: StackTree,
+    session: SessionInfo,
+    counts: EventCounts,
+    streams: Vec<StreamInfo>,
+    modules: Vec<ModuleSpan>,
+    losses: Vec<Loss>,
+    unwinding: UnwindCounters,
+    symbols: Vec<Placed>,
+    end: Option<End>,
+    anomalies: Anomalies,
+}
+
+impl Capture {
+    /// Opens a file and reads everything but allocations and frees. What is damaged is left out and listed in [`Self::anomalies`].
+    pub fn open(path: &Path) -> Result<Self, CaptureError> {
+        let io = |source| CaptureError::Io { path: path.to_owned(), source };
+        let file = File::open(path).map_err(io)?;
+        let meta = file.metadata().map_err(io)?;
+        if !meta.is_file() {
+            return Err(CaptureError::Foreign { path: path.to_owned(), looks_like: "it is not a regular file" });
+        }
+        Self::from_source(path.to_owned(), Source::File(file, meta.len()))
+    }
+
+    /// Opens a capture that is in memory.
+    pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, CaptureError> {
+        Self::from_source(PathBuf::from("(memory)"), Source::Memory(bytes))
+    }
+
+    fn from_source(path: PathBuf, source: Source) -> Result<Self, CaptureError> {
+        let io = |source| CaptureError::Io { path: path.clone(), source };
+        check_file_header(&path, &source.read(0, FILE_HEADER_BYTES).map_err(io)?)?;
+        let mut anomalies = Anomalies::default();
+        let chunks = index::chunks(&source, &mut anomalies).map_err(io)?;
+        let mut gathered = Gathered::default();
+        for chunk in chunks {
+            gathered.take(&source, chunk, &mut anomalies);
+        }
+        let Some(session) = gathered.session else { return Err(CaptureError::NoSession { path }) };
+        match &gathered.end {
+            None => anomalies.push(Anomaly::NoEnd),
+            Some(end) if end.lost_on_disk > 0 => anomalies.push(Anomaly::LostOnDisk { count: end.lost_on_disk }),
+            Some(_) => {}
+        }
+        let clock = TickClock::new(&session, &gathered.pairs);
+        let mut capture = Capture {
+            counts: EventCounts {
+                heap: gathered.sections.iter().map(|s| u64::from(s.header.events)).sum(),
+                other: gathered.sections.iter().map(|s| u64::from(s.header.rare_events)).sum(),
+            },
+            streams: streams(&gathered.sections, &clock),
+            source,
+            sections: gathered.sections,
+            clock,
+            tree: StackTree::default(),
+            session,
+            modules: Vec::new(),
+            losses: Vec::new(),
+            unwinding: UnwindCounters::default(),
+            symbols: gathered.symbols,
+            end: gathered.end,
+            anomalies,
+        };
+        capture.gather_rare();
+        Ok(capture)
+    }
+
+    /// Goes through the events that are no allocations and frees. Their damage is not noted here: the visit meets it too.
+    fn gather_rare(&mut self) {
+        let mut totals: BTreeMap<StreamId, UnwindCounters> = BTreeMap::new();
+        let mut records = Vec::new();
+        for section in self.sections.iter().filter(|section| section.header.rare_events > 0) {
+            let Some(rare) = decode::read_rare(&self.source, section) else { continue };
+            for record in rare {
+                let ticks = record.time << section.header.time_shift;
+                records.push((ticks, StreamId(section.header.stream), record.event(StackId(0))));
+            }
+        }
+        records.sort_by_key(|(ticks, ..)| *ticks); // stable: the file's order among equals
+        for (ticks, stream, event) in records {
+            let time_ns = self.clock.ns(ticks);
+            match event {
+                Event::Module(module) => self.modules.push(ModuleSpan { module, from_ns: time_ns, to_ns: u64::MAX }),
+                Event::ModuleGone { start, end } => {
+                    let gone = |m: &&mut ModuleSpan| m.to_ns == u64::MAX && m.module.start == start && m.module.end == end;
+                    if let Some(span) = self.modules.iter_mut().rev().find(gone) {
+                        span.to_ns = time_ns;
+                    }
+                }
+                Event::Lost { count, reason } => self.losses.push(Loss { time_ns, stream, count, reason }),
+                Event::Unwinding(counters) => {
+                    totals.insert(stream, counters);
+                }
+                Event::Thread(thread) => self.note_thread(stream, thread),
+                _ => {}
+            }
+        }
+        for counters in totals.values() {
+            self.unwinding.add(counters);
+        }
+    }
+
+    fn note_thread(&mut self, stream: StreamId, thread: ThreadEvent) {
+        let Ok(at) = self.streams.binary_search_by_key(&stream, |info| info.id) else { return };
+        match thread {
+            ThreadEvent::Start { tid } => self.streams[at].tid = tid,
+            ThreadEvent::Name(name) => {
+                if self.streams[at].names.last() != Some(&name) {
+                    self.streams[at].names.push(name);
+                }
+            }
+            ThreadEvent::Exit => {}
+        }
+    }
+
+    /// What was recorded, when and how.
+    pub fn session(&self) -> &SessionInfo {
+        &self.session
+    }
+
+    /// Modules and how long they were mapped, in the order in which they appeared.
+    pub fn modules(&self) -> &[ModuleSpan] {
+        &self.modules
+    }
+
+    /// All streams, by id.
+    pub fn streams(&self) -> &[StreamInfo] {
+        &self.streams
+    }
+
+    /// Events known to be missing, in time order. What the damage of the file itself costs is in [`Self::anomalies`].
+    pub fn losses(&self) -> &[Loss] {
+        &self.losses
+    }
+
+    /// How frames were found, summed over all streams.
+    pub fn unwinding(&self) -> UnwindCounters {
+        self.unwinding
+    }
+
+    /// How the recording ended; `None` if the capture was cut.
+    pub fn end(&self) -> Option<&End> {
+        self.end.as_ref()
+    }
+
+    /// Event counts according to the chunks' headers.
+    pub fn counts(&self) -> EventCounts {
+        self.counts
+    }
+
+    /// Length of the file in bytes.
+    pub fn file_bytes(&self) -> u64 {
+        self.source.length()
+    }
+
+    /// What is wrong with the file, as far as opening it shows. [`Self::visit`] finds what is wrong inside the chunks.
+    pub fn anomalies(&self) -> &Anomalies {
+        &self.anomalies
+    }
+
+    /// The call paths met so far: complete after [`Self::visit`].
+    pub fn stacks(&self) -> &StackTree {
+        &self.tree
+    }
+
+    /// The symbols stored at the capture's end. `None` if there are none or they are damaged.
+    pub fn symbols(&self) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        for part in &self.symbols {
+            bytes.extend(decode::read_plain(&self.source, part)?);
+        }
+        (!self.symbols.is_empty()).then_some(bytes)
+    }
+
+    /// Shows every event to the visitor in time order (ties: in the file's order) and gives everything that is wrong with the capture.
+    ///
+    /// Memory is in proportion to the streams active at one time, not to the capture's length.
+    pub fn visit(&mut self, visitor: &mut impl Visitor) -> Anomalies {
+        let mut anomalies = self.anomalies.clone();
+        merge::visit(self, visitor, &mut anomalies);
+        anomalies
+    }
+}
+
+fn check_file_header(path: &Path, bytes: &[u8]) -> Result<(), CaptureError> {
+    let foreign = |looks_like| CaptureError::Foreign { path: path.to_owned(), looks_like };
+    if bytes.is_empty() {
+        return Err(foreign("it is empty"));
+    }
+    if !bytes.starts_with(&FILE_MAGIC) {
+        let known: [(&[u8], &'static str); 4] = [
+            (&[0x1F, 0x8B], "it looks like gzip data"),
+            (&[0x28, 0xB5, 0x2F, 0xFD], "it looks like zstd data"),
+            (b"\x7FELF", "it looks like a program"),
+            (b"{", "it looks like JSON"),
+        ];
+        let found = known.iter().find(|(magic, _)| bytes.starts_with(magic));
+        return Err(foreign(found.map_or("it does not begin with HOUNDCAP", |(_, looks_like)| looks_like)));
+    }
+    match u32_at(bytes, 8) {
+        Some(version) if version <= FORMAT_VERSION => Ok(()),
+        Some(version) => Err(CaptureError::Newer { path: path.to_owned(), version }),
+        None => Err(CaptureError::NoSession { path: path.to_owned() }),
+    }
+}
+
+fn streams(sections: &[Placed], clock: &TickClock) -> Vec<StreamInfo> {
+    let mut streams: BTreeMap<u32, StreamInfo> = BTreeMap::new();
+    for Placed { header, .. } in sections {
+        let (from_ns, to_ns) = (clock.ns(header.first), clock.ns(header.last));
+        let info = streams.entry(header.stream).or_insert_with(|| StreamInfo {
+            id: StreamId(header.stream),
+            tid: header.tid,
+            level: header.level,
+            names: Vec::new(),
+            from_ns,
+            to_ns,
+            events: 0,
+        });
+        if header.tid != 0 {
+            info.tid = header.tid;
+        }
+        info.from_ns = info.from_ns.min(from_ns);
+        info.to_ns = info.to_ns.max(to_ns);
+        info.events += u64::from(header.events) + u64::from(header.rare_events);
+    }
+    streams.into_values().collect()
+}
+
+/// What the chunks hold, sorted by kind.
+#[derive(Default)]
+struct Gathered {
+    session: Option<SessionInfo>,
+    pairs: Vec<Calibration>,
+    sections: Vec<Placed>,
+    symbols: Vec<Placed>,
+    end: Option<End>,
+}
+
+impl Gathered {
+    fn take(&mut self, source: &Source, chunk: Placed, anomalies: &mut Anomalies) {
+        let Placed { at, header } = chunk;
+        let plain = |anomalies: &mut Anomalies| {
+            let bytes = decode::read_plain(source, &chunk);
+            if bytes.is_none() {
+                anomalies.push(Anomaly::Damaged { at, events: 0, what: "checksum" });
+            }
+            bytes.unwrap_or_default()
+        };
+        match ChunkKind::from_u16(header.kind) {
+            Some(ChunkKind::Events) => self.sections.push(chunk),
+            Some(ChunkKind::Symbols) => self.symbols.push(chunk),
+            Some(ChunkKind::Session) => self.session = serde_json::from_slice(&plain(anomalies)).ok().or(self.session.take()),
+            Some(ChunkKind::End) => self.end = serde_json::from_slice(&plain(anomalies)).ok().or(self.end.take()),
+            Some(ChunkKind::Calibration) => {
+                let bytes = plain(anomalies);
+                let word = |pair: &[u8], i: usize| u64_at(pair, i * 8).unwrap_or(0);
+                let pairs = bytes.chunks_exact(24).map(|pair| Calibration {
+                    ticks: word(pair, 0),
+                    monotonic_ns: word(pair, 1),
+                    realtime_ns: word(pair, 2),
+                });
+                self.pairs.extend(pairs);
+            }
+            None => anomalies.push(Anomaly::UnknownChunk { at, kind: header.kind }),
+        }
+    }
+}

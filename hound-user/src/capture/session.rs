@@ -1,0 +1,170 @@
+//! What a capture says about the recording as a whole: the session record, calibration pairs, the end record, and what the reader sums up.
+//!
+//! Session and end records are JSON objects inside their chunks: they are few, people look at them with `hound info`, and a field added
+//! later neither breaks an old reader (unknown fields are ignored) nor a new one (missing fields take their default).
+
+use super::model::{Module, StreamId};
+use serde::{Deserialize, Serialize};
+
+/// What the streams' stamps count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Clock {
+    /// Ticks of the time-stamp counter.
+    #[default]
+    Tsc,
+    /// Nanoseconds of CLOCK_MONOTONIC.
+    Monotonic,
+}
+
+/// One moment seen on three clocks. Two or more pin the tick rate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Calibration {
+    /// The streams' clock.
+    pub ticks: u64,
+    /// CLOCK_MONOTONIC, nanoseconds.
+    pub monotonic_ns: u64,
+    /// CLOCK_REALTIME, nanoseconds since 1970.
+    pub realtime_ns: u64,
+}
+
+/// Written first into a capture: what is known when recording starts.
+#[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SessionInfo {
+    /// Version of hound that recorded.
+    pub hound_version: String,
+    /// The target's command line.
+    pub command: Vec<String>,
+    /// The target's process id.
+    pub pid: u32,
+    /// "launch", "full", "sampled", …
+    pub mode: String,
+    /// Options as "name" or "name=value".
+    pub options: Vec<String>,
+    /// Whether stacks of frees were recorded.
+    pub free_stacks: bool,
+    /// What stamps count.
+    pub clock: Clock,
+    /// Nominal rate of the stamps, in ticks a second; calibration pairs refine it.
+    pub ticks_per_second: u64,
+    /// The moment times are counted from: event times are nanoseconds since it.
+    pub start: Calibration,
+    /// Architecture, for example "x86_64".
+    pub architecture: String,
+    /// Kernel release and host, one line for people.
+    pub machine: String,
+    /// Logical processors.
+    pub processors: u32,
+    /// Bytes in a page of the target.
+    pub page_bytes: u64,
+}
+
+impl SessionInfo {
+    /// How many low bits of a stamp sections drop: the largest shift that keeps the step at or under 8 ns. The dropped bits are noise (a
+    /// stamp may be off by `hound_common::event::REORDER_NS`), a hand-over between cores takes longer, and each bit costs a bit an event.
+    pub fn time_shift(&self) -> u8 {
+        let ticks_per_8ns = (self.ticks_per_second / 125_000_000).max(1);
+        (63 - ticks_per_8ns.leading_zeros()) as u8
+    }
+}
+
+/// Written last into a capture. A capture without it was cut off: hound or the machine died.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct End {
+    /// How the recording ended (`hound_common::event::END_…`); 0 = not known.
+    pub reason: u8,
+    /// Exit status or signal.
+    pub value: u64,
+    /// Nanoseconds from the target's start to its end.
+    pub target_wall_ns: u64,
+    /// Processor time hound used to drain, encode and write, in nanoseconds.
+    pub drainer_cpu_ns: u64,
+    /// Time the target's threads waited for ring space, in nanoseconds.
+    pub waited_ns: u64,
+    /// Events hound wrote or tried to write.
+    pub events: u64,
+    /// Events that could not be written (disk full): filled in by the writer.
+    pub lost_on_disk: u64,
+    /// The system's words for why writing failed, empty if it did not.
+    pub write_error: String,
+}
+
+/// A module and how long it was mapped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModuleSpan {
+    /// The module.
+    pub module: Module,
+    /// First moment it is known to be mapped, in nanoseconds since the capture began.
+    pub from_ns: u64,
+    /// The moment it was gone; `u64::MAX` if it never was.
+    pub to_ns: u64,
+}
+
+/// One stream of a capture.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamInfo {
+    /// Its id: what [`super::model::Stamped::stream`] says.
+    pub id: StreamId,
+    /// Kernel thread id, 0 where not known.
+    pub tid: u32,
+    /// 0: the thread itself; n: its n-th level of nested signal handlers.
+    pub level: u32,
+    /// Names it had, in time order.
+    pub names: Vec<String>,
+    /// Its first event, in nanoseconds since the capture began.
+    pub from_ns: u64,
+    /// Its last event, in nanoseconds since the capture began.
+    pub to_ns: u64,
+    /// Events it recorded.
+    pub events: u64,
+}
+
+/// Events known to be missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// When it was noticed, in nanoseconds since the capture began.
+    pub time_ns: u64,
+    /// Whose they are.
+    pub stream: StreamId,
+    /// How many. For [`hound_common::event::LOST_DAMAGED`] an estimate: three words an event.
+    pub count: u64,
+    /// Why (`hound_common::event::LOST_…`).
+    pub reason: u8,
+}
+
+/// How the frames of all streams were found. See `hound_common::ring::Counter`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct UnwindCounters {
+    /// Frames found equal by comparing memory.
+    pub verified: u64,
+    /// Frames found by applying a row.
+    pub stepped: u64,
+    /// Rows computed from call frame information.
+    pub evaluated: u64,
+    /// Stacks unwound with all callee-saved registers.
+    pub full: u64,
+    /// Stacks in which a new middle part was put between kept frames.
+    pub spliced: u64,
+    /// Frames found through frame pointers for want of a row.
+    pub frame_pointer: u64,
+}
+
+impl UnwindCounters {
+    /// The counters of a `METRIC_UNWINDING` record's words (missing ones are 0).
+    pub(super) fn from_words(words: &[u64]) -> Self {
+        let at = |i: usize| words.get(i).copied().unwrap_or(0);
+        UnwindCounters { verified: at(0), stepped: at(1), evaluated: at(2), full: at(3), spliced: at(4), frame_pointer: at(5) }
+    }
+
+    /// Adds another stream's. Saturates: the numbers come from the target.
+    pub(super) fn add(&mut self, other: &Self) {
+        self.verified = self.verified.saturating_add(other.verified);
+        self.stepped = self.stepped.saturating_add(other.stepped);
+        self.evaluated = self.evaluated.saturating_add(other.evaluated);
+        self.full = self.full.saturating_add(other.full);
+        self.spliced = self.spliced.saturating_add(other.spliced);
+        self.frame_pointer = self.frame_pointer.saturating_add(other.frame_pointer);
+    }
+}

@@ -1,0 +1,252 @@
+//! What the loader has mapped: the list of modules, symbols in them, program headers, build-ids. Without calling the loader.
+//!
+//! The symbols used are weak: where the loader does not have one, its address is null.
+
+use core::arch::{asm, global_asm};
+use core::ffi::{CStr, c_char};
+
+global_asm!(".weak _r_debug", ".weak __libc_stack_end", ".weak _dl_find_object");
+
+macro_rules! weak_address {
+    ($name:literal) => {{
+        let address: usize;
+        // SAFETY: loads the symbol's slot in the global offset table, which the loader has filled with its address or null.
+        unsafe { asm!(concat!("mov {}, qword ptr [rip + ", $name, "@GOTPCREL]"), out(reg) address, options(nostack, readonly, preserves_flags, pure)) };
+        address
+    }};
+}
+
+/// One loaded module, as `<link.h>` declares it.
+#[repr(C)]
+pub struct LinkMap {
+    /// What to add to an svma to get the avma.
+    pub bias: u64,
+    name: *const c_char,
+    dynamic: *const Dyn,
+    next: *const LinkMap,
+    previous: *const LinkMap,
+}
+
+#[repr(C)]
+struct RDebug {
+    version: i32,
+    map: *const LinkMap,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Dyn {
+    tag: i64,
+    value: u64,
+}
+
+#[repr(C)]
+struct Sym {
+    name: u32,
+    info: u8,
+    other: u8,
+    section: u16,
+    value: u64,
+    size: u64,
+}
+
+/// A program header.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Phdr {
+    /// `PT_…`
+    pub kind: u32,
+    flags: u32,
+    offset: u64,
+    /// svma
+    pub svma: u64,
+    paddr: u64,
+    file_size: u64,
+    /// Bytes in memory.
+    pub memory_size: u64,
+    align: u64,
+}
+
+/// `PT_LOAD`
+pub const PT_LOAD: u32 = 1;
+/// `PT_NOTE`
+pub const PT_NOTE: u32 = 4;
+
+impl LinkMap {
+    /// The module's path as the loader knows it; empty for the executable.
+    pub fn name(&self) -> &[u8] {
+        if self.name.is_null() {
+            return &[];
+        }
+        // SAFETY: the loader keeps a terminated string as long as the module is loaded.
+        unsafe { CStr::from_ptr(self.name) }.to_bytes()
+    }
+
+    /// Where this module's own dynamic section lies.
+    pub fn dynamic_avma(&self) -> u64 {
+        self.dynamic as u64
+    }
+
+    /// The address of a defined function of this name. Indirect functions and data are not looked for.
+    pub fn function(&self, name: &CStr) -> Option<usize> {
+        let table = SymbolTable::of(self)?;
+        table.find(name, self.bias)
+    }
+}
+
+/// The modules in the order in which the loader searches them, executable first. Empty where there is no dynamic loader.
+pub fn modules() -> impl Iterator<Item = &'static LinkMap> {
+    let debug = weak_address!("_r_debug") as *const RDebug;
+    // SAFETY: `_r_debug` is the loader's own structure, valid for the life of the process.
+    let mut next = unsafe { debug.as_ref() }.map_or(core::ptr::null(), |d| d.map);
+    core::iter::from_fn(move || {
+        // SAFETY: list nodes are freed only by dlclose. The list is walked while the library starts (nothing can be unloading then: the
+        // loader's lock is held or there is one thread) and from inside the loader's own call to free.
+        let module: &'static LinkMap = unsafe { next.as_ref() }?;
+        next = module.next;
+        Some(module)
+    })
+}
+
+/// Address of the loader's `_dl_find_object` (glibc 2.35), 0 if it has none.
+pub fn dl_find_object_address() -> usize {
+    weak_address!("_dl_find_object")
+}
+
+/// Where the kernel put argc, argv, the environment and the auxiliary vector. Null where the loader does not say.
+pub fn initial_stack() -> *const u64 {
+    let address = weak_address!("__libc_stack_end") as *const *const u64;
+    // SAFETY: the loader's own variable.
+    unsafe { address.as_ref() }.map_or(core::ptr::null(), |p| *p)
+}
+
+struct SymbolTable {
+    symbols: *const Sym,
+    strings: *const c_char,
+    gnu_hash: *const u32,
+}
+
+impl SymbolTable {
+    fn of(map: &LinkMap) -> Option<Self> {
+        const DT_STRTAB: i64 = 5;
+        const DT_SYMTAB: i64 = 6;
+        const DT_GNU_HASH: i64 = 0x6fff_fef5;
+        let (mut symbols, mut strings, mut gnu_hash) = (0, 0, 0);
+        let mut entry = map.dynamic;
+        if entry.is_null() {
+            return None;
+        }
+        loop {
+            // SAFETY: the dynamic section ends with a null tag.
+            let Dyn { tag, value } = unsafe { *entry };
+            // glibc has relocated these pointers, musl and the vDSO have not.
+            let avma = if value < map.bias { value.wrapping_add(map.bias) } else { value };
+            match tag {
+                0 => break,
+                DT_STRTAB => strings = avma,
+                DT_SYMTAB => symbols = avma,
+                DT_GNU_HASH => gnu_hash = avma,
+                _ => {}
+            }
+            // SAFETY: the null tag has not been met yet.
+            entry = unsafe { entry.add(1) };
+        }
+        if symbols == 0 || strings == 0 || gnu_hash == 0 {
+            return None;
+        }
+        Some(SymbolTable { symbols: symbols as *const Sym, strings: strings as *const c_char, gnu_hash: gnu_hash as *const u32 })
+    }
+
+    /// Looks a name up through the GNU hash table: `[buckets][first symbol][bloom words][shift][bloom…][buckets…][chain…]`.
+    fn find(&self, name: &CStr, bias: u64) -> Option<usize> {
+        let word = |index: usize| {
+            // SAFETY: the loader has checked and uses this table; all indexes come from its own header.
+            unsafe { *self.gnu_hash.add(index) }
+        };
+        let hash = name.to_bytes().iter().fold(5381u32, |h, byte| h.wrapping_mul(33).wrapping_add(u32::from(*byte)));
+        let (buckets, first, bloom_words) = (word(0) as usize, word(1), word(2) as usize);
+        if buckets == 0 {
+            return None;
+        }
+        let bucket_base = 4 + bloom_words * 2;
+        let mut index = word(bucket_base + hash as usize % buckets);
+        if index < first {
+            return None;
+        }
+        loop {
+            let chained = word(bucket_base + buckets + (index - first) as usize);
+            if chained | 1 == hash | 1
+                && let Some(address) = self.match_function(index, name, bias)
+            {
+                return Some(address);
+            }
+            if chained & 1 != 0 {
+                return None;
+            }
+            index += 1;
+        }
+    }
+
+    fn match_function(&self, index: u32, name: &CStr, bias: u64) -> Option<usize> {
+        const STT_FUNC: u8 = 2;
+        // SAFETY: the index is in the hash chain, so the symbol exists.
+        let symbol = unsafe { &*self.symbols.add(index as usize) };
+        if symbol.section == 0 || symbol.info & 15 != STT_FUNC {
+            return None;
+        }
+        // SAFETY: a symbol's name is an offset in the string table.
+        let start = unsafe { self.strings.add(symbol.name as usize) };
+        // SAFETY: names are terminated.
+        let found = unsafe { CStr::from_ptr(start) };
+        (found == name).then(|| bias.wrapping_add(symbol.value) as usize)
+    }
+}
+
+/// The program headers of the ELF image mapped at `start`.
+///
+/// # Safety
+/// An ELF image's first page must be mapped there, and stay so while the result is used.
+pub unsafe fn program_headers(start: u64) -> &'static [Phdr] {
+    let header = start as *const u8;
+    // SAFETY: the caller's promise; the ELF header is 64 bytes.
+    let magic = unsafe { header.cast::<[u8; 4]>().read_unaligned() };
+    // SAFETY: as above, e_phoff.
+    let offset = unsafe { header.add(32).cast::<u64>().read_unaligned() };
+    // SAFETY: as above, e_phnum.
+    let count = unsafe { header.add(56).cast::<u16>().read_unaligned() };
+    // The table must lie in the mapped first page, as it does in every linked image.
+    if magic != *b"\x7fELF" || offset + u64::from(count) * size_of::<Phdr>() as u64 > 4096 {
+        return &[];
+    }
+    // SAFETY: inside the first page, which is mapped.
+    unsafe { core::slice::from_raw_parts((start + offset) as *const Phdr, count as usize) }
+}
+
+/// The GNU build-id of a mapped image, empty if it has none.
+///
+/// # Safety
+/// As [`program_headers`], for all of the image.
+pub unsafe fn build_id(headers: &[Phdr], bias: u64) -> &'static [u8] {
+    for note in headers.iter().filter(|h| h.kind == PT_NOTE) {
+        let start = bias.wrapping_add(note.svma) as *const u8;
+        // SAFETY: the segment is part of the mapped image.
+        let bytes: &'static [u8] = unsafe { core::slice::from_raw_parts(start, note.memory_size as usize) };
+        if let Some(id) = build_id_note(bytes) {
+            return id;
+        }
+    }
+    &[]
+}
+
+fn build_id_note(mut notes: &'static [u8]) -> Option<&'static [u8]> {
+    const NT_GNU_BUILD_ID: u32 = 3;
+    loop {
+        let word = |at: usize| Some(u32::from_le_bytes(notes.get(at..at + 4)?.try_into().ok()?));
+        let (name, description, kind) = (word(0)? as usize, word(4)? as usize, word(8)?);
+        let body = 12 + name.next_multiple_of(4);
+        if kind == NT_GNU_BUILD_ID && notes.get(12..16) == Some(b"GNU\0") {
+            return notes.get(body..body + description);
+        }
+        notes = notes.get(body + description.next_multiple_of(4)..)?;
+    }
+}

@@ -1,0 +1,243 @@
+//! The hooks: the exported functions in the place of the allocator's.
+//!
+//! Each export is a few instructions that hand its body two more arguments, where the return address lies and bp, and jump there: the
+//! body returns straight to the caller. No lock is held and nothing is changed while the real function runs.
+
+use core::arch::naked_asm;
+use core::ffi::c_void;
+
+use hound_common::event::tag;
+use hound_common::hook::Kind;
+
+use crate::record::{self, Caller};
+use crate::{api, clock, modules, process, real};
+
+/// The real function; found now if this is the first call of all.
+macro_rules! real {
+    ($name:ident) => {
+        match real::$name::get() {
+            Some(function) => Some(function),
+            None => {
+                process::ready();
+                real::$name::get()
+            }
+        }
+    };
+}
+
+/// Exports `$name` as a jump to `$body` with the caller's slot and bp as arguments `$slot` and `$bp`.
+macro_rules! export {
+    ($(#[$doc:meta])* $name:ident => $body:path, $slot:literal, $bp:literal) => {
+        $(#[$doc])*
+        #[unsafe(naked)]
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name() {
+            naked_asm!(concat!("mov ", $slot, ", rsp"), concat!("mov ", $bp, ", rbp"), "jmp {body}", body = sym $body)
+        }
+    };
+}
+
+export!(/** Hook of `malloc`. */ malloc => malloc_body, "rsi", "rdx");
+export!(/** Hook of `calloc`. */ calloc => calloc_body, "rdx", "rcx");
+export!(/** Hook of `realloc`. */ realloc => realloc_body, "rdx", "rcx");
+export!(/** Hook of `reallocarray`. */ reallocarray => reallocarray_body, "rcx", "r8");
+export!(/** Hook of `posix_memalign`. */ posix_memalign => posix_memalign_body, "rcx", "r8");
+export!(/** Hook of `memalign`. */ memalign => memalign_body, "rdx", "rcx");
+export!(/** Hook of `aligned_alloc`. */ aligned_alloc => aligned_alloc_body, "rdx", "rcx");
+export!(/** Hook of `valloc`. */ valloc => valloc_body, "rsi", "rdx");
+export!(/** Hook of `pvalloc`. */ pvalloc => pvalloc_body, "rsi", "rdx");
+export!(/** Hook of `free`. */ free => free_body, "rsi", "rdx");
+export!(/** Hook of `free_sized`. */ free_sized => free_sized_body, "rdx", "rcx");
+export!(/** Hook of `free_aligned_sized`. */ free_aligned_sized => free_aligned_sized_body, "rcx", "r8");
+export!(/** Hook of `cfree`. */ cfree => cfree_body, "rsi", "rdx");
+export!(/** Hook of `munmap`. */ munmap => munmap_body, "rdx", "rcx");
+export!(/** Sets a marker in the capture. */ memory_profiler_set_marker => api::set_marker, "rsi", "rdx");
+
+/// Exports a function of five or six arguments: the two more go over the stack, as a C call has them.
+macro_rules! export_wide {
+    ($(#[$doc:meta])* $name:ident => $body:path) => {
+        $(#[$doc])*
+        #[unsafe(naked)]
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name() {
+            naked_asm!(
+                ".cfi_startproc", "mov rax, rsp", "sub rsp, 8", ".cfi_adjust_cfa_offset 8", "push rbp", ".cfi_adjust_cfa_offset 8", "push rax",
+                ".cfi_adjust_cfa_offset 8", "call {body}", "add rsp, 24", ".cfi_adjust_cfa_offset -24", "ret", ".cfi_endproc",
+                body = sym $body
+            )
+        }
+    };
+}
+
+export_wide!(/** Hook of `mmap`. */ mmap => mmap_body);
+export_wide!(/** Hook of `mmap64`. */ mmap64 => mmap_body);
+export_wide!(/** Hook of `mremap`. */ mremap => mremap_body);
+
+/// A body for a function that returns a block: calls the real one, records what it returned.
+macro_rules! alloc_body {
+    ($body:ident, $name:ident, $kind:expr, ($($arg:ident),*), $size:expr) => {
+        unsafe extern "C" fn $body($($arg: usize,)* slot: u64, bp: u64) -> *mut c_void {
+            let Some(real) = real!($name) else { return core::ptr::null_mut() };
+            // SAFETY: the caller's own call, passed on.
+            let block = unsafe { real($($arg),*) };
+            record::alloc(Caller { slot, bp }, $kind, block, $size);
+            block
+        }
+    };
+}
+
+alloc_body!(malloc_body, malloc, Kind::Malloc, (size), size);
+alloc_body!(calloc_body, calloc, Kind::Calloc, (count, size), count.wrapping_mul(size));
+alloc_body!(memalign_body, memalign, Kind::Memalign, (align, size), size);
+alloc_body!(aligned_alloc_body, aligned_alloc, Kind::AlignedAlloc, (align, size), size);
+alloc_body!(valloc_body, valloc, Kind::Valloc, (size), size);
+alloc_body!(pvalloc_body, pvalloc, Kind::Pvalloc, (size), size);
+
+unsafe extern "C" fn posix_memalign_body(out: *mut *mut c_void, align: usize, size: usize, slot: u64, bp: u64) -> i32 {
+    const ENOMEM: i32 = 12;
+    let Some(real) = real!(posix_memalign) else { return ENOMEM };
+    // SAFETY: the caller's own call, passed on.
+    let result = unsafe { real(out, align, size) };
+    if result == 0 {
+        // SAFETY: on success the real function has stored the block there.
+        record::alloc(Caller { slot, bp }, Kind::PosixMemalign, unsafe { out.read() }, size);
+    }
+    result
+}
+
+unsafe extern "C" fn realloc_body(old: *mut c_void, size: usize, slot: u64, bp: u64) -> *mut c_void {
+    let Some(real) = real!(realloc) else { return core::ptr::null_mut() };
+    let before = clock::now();
+    // SAFETY: the caller's own call, passed on.
+    let new = unsafe { real(old, size) };
+    resized(Caller { slot, bp }, Kind::Realloc, before, old, new, size);
+    new
+}
+
+unsafe extern "C" fn reallocarray_body(old: *mut c_void, count: usize, size: usize, slot: u64, bp: u64) -> *mut c_void {
+    let Some(real) = real!(reallocarray) else { return core::ptr::null_mut() };
+    let before = clock::now();
+    // SAFETY: the caller's own call, passed on.
+    let new = unsafe { real(old, count, size) };
+    let total = count.checked_mul(size);
+    // An overflow has failed and freed nothing, whatever the product's low bits are.
+    resized(Caller { slot, bp }, Kind::Reallocarray, before, old, new, total.unwrap_or(usize::MAX));
+    new
+}
+
+/// A realloc returned: with a block, or without one because it failed (nothing happened) or because size 0 released the old one.
+#[inline(always)]
+fn resized(caller: Caller, kind: Kind, before: u64, old: *mut c_void, new: *mut c_void, size: usize) {
+    let released = new.is_null() && size == 0 && !old.is_null();
+    if !new.is_null() || released {
+        record::realloc(caller, kind, before, old, new, size);
+    }
+}
+
+/// A body for a function that releases a block: records it, then calls the real one (or `free`, where libc is older than the function).
+macro_rules! free_body {
+    ($body:ident, $name:ident, $kind:expr, ($($arg:ident),*)) => {
+        unsafe extern "C" fn $body(block: *mut c_void, $($arg: usize,)* slot: u64, bp: u64) {
+            if !block.is_null() {
+                record::free(Caller { slot, bp }, $kind, block);
+            }
+            if let Some(real) = real!($name) {
+                // SAFETY: the caller's own call, passed on.
+                unsafe { real(block, $($arg),*) };
+            } else if let Some(free) = real!(free) {
+                // SAFETY: C23 defines these functions as free for a block of that size.
+                unsafe { free(block) };
+            }
+        }
+    };
+}
+
+free_body!(free_body, free, Kind::Free, ());
+free_body!(free_sized_body, free_sized, Kind::FreeSized, (size));
+free_body!(free_aligned_sized_body, free_aligned_sized, Kind::FreeAlignedSized, (align, size));
+free_body!(cfree_body, cfree, Kind::Cfree, ());
+
+const FAILED: *mut c_void = usize::MAX as *mut c_void;
+
+#[expect(clippy::too_many_arguments, reason = "mmap has six, and two say where it was called")]
+unsafe extern "C" fn mmap_body(
+    addr: *mut c_void,
+    length: usize,
+    prot: i32,
+    flags: i32,
+    fd: i32,
+    offset: i64,
+    slot: u64,
+    bp: u64,
+) -> *mut c_void {
+    let Some(real) = real!(mmap) else { return FAILED };
+    // SAFETY: the caller's own call, passed on.
+    let result = unsafe { real(addr, length, prot, flags, fd, offset) };
+    if result != FAILED {
+        let protection = prot as u32 as u64 | (flags as u32 as u64) << 32;
+        let words = [result as u64, length as u64, protection, fd as i64 as u64, offset as u64];
+        record::map(Caller { slot, bp }, tag::MAP, Kind::Mmap, clock::now(), &words);
+    }
+    result
+}
+
+unsafe extern "C" fn munmap_body(addr: *mut c_void, length: usize, slot: u64, bp: u64) -> i32 {
+    const EINVAL_RESULT: i32 = -1;
+    let Some(real) = real!(munmap) else { return EINVAL_RESULT };
+    let before = clock::now();
+    record::unmapped(addr as u64, length as u64);
+    // SAFETY: the caller's own call, passed on.
+    let result = unsafe { real(addr, length) };
+    if result == 0 {
+        record::map(Caller { slot, bp }, tag::UNMAP, Kind::Munmap, before, &[addr as u64, length as u64]);
+    }
+    result
+}
+
+#[expect(clippy::too_many_arguments, reason = "mremap has five (and an unused sixth register), and two say where it was called")]
+unsafe extern "C" fn mremap_body(
+    old: *mut c_void,
+    old_length: usize,
+    length: usize,
+    flags: i32,
+    new: *mut c_void,
+    _unused: usize,
+    slot: u64,
+    bp: u64,
+) -> *mut c_void {
+    let Some(real) = real!(mremap) else { return FAILED };
+    record::unmapped(old as u64, old_length as u64);
+    // SAFETY: the caller's own call, passed on; the fifth argument is read only if the flags say so.
+    let result = unsafe { real(old, old_length, length, flags, new) };
+    if result != FAILED {
+        let words = [old as u64, old_length as u64, result as u64, length as u64, flags as u32 as u64];
+        record::map(Caller { slot, bp }, tag::REMAP, Kind::Mremap, clock::now(), &words);
+    }
+    result
+}
+
+/// Passed on, and remembered: code made at run time (JIT) then unwinds by its own rules.
+///
+/// # Safety
+/// As libgcc's function of that name.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __register_frame(table: *mut c_void) {
+    modules::register_frames(table as u64);
+    if let Some(real) = real!(__register_frame) {
+        // SAFETY: the caller's own call, passed on.
+        unsafe { real(table) };
+    }
+}
+
+/// Passed on, and forgotten.
+///
+/// # Safety
+/// As libgcc's function of that name.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __deregister_frame(table: *mut c_void) {
+    modules::deregister_frames(table as u64);
+    if let Some(real) = real!(__deregister_frame) {
+        // SAFETY: the caller's own call, passed on.
+        unsafe { real(table) };
+    }
+}

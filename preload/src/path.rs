@@ -1,0 +1,271 @@
+//! The verified shadow stack.
+//!
+//! Each thread keeps the call path of its previous event: per frame the slot its return address was read from and the value found there,
+//! and the slot and value of a saved frame pointer where an older frame's rule needs it. The next event unwinds new frames only until it
+//! meets a recorded slot with the recorded content; from there the older frames follow from words already compared (CFA = sp or bp plus
+//! a constant), so comparing memory, leaf to root, *is* unwinding: exact, also for a path that was popped and pushed again.
+//!
+//! ```text
+//! index   0 … (root)                    len            hi
+//!         |--- path of the last event ---|--- stale ---|     slots descend with the index
+//! ```
+//!
+//! Frames behind the path (popped, maybe pushed again) stay as candidates. A frame whose link to the next older one does not follow from
+//! words is marked [`STOP`]: there one row is applied and the walk meets the recorded frames again. When one frame near the root differs,
+//! only that one is unwound (a splice); the leaf side stays as it is.
+
+use hound_common::event::MAX_FRAMES;
+
+use crate::sys;
+
+/// The frame's return address leads to a rule that uses bp.
+pub const USES_BP: u64 = 1;
+/// bp as it is after this frame is used by an older frame's rule.
+pub const NEEDS_BP: u64 = 2;
+/// The next older frame does not follow from compared words: apply the rule.
+pub const STOP: u64 = 4;
+
+/// `Meta::bp` is right although nobody needed it before (the frame was unwound just now).
+pub const BP_KNOWN: u64 = 8;
+
+/// A stack word and what it held.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Word {
+    /// Where.
+    pub addr: u64,
+    /// What.
+    pub value: u64,
+}
+
+/// What else is known of a frame.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Meta {
+    /// bp in the caller; kept up to date only where [`NEEDS_BP`].
+    pub bp: u64,
+    /// Where bp was read from, 0 if the step left it.
+    pub bp_slot: u64,
+    /// Flags.
+    pub flags: u64,
+}
+
+/// A frame just unwound.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct Fresh {
+    /// Slot of the return address.
+    pub slot: u64,
+    /// The return address.
+    pub ra: u64,
+    /// bp in the caller.
+    pub bp: u64,
+    /// Where bp was read from, 0 if the step left it.
+    pub bp_slot: u64,
+    /// Flags.
+    pub flags: u64,
+}
+
+/// The recorded path of one thread.
+#[repr(C)]
+pub struct Path {
+    ra: *mut Word,
+    bp: *mut Word,
+    meta: *mut Meta,
+    fresh: *mut Fresh,
+    capacity: usize,
+    /// Frames in the path of the last event.
+    pub len: usize,
+    /// Frames recorded, stale ones included.
+    pub hi: usize,
+    /// No frame at or above this index has a saved bp to compare.
+    pub bp_top: usize,
+    /// No frame of the path at or above this index has [`STOP`].
+    pub stop_top: usize,
+    /// Why the path ended, as an unwind end reason's number.
+    pub end: u8,
+    /// Whether some frame of the path was found through frame pointers.
+    pub frame_pointers: bool,
+    grown_bytes: usize,
+}
+
+const FRAME_BYTES: usize = size_of::<Word>() * 2 + size_of::<Meta>() + size_of::<Fresh>();
+/// Capacity after the first growth: 50 KiB of address space, touched as deep as the stack goes.
+const FIRST_GROWTH: usize = 512;
+
+impl Path {
+    /// Uses `bytes` bytes at `memory` for the first frames.
+    ///
+    /// # Safety
+    /// The memory must be writable, aligned to 8, this path's alone, and stay.
+    pub unsafe fn start(&mut self, memory: *mut u8, bytes: usize) {
+        let capacity = bytes / FRAME_BYTES;
+        // SAFETY: the caller's promise.
+        unsafe { self.use_memory(memory, capacity) };
+    }
+
+    /// # Safety
+    /// As `start`, for `capacity` frames.
+    unsafe fn use_memory(&mut self, memory: *mut u8, capacity: usize) {
+        self.ra = memory.cast();
+        // SAFETY: each array follows the one before inside the memory promised.
+        self.bp = unsafe { self.ra.add(capacity) };
+        // SAFETY: as above.
+        self.meta = unsafe { self.bp.add(capacity) }.cast();
+        // SAFETY: as above.
+        self.fresh = unsafe { self.meta.add(capacity) }.cast();
+        self.capacity = capacity;
+    }
+
+    /// How many frames fit without growing.
+    #[inline(always)]
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Makes room for more frames, keeping what is recorded. False at the limit or without memory.
+    #[cold]
+    pub fn grow(&mut self) -> bool {
+        if self.capacity >= MAX_FRAMES {
+            return false;
+        }
+        let capacity = (self.capacity * 8).clamp(FIRST_GROWTH, MAX_FRAMES);
+        let bytes = (capacity * FRAME_BYTES).next_multiple_of(4096);
+        let Some(memory) = sys::map_private(bytes, true) else { return false };
+        let (old_ra, old_bp, old_meta, old_fresh, old_capacity) = (self.ra, self.bp, self.meta, self.fresh, self.capacity);
+        // SAFETY: a fresh mapping of that size.
+        unsafe { self.use_memory(memory, capacity) };
+        // SAFETY: the old arrays have `old_capacity` elements and the new ones more; they do not overlap.
+        unsafe { core::ptr::copy_nonoverlapping(old_ra, self.ra, old_capacity) };
+        // SAFETY: as above.
+        unsafe { core::ptr::copy_nonoverlapping(old_bp, self.bp, old_capacity) };
+        // SAFETY: as above.
+        unsafe { core::ptr::copy_nonoverlapping(old_meta, self.meta, old_capacity) };
+        // SAFETY: as above.
+        unsafe { core::ptr::copy_nonoverlapping(old_fresh, self.fresh, old_capacity) };
+        if self.grown_bytes != 0 {
+            // SAFETY: the previous growth's mapping, no longer pointed to.
+            unsafe { sys::unmap(old_ra.cast(), self.grown_bytes) };
+        }
+        self.grown_bytes = bytes;
+        true
+    }
+
+    /// Forgets everything recorded.
+    pub fn clear(&mut self) {
+        (self.len, self.hi, self.bp_top, self.stop_top) = (0, 0, 0, 0);
+    }
+
+    /// The return-address word of frame `i`, which must be below the capacity.
+    #[inline(always)]
+    pub fn ra(&mut self, i: usize) -> &mut Word {
+        debug_assert!(i < self.capacity);
+        // SAFETY: inside the array: callers stay below `hi` or have made sure of the capacity.
+        unsafe { &mut *self.ra.add(i) }
+    }
+
+    /// The saved-bp word of frame `i` (the return-address word again where bp is not compared).
+    #[inline(always)]
+    pub fn bp(&mut self, i: usize) -> &mut Word {
+        debug_assert!(i < self.capacity);
+        // SAFETY: as in `ra`.
+        unsafe { &mut *self.bp.add(i) }
+    }
+
+    /// What else is known of frame `i`.
+    #[inline(always)]
+    pub fn meta(&mut self, i: usize) -> &mut Meta {
+        debug_assert!(i < self.capacity);
+        // SAFETY: as in `ra`.
+        unsafe { &mut *self.meta.add(i) }
+    }
+
+    /// The `i`-th frame unwound in this walk, leaf first.
+    #[inline(always)]
+    pub fn fresh(&mut self, i: usize) -> &mut Fresh {
+        debug_assert!(i < self.capacity);
+        // SAFETY: as in `ra`.
+        unsafe { &mut *self.fresh.add(i) }
+    }
+
+    /// Moves frames `from..from + count` to `to`.
+    pub fn shift(&mut self, from: usize, to: usize, count: usize) {
+        debug_assert!(from + count <= self.capacity && to + count <= self.capacity);
+        // SAFETY: both ranges are below the capacity, as the caller has made sure.
+        let (source, target) = unsafe { (self.ra.add(from), self.ra.add(to)) };
+        // SAFETY: as above; `copy` allows overlap.
+        unsafe { core::ptr::copy(source, target, count) };
+        // SAFETY: as above.
+        let (source, target) = unsafe { (self.bp.add(from), self.bp.add(to)) };
+        // SAFETY: as above.
+        unsafe { core::ptr::copy(source, target, count) };
+        // SAFETY: as above.
+        let (source, target) = unsafe { (self.meta.add(from), self.meta.add(to)) };
+        // SAFETY: as above.
+        unsafe { core::ptr::copy(source, target, count) };
+    }
+
+    /// Compares the frames below `top` with memory, leaf to root, as far as each follows from the one before. Returns the lowest index
+    /// that was found equal (`top` if not even `top - 1` was). All recorded slots must be mapped: they are those of the current stack.
+    #[inline(always)]
+    pub fn verify(&mut self, top: usize) -> usize {
+        let low = if top <= self.len && self.stop_top == 0 { self.verify_words(top) } else { self.verify_until_stop(top) };
+        if self.bp_top > low { self.verify_bp(low, top) } else { low }
+    }
+
+    #[inline(always)]
+    fn verify_words(&mut self, top: usize) -> usize {
+        let mut i = top;
+        // Four at a time: the loop then costs about one cycle a frame.
+        while i >= 4 {
+            let equal = self.is_equal(i - 1) && self.is_equal(i - 2) && self.is_equal(i - 3) && self.is_equal(i - 4);
+            if !equal {
+                break;
+            }
+            i -= 4;
+        }
+        while i > 0 && self.is_equal(i - 1) {
+            i -= 1;
+        }
+        i
+    }
+
+    #[inline(always)]
+    fn is_equal(&self, i: usize) -> bool {
+        // SAFETY: below `hi`, as all frames that are verified.
+        let word = unsafe { *self.ra.add(i) };
+        // SAFETY: a slot of the current stack, found mapped when it was recorded; read only after the younger ones have matched.
+        word.value == unsafe { (word.addr as *const u64).read_volatile() }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn verify_until_stop(&mut self, top: usize) -> usize {
+        let mut i = top;
+        while i > 0 {
+            if i < self.hi && i != top && self.meta(i).flags & STOP != 0 {
+                break;
+            }
+            if self.ra(i - 1).addr == 0 || !self.is_equal(i - 1) {
+                break;
+            }
+            i -= 1;
+        }
+        i
+    }
+
+    #[inline(never)]
+    fn verify_bp(&mut self, low: usize, top: usize) -> usize {
+        let mut i = top.min(self.bp_top);
+        while i > low {
+            let word = *self.bp(i - 1);
+            // SAFETY: as in `is_equal`; the frame's return address has matched already.
+            if word.value != unsafe { (word.addr as *const u64).read_volatile() } {
+                return i;
+            }
+            i -= 1;
+        }
+        low
+    }
+}
+

@@ -1,0 +1,213 @@
+//! What is known of the process as a whole: the ring, its options, whether this is still the target.
+
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+
+use hound_common::ring::{
+    self, CLOCK_MONOTONIC, Control, LIBRARY_OUT, LIBRARY_READY, OUT_NO_ALLOCATOR, OUT_NO_MEMORY, SEGMENT_BYTES, SEGMENTS, STREAMS, Segment,
+    Stream,
+};
+
+use crate::environment::{Environment, Ring};
+use crate::{clock, collector, elf, modules, real, sys, thread};
+
+/// Stands in for the ring where there is none: never recording.
+// SAFETY of the zeroed value: every field is an atomic integer.
+static NO_RING: ZeroControl = ZeroControl([0; size_of::<Control>() / 8]);
+
+#[repr(align(4096))]
+struct ZeroControl(#[expect(dead_code, reason = "only its address is used")] [u64; size_of::<Control>() / 8]);
+
+static CONTROL: AtomicPtr<Control> = AtomicPtr::new(core::ptr::null_mut());
+
+const UNKNOWN: u32 = 0;
+const STARTING: u32 = 1;
+const READY: u32 = 2;
+const OUT: u32 = 3;
+static STATE: AtomicU32 = AtomicU32::new(UNKNOWN);
+
+/// A word that a fork wipes: 1 in the process that was started, 0 in its children.
+static FORK_MARK: AtomicPtr<u64> = AtomicPtr::new(core::ptr::null_mut());
+static LOADER_START: AtomicU64 = AtomicU64::new(0);
+static LOADER_BYTES: AtomicU64 = AtomicU64::new(0);
+
+/// The ring's control page, or one that says not to record.
+#[inline(always)]
+pub fn control() -> &'static Control {
+    let control = CONTROL.load(Ordering::Relaxed);
+    if control.is_null() {
+        // SAFETY: zeroed, aligned, of the same size; nothing is ever stored through it, since it never lets an event begin.
+        return unsafe { &*(&raw const NO_RING).cast::<Control>() };
+    }
+    // SAFETY: the mapped ring, which is never unmapped.
+    unsafe { &*control }
+}
+
+/// The ring's option bits.
+#[inline(always)]
+pub fn options() -> u32 {
+    control().options.load(Ordering::Relaxed)
+}
+
+fn ring_at<T>(offset: usize) -> *const T {
+    CONTROL.load(Ordering::Relaxed).cast::<u8>().wrapping_add(offset).cast()
+}
+
+/// All streams. Only with a ring.
+pub fn streams() -> &'static [Stream] {
+    // SAFETY: the mapped ring has them at this offset; all fields are atomics.
+    unsafe { core::slice::from_raw_parts(ring_at(ring::STREAMS_OFFSET), STREAMS) }
+}
+
+/// All segments' heads. Only with a ring.
+pub fn segments() -> &'static [Segment] {
+    // SAFETY: as in `streams`.
+    unsafe { core::slice::from_raw_parts(ring_at(ring::SEGMENTS_OFFSET), SEGMENTS) }
+}
+
+/// Where a segment's data lies.
+pub fn segment_data(index: u32) -> *mut u64 {
+    ring_at::<u64>(ring::DATA_OFFSET + index as usize * SEGMENT_BYTES).cast_mut()
+}
+
+/// Counts an event lost before it had a stream.
+#[cold]
+pub fn lose(reason: u8) {
+    if !CONTROL.load(Ordering::Relaxed).is_null()
+        && let Some(cell) = control().lost.get(reason as usize)
+    {
+        cell.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Stops recording for good, and says why.
+#[cold]
+pub fn bow_out(reason: u32) {
+    let control = control();
+    control.bow_out.store(reason, Ordering::Relaxed);
+    control.library.store(LIBRARY_OUT, Ordering::Release);
+    control.change(false);
+}
+
+/// Whether a return address lies in the dynamic loader.
+#[inline(always)]
+pub fn is_loader(ra: u64) -> bool {
+    ra.wrapping_sub(LOADER_START.load(Ordering::Relaxed)) < LOADER_BYTES.load(Ordering::Relaxed)
+}
+
+/// Whether events can be recorded in this process. Starts the library at its first call.
+#[cold]
+#[inline(never)]
+pub fn ready() -> bool {
+    match STATE.load(Ordering::Acquire) {
+        READY => {
+            // SAFETY: mapped by `start` before the state became READY, never unmapped.
+            let ours = unsafe { FORK_MARK.load(Ordering::Relaxed).read_volatile() } == 1;
+            if !ours {
+                // The child of a fork runs on unrecorded, and must not write into its parent's ring.
+                CONTROL.store(core::ptr::null_mut(), Ordering::Relaxed);
+                STATE.store(OUT, Ordering::Relaxed);
+            }
+            ours
+        }
+        UNKNOWN => start(),
+        _ => false,
+    }
+}
+
+fn start() -> bool {
+    if STATE.compare_exchange(UNKNOWN, STARTING, Ordering::AcqRel, Ordering::Acquire).is_err() {
+        return false;
+    }
+    let started = connect();
+    STATE.store(if started { READY } else { OUT }, Ordering::Release);
+    started
+}
+
+fn connect() -> bool {
+    let own_dynamic = own_dynamic();
+    let resolved = real::resolve(own_dynamic);
+    let Some(mut environment) = Environment::of_process() else { return false };
+    let pid = sys::getpid();
+    let ring = match environment.ring() {
+        Ring::Given(fd) => map(fd).filter(|control| is_ours(control, pid)),
+        Ring::None => {
+            let options = environment.options();
+            own_ring(options, pid).filter(|(fd, _)| collector::start(*fd, pid, &mut environment, own_dynamic)).map(|(fd, control)| {
+                sys::close(fd);
+                control
+            })
+        }
+    };
+    environment.hide();
+    let Some(control) = ring else { return false };
+    if !resolved {
+        control.bow_out.store(OUT_NO_ALLOCATOR, Ordering::Relaxed);
+        control.library.store(LIBRARY_OUT, Ordering::Release);
+        return false;
+    }
+    let Some(mark) = sys::map_private(4096, true) else {
+        control.bow_out.store(OUT_NO_MEMORY, Ordering::Relaxed);
+        control.library.store(LIBRARY_OUT, Ordering::Release);
+        return false;
+    };
+    // SAFETY: just mapped.
+    unsafe { mark.cast::<u64>().write(1) };
+    FORK_MARK.store(mark.cast(), Ordering::Relaxed);
+    if control.clock.load(Ordering::Relaxed) == CLOCK_MONOTONIC && !clock::use_monotonic() {
+        return false;
+    }
+    thread::learn_tid_offset(pid);
+    note_places(control);
+    CONTROL.store((&raw const *control).cast_mut(), Ordering::Release);
+    control.library.store(LIBRARY_READY, Ordering::Release); // pairs with hound's acquire load
+    true
+}
+
+fn note_places(control: &Control) {
+    if let Some(loader) = modules::ask_loader(elf::dl_find_object_address() as u64) {
+        LOADER_START.store(loader.start, Ordering::Relaxed);
+        LOADER_BYTES.store(loader.end - loader.start, Ordering::Relaxed);
+    }
+    if let Some(own) = modules::ask_loader(ready as *const () as u64) {
+        control.library_start.store(own.start, Ordering::Relaxed);
+        control.library_end.store(own.end, Ordering::Relaxed);
+    }
+}
+
+fn map(fd: i32) -> Option<&'static Control> {
+    let memory = sys::map_shared(fd, ring::RING_BYTES);
+    sys::close(fd);
+    // SAFETY: a mapping of the whole ring, never unmapped; all fields of `Control` are atomics.
+    let control = unsafe { &*memory?.cast::<Control>() };
+    control.is_valid().then_some(control)
+}
+
+/// The ring belongs to the first process that takes it.
+fn is_ours(control: &Control, pid: u32) -> bool {
+    match control.target_pid.compare_exchange(0, pid, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => true,
+        Err(owner) => owner == pid,
+    }
+}
+
+/// A ring made here, for a target started with plain LD_PRELOAD. The descriptor stays open for the collector.
+fn own_ring(options: u32, pid: u32) -> Option<(i32, &'static Control)> {
+    const MAX_WAIT_MS: u32 = 10_000;
+    let fd = sys::sealed_memfd(ring::RING_BYTES)?;
+    let Some(memory) = sys::map_shared(fd, ring::RING_BYTES) else {
+        sys::close(fd);
+        return None;
+    };
+    // SAFETY: as in `map`.
+    let control = unsafe { &*memory.cast::<Control>() };
+    control.initialise(pid, options, ring::CLOCK_TSC, MAX_WAIT_MS);
+    Some((fd, control))
+}
+
+/// Address of this library's own dynamic section, by which it is told apart from the other modules.
+fn own_dynamic() -> u64 {
+    let dynamic: u64;
+    // SAFETY: the linker's symbol for the section, relative to here.
+    unsafe { core::arch::asm!("lea {}, [rip + _DYNAMIC]", out(reg) dynamic, options(nostack, nomem, preserves_flags)) };
+    dynamic
+}

@@ -1,0 +1,196 @@
+//! Writing records into the thread's segments of the ring. The fast path is a bounds check, the stores, and one store that publishes.
+
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use hound_common::event::{self, Header, tag};
+use hound_common::ring::{
+    OPTION_DROP, OUT_NO_HEARTBEAT, SEGMENT_BYTES, SEGMENT_CLAIMED, SEGMENT_FREE, SEGMENT_OWNED, SEGMENT_SEALED, Segment, Stream,
+};
+
+use crate::{clock, process, sys};
+
+/// Waiting this long without seeing hound's heartbeat move, in milliseconds, means that hound is gone or stopped.
+const HEARTBEAT_PATIENCE_MS: u32 = 2000;
+
+/// The writing end of one stream.
+#[repr(C)]
+pub struct Producer {
+    cursor: *mut u64,
+    end: *mut u64,
+    base: *mut u64,
+    committed: *const AtomicU32,
+    last: u64,
+    stream: *const Stream,
+    index: u32,
+    sequence: u32,
+    waited_ms: u32,
+    segment: u32,
+}
+
+impl Producer {
+    /// Begins with nothing written, for a stream just claimed.
+    pub fn start(&mut self, stream: &'static Stream, index: u32) {
+        self.stream = stream;
+        self.index = index;
+    }
+
+    /// The stream's shared head.
+    #[inline(always)]
+    pub fn stream(&self) -> &'static Stream {
+        // SAFETY: set by `start` before any use; the ring is never unmapped.
+        unsafe { &*self.stream }
+    }
+
+    /// Makes room for `words`. False if there is none: the event is lost and counted.
+    #[inline(always)]
+    pub fn reserve(&mut self, words: usize) -> bool {
+        let room = (self.end as usize).wrapping_sub(self.cursor as usize);
+        room >= words * 8 || self.next_segment()
+    }
+
+    /// Stores a word. There must be room.
+    #[inline(always)]
+    pub fn put(&mut self, word: u64) {
+        // SAFETY: `reserve` has made sure that the cursor stays before the segment's end.
+        unsafe { self.cursor.write(word) };
+        // SAFETY: at most one past the end.
+        self.cursor = unsafe { self.cursor.add(1) };
+    }
+
+    /// Stores a header whose event happened at `ticks`, behind a `TIME` record where a delta cannot say it. Room for two more words.
+    #[inline(always)]
+    pub fn put_header(&mut self, ticks: u64, tag: u8, words: u8, a: u8, b: u8) {
+        let mut dt = ticks.wrapping_sub(self.last);
+        if dt > u64::from(u32::MAX) {
+            self.put(Header { tag: tag::TIME, words: 2, ..Header::default() }.to_word());
+            self.put(ticks);
+            dt = 0;
+        }
+        self.last = ticks;
+        self.put(Header { tag, words, a, b, dt: dt as u32 }.to_word());
+    }
+
+    /// Stores the header of a record that has no time of its own.
+    #[inline(always)]
+    pub fn put_untimed(&mut self, tag: u8, words: u8, a: u8, b: u8) {
+        self.put(Header { tag, words, a, b, dt: 0 }.to_word());
+    }
+
+    /// Publishes everything put so far.
+    #[inline(always)]
+    pub fn commit(&mut self) {
+        let bytes = (self.cursor as usize).wrapping_sub(self.base as usize);
+        // SAFETY: points into the ring's segment table, set together with the cursor.
+        let committed = unsafe { &*self.committed };
+        committed.store(bytes as u32, Ordering::Release); // pairs with hound's acquire load
+    }
+
+    /// Takes back what was put since the last commit (a hook was left by longjmp in its middle).
+    pub fn rewind(&mut self) {
+        if self.base.is_null() {
+            return;
+        }
+        // SAFETY: as in `commit`.
+        let committed = unsafe { &*self.committed }.load(Ordering::Relaxed);
+        // SAFETY: committed bytes lie inside the segment.
+        self.cursor = unsafe { self.base.add((committed as usize / 8).min(SEGMENT_BYTES / 8)) };
+        // What the lost records said of time is unknown: the next one says it anew.
+        self.last = u64::MAX;
+    }
+
+    /// Counts an event that could not be recorded.
+    #[cold]
+    pub fn lose(&self, reason: u8) {
+        if let Some(cell) = self.stream().lost.get(reason as usize) {
+            cell.store(cell.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn next_segment(&mut self) -> bool {
+        if !self.base.is_null() {
+            self.commit();
+            if let Some(segment) = process::segments().get(self.segment as usize) {
+                segment.state.store(SEGMENT_SEALED, Ordering::Release); // pairs with hound's acquire load
+            }
+            self.base = core::ptr::null_mut();
+            self.cursor = core::ptr::null_mut();
+            self.end = core::ptr::null_mut();
+        }
+        let Some((index, segment)) = self.acquire() else {
+            self.lose(event::LOST_RING_FULL);
+            return false;
+        };
+        self.base = process::segment_data(index);
+        self.cursor = self.base;
+        // SAFETY: one past the segment's data.
+        self.end = unsafe { self.base.add(SEGMENT_BYTES / 8) };
+        self.committed = &raw const segment.committed;
+        self.segment = index;
+        if self.sequence == 0 {
+            self.last = u64::MAX; // the first record of a stream says its time in full
+        }
+        self.sequence = self.sequence.wrapping_add(1);
+        true
+    }
+
+    fn acquire(&mut self) -> Option<(u32, &'static Segment)> {
+        let control = process::control();
+        let mut beat = control.heartbeat.load(Ordering::Relaxed);
+        let mut patience = 0;
+        loop {
+            let in_use = control.segments_in_use.load(Ordering::Relaxed);
+            let allowed = control.segment_limit.load(Ordering::Relaxed).saturating_add(control.streams_high.load(Ordering::Relaxed));
+            // A thread's first segment is always granted: an idle thread must not wait for busy ones.
+            if (in_use < allowed || self.sequence == 0)
+                && let Some(found) = self.claim()
+            {
+                return Some(found);
+            }
+            let dropping = control.options.load(Ordering::Relaxed) & OPTION_DROP != 0;
+            if dropping || self.waited_ms >= control.max_wait_ms.load(Ordering::Relaxed) {
+                return None;
+            }
+            self.wait();
+            let now = control.heartbeat.load(Ordering::Relaxed);
+            patience = if now == beat { patience + 1 } else { 0 };
+            beat = now;
+            if patience > HEARTBEAT_PATIENCE_MS {
+                process::bow_out(OUT_NO_HEARTBEAT);
+                return None;
+            }
+        }
+    }
+
+    fn wait(&mut self) {
+        let control = process::control();
+        let freed = control.freed.load(Ordering::Acquire); // pairs with hound's release after freeing
+        let before = clock::now();
+        control.waiters.fetch_add(1, Ordering::AcqRel);
+        sys::futex_wait_1ms(&control.freed, freed);
+        control.waiters.fetch_sub(1, Ordering::AcqRel);
+        control.waited_ticks.fetch_add(clock::now().wrapping_sub(before), Ordering::Relaxed);
+        self.waited_ms = self.waited_ms.saturating_add(1);
+    }
+
+    fn claim(&self) -> Option<(u32, &'static Segment)> {
+        let control = process::control();
+        for (index, segment) in process::segments().iter().enumerate() {
+            if segment.state.load(Ordering::Relaxed) == SEGMENT_FREE
+                // Acquire pairs with hound's release: it has read the old content.
+                && segment.state.compare_exchange(SEGMENT_FREE, SEGMENT_CLAIMED, Ordering::Acquire, Ordering::Relaxed).is_ok()
+            {
+                control.segments_in_use.fetch_add(1, Ordering::Relaxed);
+                segment.stream.store(self.index, Ordering::Relaxed);
+                segment.generation.store(self.stream().generation.load(Ordering::Relaxed), Ordering::Relaxed);
+                segment.sequence.store(self.sequence, Ordering::Relaxed);
+                segment.committed.store(0, Ordering::Relaxed);
+                control.segments_high.fetch_max(index as u32 + 1, Ordering::Relaxed);
+                segment.state.store(SEGMENT_OWNED, Ordering::Release); // publishes the fields above
+                return Some((index as u32, segment));
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,100 @@
+//! The allocator's own functions, found once in the modules behind libhound.so.
+
+use core::ffi::{CStr, c_void};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use crate::elf;
+
+/// The functions as addresses; 0 = the target's libc has no such function.
+macro_rules! real_functions {
+    ($($name:ident: fn($($arg:ty),*) -> $result:ty;)*) => {
+        $(
+            /// Address and call of the real function of this name.
+            pub mod $name {
+                use super::*;
+                pub(super) static ADDRESS: AtomicUsize = AtomicUsize::new(0);
+
+                /// The real function, if the target has one.
+                #[inline(always)]
+                pub fn get() -> Option<unsafe extern "C" fn($($arg),*) -> $result> {
+                    let address = ADDRESS.load(Ordering::Relaxed);
+                    // SAFETY: null or the address of the function of that name, whose type is fixed by C or POSIX.
+                    unsafe { core::mem::transmute::<usize, Option<unsafe extern "C" fn($($arg),*) -> $result>>(address) }
+                }
+            }
+        )*
+        const ALL: &[(&CStr, &AtomicUsize)] = &[$((
+            match CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) { Ok(name) => name, Err(_) => c"" },
+            &$name::ADDRESS,
+        )),*];
+    };
+}
+
+real_functions! {
+    malloc: fn(usize) -> *mut c_void;
+    calloc: fn(usize, usize) -> *mut c_void;
+    realloc: fn(*mut c_void, usize) -> *mut c_void;
+    reallocarray: fn(*mut c_void, usize, usize) -> *mut c_void;
+    posix_memalign: fn(*mut *mut c_void, usize, usize) -> i32;
+    memalign: fn(usize, usize) -> *mut c_void;
+    aligned_alloc: fn(usize, usize) -> *mut c_void;
+    valloc: fn(usize) -> *mut c_void;
+    pvalloc: fn(usize) -> *mut c_void;
+    free: fn(*mut c_void) -> ();
+    free_sized: fn(*mut c_void, usize) -> ();
+    free_aligned_sized: fn(*mut c_void, usize, usize) -> ();
+    cfree: fn(*mut c_void) -> ();
+    malloc_usable_size: fn(*mut c_void) -> usize;
+    mmap: fn(*mut c_void, usize, i32, i32, i32, i64) -> *mut c_void;
+    munmap: fn(*mut c_void, usize) -> i32;
+    mremap: fn(*mut c_void, usize, usize, i32, *mut c_void) -> *mut c_void;
+    __register_frame: fn(*mut c_void) -> ();
+    __deregister_frame: fn(*mut c_void) -> ();
+}
+
+/// Set if `malloc` is glibc's own: its chunk headers then tell a block's usable size and arena.
+static GLIBC: AtomicBool = AtomicBool::new(false);
+/// Where the module lies that `malloc` is in, if it is not libc: its calls to itself are not the program's.
+static ALLOCATOR_START: AtomicU64 = AtomicU64::new(0);
+static ALLOCATOR_BYTES: AtomicU64 = AtomicU64::new(0);
+
+/// Whether the real `malloc` is glibc's.
+#[inline(always)]
+pub fn is_glibc() -> bool {
+    GLIBC.load(Ordering::Relaxed)
+}
+
+/// Whether a call from `ra` is the allocator calling itself. Never true for libc's own allocator: what strdup or fopen allocate is the
+/// program's.
+#[inline(always)]
+pub fn is_allocator_inside(ra: u64) -> bool {
+    ra.wrapping_sub(ALLOCATOR_START.load(Ordering::Relaxed)) < ALLOCATOR_BYTES.load(Ordering::Relaxed)
+}
+
+/// Finds all functions, in every module but the one at `own_dynamic`. False if there is no malloc or no free.
+pub fn resolve(own_dynamic: u64) -> bool {
+    for (name, address) in ALL {
+        for module in elf::modules().filter(|m| m.dynamic_avma() != own_dynamic) {
+            if let Some(found) = module.function(name) {
+                address.store(found, Ordering::Relaxed);
+                if *name == c"malloc" {
+                    note_allocator(module);
+                }
+                break;
+            }
+        }
+    }
+    malloc::get().is_some() && free::get().is_some()
+}
+
+fn note_allocator(module: &elf::LinkMap) {
+    if module.function(c"gnu_get_libc_version").is_some() {
+        GLIBC.store(true, Ordering::Relaxed);
+    } else if module.function(c"strlen").is_none() && module.function(c"abort").is_none() && module.bias != 0 {
+        // SAFETY: a loaded module begins with its ELF header at the bias (position-independent) and stays: allocators are not unloaded.
+        let headers = unsafe { elf::program_headers(module.bias) };
+        let end = headers.iter().filter(|h| h.kind == elf::PT_LOAD).map(|h| h.svma + h.memory_size).max();
+        ALLOCATOR_START.store(module.bias, Ordering::Relaxed);
+        ALLOCATOR_BYTES.store(end.unwrap_or(0), Ordering::Relaxed);
+    }
+}

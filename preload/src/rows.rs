@@ -1,0 +1,159 @@
+//! The row for a return address, computed once and cached for the whole process.
+//!
+//! The cache is a table of atomics that only gains entries (and turns those of an unloaded module into tombstones): a reader needs no lock,
+//! and a signal handler that interrupts a writer finds the slot being written and computes the row for itself.
+
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use hound_common::ring::Counter;
+use hound_unwind::{EndReason, Row, Scratch, Sections, evaluate, is_signal_return};
+
+use crate::modules::{self, Module};
+use crate::thread::Thread;
+use crate::{guard, record};
+
+const SLOTS: usize = 1 << 15;
+const PROBES: usize = 16;
+const BUSY: u64 = 1;
+const TOMBSTONE: u64 = 2;
+
+struct Slot {
+    /// The return address; 0 = empty, [`BUSY`], [`TOMBSTONE`].
+    key: AtomicU64,
+    row: [AtomicU64; 2],
+}
+
+static CACHE: [Slot; SLOTS] = [const { Slot { key: AtomicU64::new(0), row: [AtomicU64::new(0), AtomicU64::new(0)] } }; SLOTS];
+
+#[inline(always)]
+fn hash(ra: u64) -> usize {
+    (ra.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - SLOTS.trailing_zeros())) as usize
+}
+
+/// The row for a return address (for an exact ip: that plus one). From the cache, or computed and cached.
+#[inline(always)]
+pub fn row(thread: &mut Thread, ra: u64) -> Row {
+    let start = hash(ra);
+    for probe in 0..PROBES {
+        let Some(slot) = CACHE.get((start + probe) % SLOTS) else { break };
+        let key = slot.key.load(Ordering::Acquire); // pairs with the release in `insert`
+        if key == ra {
+            return Row::from_bits([slot.row[0].load(Ordering::Relaxed), slot.row[1].load(Ordering::Relaxed)]);
+        }
+        if key == 0 {
+            break;
+        }
+    }
+    miss(thread, ra)
+}
+
+#[cold]
+#[inline(never)]
+fn miss(thread: &mut Thread, ra: u64) -> Row {
+    thread.count(Counter::Evaluated, 1);
+    let Some(module) = module_of(thread, ra - 1) else {
+        // Code made at run time: registered frames, else the frame pointer. Not cached: such code comes and goes.
+        return registered(thread, ra).unwrap_or(Row::FRAME_POINTER);
+    };
+    let row = match modules::sections(&module) {
+        Ok(sections) => compute(thread, &sections, ra),
+        Err(reason) => Row::none(reason),
+    };
+    let row = if row == Row::none(EndReason::NoRow) { without_rules(ra) } else { row };
+    insert(ra, row);
+    row
+}
+
+/// Code in a module, but without rules: a signal trampoline (musl's has none), else trust the frame pointer.
+fn without_rules(ra: u64) -> Row {
+    // SAFETY: `ra - 1` is mapped code of a module; 16 bytes behind it lie in the module's text or its padding.
+    let code = unsafe { core::slice::from_raw_parts((ra - 1) as *const u8, 16) };
+    if is_signal_return(code) { Row::SIGNAL } else { Row::FRAME_POINTER }
+}
+
+/// The module that holds `avma`; if it is met for the first time, hound is told.
+pub fn module_of(thread: &mut Thread, avma: u64) -> Option<Module> {
+    if let Some(module) = modules::known(avma) {
+        return Some(module);
+    }
+    let module = modules::ask_loader(avma)?;
+    if modules::remember(module) {
+        record::module(thread, &module);
+    }
+    Some(module)
+}
+
+fn registered(thread: &mut Thread, ra: u64) -> Option<Row> {
+    if !modules::has_registered_frames() {
+        return None;
+    }
+    modules::registered_sections().map(|sections| compute(thread, &sections, ra)).find(|row| *row != Row::none(EndReason::NoRow))
+}
+
+/// Working memory for evaluation, shared by all threads: rows are computed rarely, and each takes well under a microsecond.
+struct Bench {
+    taken: AtomicBool,
+    scratch: core::cell::UnsafeCell<core::mem::MaybeUninit<Scratch>>,
+}
+
+// SAFETY: `scratch` is touched only by who has set `taken`.
+unsafe impl Sync for Bench {}
+
+const BENCHES: usize = 16;
+static POOL: [Bench; BENCHES] =
+    [const { Bench { taken: AtomicBool::new(false), scratch: core::cell::UnsafeCell::new(core::mem::MaybeUninit::uninit()) } }; BENCHES];
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// Runs `work` with working memory. `None` if all is taken, which needs as many threads (or nested handlers) evaluating at once.
+pub fn with_scratch<R>(work: impl FnOnce(&mut Scratch) -> R) -> Option<R> {
+    let first = NEXT.fetch_add(1, Ordering::Relaxed) as usize;
+    for offset in 0..BENCHES {
+        let Some(bench) = POOL.get((first + offset) % BENCHES) else { continue };
+        if bench.taken.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+            // SAFETY: taken, so it is ours alone until it is given back.
+            let place = unsafe { &mut *bench.scratch.get() };
+            let result = work(place.write(Scratch::new()));
+            bench.taken.store(false, Ordering::Release);
+            return Some(result);
+        }
+    }
+    None
+}
+
+fn compute(thread: &mut Thread, sections: &Sections<'_>, ra: u64) -> Row {
+    let mut row = Row::none(EndReason::TooComplex);
+    let mut body = || {
+        if let Some(found) = with_scratch(|scratch| evaluate(sections, ra - 1, scratch)) {
+            row = found;
+        }
+    };
+    if guard::protected(&mut thread.anchor, &mut body) { row } else { Row::none(EndReason::BadSection) }
+}
+
+fn insert(ra: u64, row: Row) {
+    let start = hash(ra);
+    for probe in 0..PROBES {
+        let Some(slot) = CACHE.get((start + probe) % SLOTS) else { return };
+        let key = slot.key.load(Ordering::Relaxed);
+        if key == ra {
+            return;
+        }
+        if (key == 0 || key == TOMBSTONE) && slot.key.compare_exchange(key, BUSY, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+            let bits = row.to_bits();
+            slot.row[0].store(bits[0], Ordering::Relaxed);
+            slot.row[1].store(bits[1], Ordering::Relaxed);
+            slot.key.store(ra, Ordering::Release); // pairs with the acquire in `row`
+            return;
+        }
+    }
+}
+
+/// Forgets all rows of the addresses `start..end`.
+pub fn forget(start: u64, end: u64) {
+    for slot in &CACHE {
+        let key = slot.key.load(Ordering::Relaxed);
+        if key > TOMBSTONE && key > start && key <= end {
+            let _ = slot.key.compare_exchange(key, TOMBSTONE, Ordering::AcqRel, Ordering::Relaxed);
+        }
+    }
+}

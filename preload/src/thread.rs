@@ -1,0 +1,211 @@
+//! Per-thread state, found through one word of thread-local storage.
+//!
+//! The state lies in memory that a fork wipes, and holds a copy of the ring's state word: one comparison at each event tells whether all
+//! is as it was. A signal handler that interrupts a hook at work finds the state busy and records into the next level's stream.
+
+use core::arch::{asm, global_asm};
+use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+
+use hound_common::ring::{Counter, STREAM_FREE, STREAM_OWNED, STREAMS, Stream};
+
+use crate::path::Path;
+use crate::producer::Producer;
+use crate::stack::Window;
+use crate::{process, sys};
+
+/// Levels of nested signal handlers that are recorded; deeper ones are counted as lost.
+pub const LEVELS: u32 = 4;
+
+/// What a thread (or one nesting level of its signal handlers) needs to record.
+#[repr(C)]
+pub struct Thread {
+    /// Copy of the ring's state word; 0 before the first use and after a fork.
+    pub state: u64,
+    /// Stack pointer at the entry of the hook that is at work, 0 if none is.
+    pub busy: u64,
+    /// Where records go.
+    pub producer: Producer,
+    /// The part of the stack known to be mapped.
+    pub window: Window,
+    /// The verified shadow stack.
+    pub path: Path,
+    /// Time of the event at work.
+    pub event_time: u64,
+    /// Where a panic leads back to; see `guard`.
+    pub anchor: u64,
+    next: *mut Thread,
+    level: u32,
+    /// A time stamp the program asked for the next event; 0 = none.
+    pub timestamp_override: u64,
+}
+
+/// A thread's state has a page of its own; what `Thread` leaves of it holds the first frames of its path.
+pub const THREAD_BYTES: usize = 4096;
+const CHUNK: usize = 64;
+const _: () = assert!(size_of::<Thread>() <= 512);
+
+// One word of thread-local storage at a fixed distance from the thread pointer (initial-exec): reading it never calls `__tls_get_addr`,
+// which may call malloc.
+global_asm!(
+    ".section .tbss.hound_thread, \"awT\", @nobits",
+    ".p2align 3",
+    ".hidden hound_thread",
+    ".globl hound_thread",
+    ".type hound_thread, @object",
+    ".size hound_thread, 8",
+    "hound_thread:",
+    ".zero 8",
+    ".text",
+);
+
+/// The calling thread's state, null before its first event.
+#[inline(always)]
+pub fn current() -> *mut Thread {
+    let thread: *mut Thread;
+    // SAFETY: reads our own word of thread-local storage, through its offset in the global offset table.
+    unsafe {
+        asm!("mov {0}, qword ptr [rip + hound_thread@GOTTPOFF]", "mov {0}, qword ptr fs:[{0}]", out(reg) thread,
+            options(nostack, readonly, preserves_flags));
+    }
+    thread
+}
+
+fn set_current(thread: *mut Thread) {
+    // SAFETY: writes our own word of thread-local storage.
+    unsafe {
+        asm!("mov {0}, qword ptr [rip + hound_thread@GOTTPOFF]", "mov qword ptr fs:[{0}], {1}", out(reg) _, in(reg) thread,
+            options(nostack, preserves_flags));
+    }
+}
+
+/// The anchor of the protected call that the thread is in, 0 if none: for the panic handler.
+pub fn current_anchor() -> u64 {
+    let mut thread = current();
+    let mut anchor = 0;
+    // The deepest level in use is the one that panicked.
+    // SAFETY: states are never freed while their thread lives.
+    while let Some(state) = unsafe { thread.as_ref() } {
+        if state.anchor != 0 {
+            anchor = state.anchor;
+        }
+        thread = state.next;
+    }
+    anchor
+}
+
+/// States by stream index, in chunks made when first needed.
+static CHUNKS: [AtomicPtr<u8>; STREAMS / CHUNK] = [const { AtomicPtr::new(core::ptr::null_mut()) }; STREAMS / CHUNK];
+/// Where glibc keeps the kernel thread id, relative to the thread pointer; 0 = not found.
+static TID_OFFSET: AtomicUsize = AtomicUsize::new(0);
+
+/// Learns where the thread id lies: in the first thread it equals the process id. Both C libraries keep it in the thread's control block,
+/// so later threads need no system call for it.
+pub fn learn_tid_offset(pid: u32) {
+    // glibc x86-64 (all versions since 2.4): 720; musl: 48 (1.2.x) or 56 (1.1.x).
+    for offset in [720, 48, 56] {
+        if tid_at(offset) == pid {
+            TID_OFFSET.store(offset, Ordering::Relaxed);
+            return;
+        }
+    }
+}
+
+fn tid_at(offset: usize) -> u32 {
+    // SAFETY: both C libraries' control blocks are larger than 724 bytes, or end in the static TLS block's page that holds them; the
+    // blocks lie at the end of a mapping only after at least a page (glibc: struct pthread is 0x900 bytes; musl: followed by the stack).
+    unsafe { ((sys::thread_pointer() as usize + offset) as *const u32).read() }
+}
+
+fn tid() -> u32 {
+    match TID_OFFSET.load(Ordering::Relaxed) {
+        0 => 0,
+        offset => tid_at(offset),
+    }
+}
+
+impl Thread {
+    /// Adds to one of the stream's counters, which only this thread writes.
+    #[inline(always)]
+    pub fn count(&self, counter: Counter, by: u64) {
+        if let Some(cell) = self.producer.stream().counters.get(counter as usize) {
+            cell.store(cell.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
+        }
+    }
+
+    /// The state to use by a signal handler that found this one busy; made if need be. `None` when nested too deeply.
+    #[cold]
+    pub fn nested(&mut self) -> Option<&'static mut Thread> {
+        if self.next.is_null() {
+            if self.level + 1 >= LEVELS {
+                return None;
+            }
+            self.next = claim(self.level + 1)?;
+        }
+        // SAFETY: the next level's state, used by one handler at a time: it runs on this thread and is not busy, or would nest again.
+        Some(unsafe { &mut *self.next })
+    }
+}
+
+/// Makes the calling thread's state. `None` if no stream is free or there is no memory.
+#[cold]
+pub fn enter() -> Option<&'static mut Thread> {
+    let thread = claim(0)?;
+    set_current(thread);
+    // SAFETY: made just now for this thread, or found again as its own.
+    Some(unsafe { &mut *thread })
+}
+
+fn claim(level: u32) -> Option<*mut Thread> {
+    let (index, stream) = claim_stream(tid(), level)?;
+    let place = place(index)?;
+    // SAFETY: the stream is ours, so its state is nobody else's; all zero is a valid `Thread`.
+    unsafe { core::ptr::write_bytes(place.cast::<u8>(), 0, size_of::<Thread>()) };
+    // SAFETY: zeroed above.
+    let thread = unsafe { &mut *place };
+    thread.level = level;
+    thread.producer.start(stream, index);
+    // SAFETY: behind the struct in the same page.
+    let rest = unsafe { place.cast::<u8>().add(size_of::<Thread>()) };
+    // SAFETY: the rest of the page belongs to this state and lives as long.
+    unsafe { thread.path.start(rest, THREAD_BYTES - size_of::<Thread>()) };
+    thread.state = process::control().state.load(Ordering::Acquire);
+    Some(place)
+}
+
+fn claim_stream(tid: u32, level: u32) -> Option<(u32, &'static Stream)> {
+    let streams = process::streams();
+    for (index, stream) in streams.iter().enumerate() {
+        if stream.state.load(Ordering::Relaxed) == STREAM_FREE
+            // Acquire pairs with the release of whoever freed it.
+            && stream.state.compare_exchange(STREAM_FREE, STREAM_OWNED, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        {
+            for cell in stream.lost.iter().chain(&stream.counters) {
+                cell.store(0, Ordering::Relaxed);
+            }
+            stream.level.store(level, Ordering::Relaxed);
+            stream.tid.store(tid, Ordering::Relaxed);
+            stream.generation.fetch_add(1, Ordering::Release);
+            process::control().streams_high.fetch_max(index as u32 + 1, Ordering::Release);
+            return Some((index as u32, stream));
+        }
+    }
+    None
+}
+
+fn place(index: u32) -> Option<*mut Thread> {
+    let slot = CHUNKS.get(index as usize / CHUNK)?;
+    let mut chunk = slot.load(Ordering::Acquire);
+    if chunk.is_null() {
+        let made = sys::map_private(CHUNK * THREAD_BYTES, true)?;
+        chunk = match slot.compare_exchange(core::ptr::null_mut(), made, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => made,
+            Err(theirs) => {
+                // SAFETY: nobody knows the mapping that lost the race.
+                unsafe { sys::unmap(made, CHUNK * THREAD_BYTES) };
+                theirs
+            }
+        };
+    }
+    // SAFETY: inside the chunk.
+    Some(unsafe { chunk.add(index as usize % CHUNK * THREAD_BYTES) }.cast())
+}

@@ -1,0 +1,404 @@
+//! Bringing the path up to date with the stack, and telling hound what changed.
+
+use hound_common::event::{MAX_FRAMES, MAX_STACK_RECORD_IPS, STACK_FRAME_POINTER, STACK_MORE, StackEdit, tag};
+use hound_common::ring::{Counter, OPTION_SHADOW_STACK};
+use hound_unwind::{EndReason, Regs, Row, RowKind, Stepped, step};
+
+use crate::path::{BP_KNOWN, Fresh, Meta, NEEDS_BP, Path, STOP, USES_BP, Word};
+use crate::thread::Thread;
+use crate::{full, process, rows};
+
+/// `leaf_from` of an edit behind which nothing is kept.
+const NOTHING_BEHIND: u16 = u16::MAX;
+/// Of a stack deeper than can be recorded, so many frames at the leaf side are.
+const CUT_FRAMES: usize = 1024;
+
+/// Makes the thread's path the current call stack, whose youngest return address lies at `slot`, with `bp` as it is there. Writes what
+/// changed. False if that could not be written: the event is lost (and counted).
+#[inline(always)]
+pub fn update(thread: &mut Thread, slot: u64, bp: u64) -> bool {
+    thread.window.enter(slot);
+    let path = &mut thread.path;
+    let len = path.len;
+    if len == 0 || path.stop_top != 0 {
+        return walk(thread, slot, bp, None);
+    }
+    let top = len - 1;
+    let word = *path.ra(top);
+    // SAFETY: the slot of our own hook's return address.
+    let ra = unsafe { (slot as *const u64).read_volatile() };
+    if word.addr != slot || word.value != ra || (path.meta(top).flags & NEEDS_BP != 0 && path.meta(top).bp != bp) {
+        return walk(thread, slot, bp, None);
+    }
+    let low = path.verify(top);
+    if low != 0 {
+        return walk(thread, slot, bp, Some(low));
+    }
+    thread.count(Counter::Verified, len as u64);
+    true
+}
+
+/// A walk under way. The new path is, root first:
+/// `path[0..root] ++ fresh[lead..] reversed ++ path[run] ++ fresh[..lead] reversed`.
+struct Walk {
+    /// Frames unwound, leaf first.
+    fresh: usize,
+    /// How many of them are younger than `run`.
+    lead: usize,
+    /// Recorded frames met in the middle (lowest and highest index).
+    run: Option<(usize, usize)>,
+    /// Recorded frames at or above this index are no candidates any more.
+    below: usize,
+    /// Most frames to unwind.
+    limit: usize,
+    /// Something on the way (a signal frame) makes the path unfit to be kept.
+    keep: bool,
+    frame_pointers: bool,
+}
+
+enum Outcome {
+    /// The recorded frames `0..n` are the rest.
+    Met(usize),
+    Ended(EndReason),
+    /// Needs all callee-saved registers.
+    NeedsFull,
+}
+
+#[cold]
+#[inline(never)]
+fn walk(thread: &mut Thread, slot: u64, bp: u64, matched: Option<usize>) -> bool {
+    if process::options() & OPTION_SHADOW_STACK == 0 {
+        thread.path.clear();
+    }
+    let below = if matched.is_some() { thread.path.len } else { thread.path.hi };
+    let mut walk = Walk { fresh: 0, lead: 0, run: None, below, limit: MAX_FRAMES, keep: true, frame_pointers: false };
+    let mut outcome = walk.climb(thread, slot, bp, matched);
+    if walk.total(&outcome) > MAX_FRAMES {
+        thread.path.clear();
+        walk = Walk { fresh: 0, lead: 0, run: None, below: 0, limit: CUT_FRAMES, keep: false, frame_pointers: false };
+        outcome = walk.climb(thread, slot, bp, None);
+    }
+    let (root, end) = match outcome {
+        Outcome::Met(root) => (root, None),
+        Outcome::Ended(reason) => (0, Some(reason)),
+        Outcome::NeedsFull => {
+            let (frames, reason) = full::climb(thread, slot, bp);
+            walk = Walk { fresh: frames, keep: false, run: None, lead: 0, ..walk };
+            (0, Some(reason))
+        }
+    };
+    walk.finish(thread, root, end, bp)
+}
+
+impl Walk {
+    /// How deep the stack is, as far as it was followed.
+    fn total(&self, outcome: &Outcome) -> usize {
+        let root = if let Outcome::Met(root) = outcome { *root } else { 0 };
+        root + self.fresh + self.run.map_or(0, |(low, high)| high - low + 1)
+    }
+
+    fn climb(&mut self, thread: &mut Thread, slot: u64, bp: u64, mut matched: Option<usize>) -> Outcome {
+        let Some(ra) = thread.window.read(slot) else { return Outcome::Ended(EndReason::BadRead) };
+        let mut frame = Fresh { slot, ra, bp, bp_slot: 0, flags: 0 };
+        let mut regs = Regs { ip: ra, sp: slot + 8, bp };
+        loop {
+            let met = if self.keep { self.meet(&mut thread.path, &frame) } else { None };
+            let from_run = match met {
+                Some(k) => {
+                    let low = match matched.take() {
+                        Some(low) => low,
+                        None if thread.path.meta(k).flags & STOP != 0 => k,
+                        None => thread.path.verify(k),
+                    };
+                    thread.count(Counter::Verified, (k - low + 1) as u64);
+                    if low == 0 {
+                        return Outcome::Met(k + 1);
+                    }
+                    if !self.start_run(&mut thread.path, low, k) {
+                        return Outcome::Ended(EndReason::DepthLimit);
+                    }
+                    let Some(bp) = bp_after(thread, low, k, frame.bp) else { return Outcome::Ended(EndReason::BadRead) };
+                    let word = *thread.path.ra(low);
+                    regs = Regs { ip: word.value, sp: word.addr + 8, bp };
+                    Some(low)
+                }
+                None => {
+                    if !self.push(&mut thread.path, frame) {
+                        self.keep = false;
+                        return Outcome::Ended(EndReason::DepthLimit);
+                    }
+                    None
+                }
+            };
+            let key = match from_run {
+                Some(low) => thread.path.ra(low).value,
+                None => frame.ra,
+            };
+            let row = rows::row(thread, key);
+            self.flag(&mut thread.path, from_run, row);
+            let window = &mut thread.window;
+            match step(row, &mut regs, |addr| window.read(addr)) {
+                Stepped::Frame { ra_slot, bp_slot } => {
+                    thread.count(Counter::Stepped, 1);
+                    frame = Fresh { slot: ra_slot, ra: regs.ip, bp: regs.bp, bp_slot, flags: 0 };
+                }
+                Stepped::SignalFrame => {
+                    thread.count(Counter::Stepped, 1);
+                    if !self.spill(&mut thread.path) {
+                        return Outcome::Ended(EndReason::DepthLimit);
+                    }
+                    self.keep = false;
+                    // An interrupted ip is exact; stored plus one, all ips are looked up at minus one.
+                    frame = Fresh { slot: regs.sp, ra: regs.ip + 1, bp: regs.bp, bp_slot: 0, flags: 0 };
+                    thread.window.enter(regs.sp);
+                }
+                Stepped::NeedsFullRegs | Stepped::NeedsSections => return Outcome::NeedsFull,
+                Stepped::End(reason) => return Outcome::Ended(reason),
+            }
+            if row == Row::FRAME_POINTER {
+                self.frame_pointers = true;
+                thread.count(Counter::FramePointer, 1);
+            }
+        }
+    }
+
+    /// The recorded frame that equals `frame`, if there is one.
+    fn meet(&mut self, path: &mut Path, frame: &Fresh) -> Option<usize> {
+        while self.below > 0 && path.ra(self.below - 1).addr < frame.slot {
+            self.below -= 1;
+        }
+        let k = self.below.checked_sub(1)?;
+        let word = *path.ra(k);
+        let meta = *path.meta(k);
+        let equal = word.addr == frame.slot && word.value == frame.ra && (meta.flags & NEEDS_BP == 0 || meta.bp == frame.bp);
+        equal.then_some(k)
+    }
+
+    fn start_run(&mut self, path: &mut Path, low: usize, high: usize) -> bool {
+        if !self.spill(path) {
+            return false;
+        }
+        self.run = Some((low, high));
+        self.lead = self.fresh;
+        self.below = low;
+        true
+    }
+
+    /// Turns the frames of the run into fresh ones.
+    fn spill(&mut self, path: &mut Path) -> bool {
+        let Some((low, high)) = self.run.take() else { return true };
+        let count = high - low + 1;
+        while self.fresh + count > path.capacity() {
+            if !path.grow() {
+                return false;
+            }
+        }
+        for i in (self.lead..self.fresh).rev() {
+            *path.fresh(i + count) = *path.fresh(i);
+        }
+        for (i, recorded) in (low..=high).rev().enumerate() {
+            let (word, meta) = (*path.ra(recorded), *path.meta(recorded));
+            *path.fresh(self.lead + i) =
+                Fresh { slot: word.addr, ra: word.value, bp: meta.bp, bp_slot: meta.bp_slot, flags: meta.flags };
+        }
+        self.fresh += count;
+        self.lead = self.fresh;
+        true
+    }
+
+    fn push(&mut self, path: &mut Path, frame: Fresh) -> bool {
+        if self.fresh == self.limit || (self.fresh == path.capacity() && !path.grow()) {
+            return false;
+        }
+        *path.fresh(self.fresh) = frame;
+        self.fresh += 1;
+        true
+    }
+
+    /// Notes on the frame being left what its rule means for later comparisons.
+    fn flag(&self, path: &mut Path, recorded: Option<usize>, row: Row) {
+        let uses = if matches!(row.kind(), RowKind::Bp | RowKind::DerefBp | RowKind::FramePointer) { USES_BP } else { 0 };
+        let stop = if row.follows_from_slots() || row == Row::FRAME_POINTER { 0 } else { STOP };
+        match recorded {
+            Some(i) => {
+                let meta = path.meta(i);
+                meta.flags = meta.flags & NEEDS_BP | uses | stop;
+            }
+            None => path.fresh(self.fresh - 1).flags = uses | stop | BP_KNOWN,
+        }
+    }
+
+    /// Puts the new path together, and writes it.
+    fn finish(self, thread: &mut Thread, root: usize, end: Option<EndReason>, entry_bp: u64) -> bool {
+        let path = &mut thread.path;
+        let (run_low, run_count) = self.run.map_or((0, 0), |(low, high)| (low, high - low + 1));
+        let (middle, lead) = if run_count == 0 { (self.fresh, 0) } else { (self.fresh - self.lead, self.lead) };
+        let len = root + middle + run_count + lead;
+        while len > path.capacity() {
+            if !path.grow() {
+                path.clear();
+                thread.producer.lose(hound_common::event::LOST_NESTED);
+                return false;
+            }
+        }
+        let run_at = root + middle;
+        let in_place = run_count == 0 || run_at == run_low;
+        if !in_place {
+            path.shift(run_low, run_at, run_count);
+        }
+        for i in 0..middle {
+            self.place(path, self.fresh - 1 - i, root + i);
+        }
+        for i in 0..lead {
+            self.place(path, lead - 1 - i, run_at + run_count + i);
+        }
+        if let Some(reason) = end {
+            path.end = reason as u8;
+            path.frame_pointers = self.frame_pointers;
+        } else {
+            path.frame_pointers |= self.frame_pointers;
+        }
+        path.hi = if in_place && root + run_count > 0 { path.hi.max(len) } else { len };
+        let grew_at_top = lead > 0 || (run_count == 0 && middle > 0);
+        if grew_at_top {
+            cut_stale(path, len);
+        }
+        path.len = len;
+        settle_bp(thread, root, entry_bp);
+        if run_count > 0 {
+            thread.count(Counter::Spliced, 1);
+        }
+        let edit = StackEdit {
+            keep_root: root as u16,
+            new: middle as u16,
+            leaf_from: if in_place && root + run_count > 0 { run_at as u16 } else { NOTHING_BEHIND },
+            keep_leaf: 0,
+        };
+        let written = if run_count > 0 && !in_place && middle > MAX_STACK_RECORD_IPS {
+            // Too long for one record, which would overwrite what the next ones keep.
+            write(thread, StackEdit { new: (len - root) as u16, ..edit }, false)
+        } else if run_count > 0 {
+            let edit = StackEdit { leaf_from: run_low as u16, keep_leaf: run_count as u16, ..edit };
+            let behind = StackEdit { keep_root: (run_at + run_count) as u16, new: lead as u16, leaf_from: len as u16, keep_leaf: 0 };
+            write(thread, edit, lead > 0) && (lead == 0 || write(thread, behind, false))
+        } else {
+            write(thread, edit, false)
+        };
+        if !written || !self.keep || process::options() & OPTION_SHADOW_STACK == 0 {
+            thread.path.clear();
+        }
+        written
+    }
+
+    fn place(&self, path: &mut Path, fresh: usize, index: usize) {
+        let frame = *path.fresh(fresh);
+        *path.ra(index) = Word { addr: frame.slot, value: frame.ra };
+        *path.meta(index) = Meta { bp: frame.bp, bp_slot: frame.bp_slot, flags: frame.flags };
+    }
+}
+
+/// bp as it is after frame `low` of a run `low..=high` that was met with `entry`.
+fn bp_after(thread: &mut Thread, low: usize, high: usize, entry: u64) -> Option<u64> {
+    for i in low..=high {
+        let slot = thread.path.meta(i).bp_slot;
+        // The meeting frame's own slot has been read: its value is `entry`.
+        if slot != 0 && i != high {
+            return thread.window.read(slot);
+        }
+    }
+    Some(entry)
+}
+
+/// The frames behind a new top hang from another parent now, and those that lie in its part of the stack are gone.
+fn cut_stale(path: &mut Path, len: usize) {
+    let Some(top) = len.checked_sub(1) else { return };
+    let top_slot = path.ra(top).addr;
+    for i in len..path.hi {
+        path.meta(i).flags |= STOP;
+        let word = path.ra(i);
+        if word.addr != 0 && word.addr < top_slot {
+            return;
+        }
+        word.addr = 0;
+    }
+    path.hi = len;
+}
+
+/// Finds out for the changed frames whose saved bp matters, root to leaf: bp after a frame matters if that frame's own rule uses it, or
+/// the next older frame keeps it and it matters there.
+fn settle_bp(thread: &mut Thread, root: usize, entry_bp: u64) {
+    let len = thread.path.len;
+    let mut bp_top = thread.path.bp_top.min(root);
+    let mut stop_top = thread.path.stop_top.min(root);
+    for i in root..len {
+        let path = &mut thread.path;
+        let needed_below = match i.checked_sub(1) {
+            Some(older) => path.meta(older).bp_slot == 0 && path.meta(older).flags & NEEDS_BP != 0,
+            None => false,
+        };
+        let word = *path.ra(i);
+        let meta = path.meta(i);
+        let needed = meta.flags & USES_BP != 0 || needed_below;
+        let was_needed = meta.flags & NEEDS_BP != 0;
+        meta.flags = if needed { meta.flags | NEEDS_BP } else { meta.flags & !NEEDS_BP };
+        if meta.flags & STOP != 0 {
+            stop_top = i + 1;
+        }
+        let (slot, mut bp) = (meta.bp_slot, meta.bp);
+        let known = was_needed || meta.flags & BP_KNOWN != 0;
+        meta.flags &= !BP_KNOWN;
+        if needed && !known {
+            // Recorded when nobody asked for bp: what it is now is in memory.
+            bp = bp_now(thread, i, len, entry_bp);
+            thread.path.meta(i).bp = bp;
+        }
+        let compare = needed && slot != 0;
+        *thread.path.bp(i) = if compare { Word { addr: slot, value: bp } } else { word };
+        if compare {
+            bp_top = i + 1;
+        }
+    }
+    thread.path.bp_top = bp_top;
+    thread.path.stop_top = stop_top;
+}
+
+fn bp_now(thread: &mut Thread, i: usize, len: usize, entry_bp: u64) -> u64 {
+    for younger in i..len {
+        let slot = thread.path.meta(younger).bp_slot;
+        if slot != 0 {
+            return thread.window.read(slot).unwrap_or(0);
+        }
+    }
+    entry_bp
+}
+
+/// Writes one edit, in as many records as its ips need.
+fn write(thread: &mut Thread, edit: StackEdit, more_edits: bool) -> bool {
+    let mut at = edit.keep_root as usize;
+    let mut left = edit.new as usize;
+    let fallback = if thread.path.frame_pointers { STACK_FRAME_POINTER } else { 0 };
+    loop {
+        let now = left.min(MAX_STACK_RECORD_IPS);
+        let more = left > now || more_edits;
+        if !thread.producer.reserve(2 + now) {
+            return false;
+        }
+        // An edit that does not fit one record: each part appends its ips and leaves what is behind; the last one says what is kept.
+        let part = StackEdit { keep_root: at as u16, new: now as u16, ..edit };
+        let part = if left > now { StackEdit { leaf_from: (at + now) as u16, keep_leaf: 0, ..part } } else { part };
+        let flags = fallback | if more { STACK_MORE } else { 0 };
+        thread.producer.put_untimed(tag::STACK, (2 + now) as u8, thread.path.end, flags);
+        thread.producer.put(part.to_word());
+        for i in at..at + now {
+            let ip = thread.path.ra(i).value;
+            thread.producer.put(ip);
+        }
+        at += now;
+        left -= now;
+        if left == 0 {
+            return true;
+        }
+    }
+}
+
+const _: () = assert!(MAX_FRAMES < NOTHING_BEHIND as usize);
