@@ -76,14 +76,23 @@ fn compare_thread(tid: u32, noted: &[Made<'_>], got: &[Made<'_>], oracle: &Oracl
     let first_wrong = noted.iter().zip(got).position(|(n, g)| n.step != g.step);
     if first_wrong.is_some() || noted.len() != got.len() {
         let at = first_wrong.unwrap_or(noted.len().min(got.len()));
-        found.push(format!("thread {tid}: {} steps noted, {} captured; they part at step {at}:\n{}", noted.len(), got.len(), excerpt(noted, got, at)));
+        found.push(format!(
+            "thread {tid}: {} steps noted, {} captured; they part at step {at}:\n{}",
+            noted.len(),
+            got.len(),
+            excerpt(noted, got, at)
+        ));
         return;
     }
     for (i, (n, g)) in noted.iter().zip(got).enumerate() {
         let (Some(wanted), Some(stack)) = (n.stack, g.stack) else { continue };
         if let Some(why) = stack_difference(wanted, stack, g.end, oracle, rules) {
             let (wanted, stack) = (addresses(wanted), addresses(stack));
-            found.push(format!("thread {tid}, step {i}, {}: {why}\n  noted    {wanted}\n  captured {stack} ends: {}", n.step, g.end.unwrap_or("?")));
+            found.push(format!(
+                "thread {tid}, step {i}, {}: {why}\n  noted    {wanted}\n  captured {stack} ends: {}",
+                n.step,
+                g.end.unwrap_or("?")
+            ));
             if found.len() > 5 {
                 return;
             }
@@ -163,7 +172,11 @@ fn captured_steps<'a>(oracle: &Oracle, events: &'a [Event]) -> BTreeMap<u32, Vec
                 _ => called_by_program(oracle, event),
             };
             if own {
-                made.push(Made { step: step_of(event), stack: event.stack.as_deref().filter(|s| !s.is_empty()), end: event.end.as_deref() });
+                made.push(Made {
+                    step: step_of(event),
+                    stack: event.stack.as_deref().filter(|s| !s.is_empty()),
+                    end: event.end.as_deref(),
+                });
             }
         }
         made

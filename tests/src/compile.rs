@@ -78,7 +78,8 @@ impl Program {
 
     /// Starts of the program's functions as linked, ascending, from its symbol table (of the unstripped twin where it is stripped).
     pub fn function_starts(&self) -> Vec<u64> {
-        let listing = Command::new("nm").args(["-n", "--defined-only"]).arg(self.compiled()).output().expect("nm is installed with the compiler");
+        let listing =
+            Command::new("nm").args(["-n", "--defined-only"]).arg(self.compiled()).output().expect("nm is installed with the compiler");
         String::from_utf8_lossy(&listing.stdout)
             .lines()
             .filter_map(|line| {

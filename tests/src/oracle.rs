@@ -110,7 +110,15 @@ impl Oracle {
             };
             let (first, depth) = (word(at + 40) as usize, word(at + 48) as usize);
             let stack = (first..first + depth).map(|k| word(words + k * 8)).collect();
-            oracle.notes.push(Note { call, tid, addr: word(at + 8), size: word(at + 16), usable: word(at + 24), prev: word(at + 32), stack });
+            oracle.notes.push(Note {
+                call,
+                tid,
+                addr: word(at + 8),
+                size: word(at + 16),
+                usable: word(at + 24),
+                prev: word(at + 32),
+                stack,
+            });
         }
         oracle
     }

@@ -189,7 +189,7 @@ impl Recording {
     pub fn must_have_behaved_like(&self, alone: &Outcome) {
         let name = format!("{:?} {:?}", self.target.program, self.target.args);
         assert_ne!(alone.shell_status(), 99, "{name} fails its own check even alone: {}", alone.err());
-        let lines = |o: &Outcome| -> Vec<String> { o.out().lines().filter(|l| !given_by_us(l)).map(String::from).collect() };
+        let lines = |o: &Outcome| -> Vec<String> { o.out().lines().map(String::from).collect() };
         let (expected, got) = (lines(alone), lines(&self.outcome));
         let lost: Vec<_> = expected.iter().filter(|l| !got.contains(l)).collect();
         let added: Vec<_> = got.iter().filter(|l| !expected.contains(l)).collect();
@@ -198,11 +198,6 @@ impl Recording {
         assert_eq!(self.outcome.err(), alone.err(), "{name}: other standard error under hound");
         assert_eq!(self.outcome.shell_status(), alone.shell_status(), "{name}: other exit status under hound");
     }
-}
-
-/// The variables with which a test preloads the library are there because we set them.
-fn given_by_us(line: &str) -> bool {
-    line.starts_with("env LD_PRELOAD=") || line.starts_with("env HOUND_OUTPUT=")
 }
 
 /// Runs a program in all builds, by `hound run`: unharmed and exact in each.

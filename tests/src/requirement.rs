@@ -12,7 +12,10 @@ pub fn fulfilled(what: &str, present: bool) -> bool {
     assert!(!forbidden, "this test needs {what}, and may not be skipped here");
     // Past the capture of test output, which hides what passing tests print.
     let line = format!("SKIPPED: {} needs {what}\n", std::thread::current().name().unwrap_or("a test"));
-    let told = std::fs::OpenOptions::new().append(true).open("/proc/self/fd/2").and_then(|mut err| std::io::Write::write_all(&mut err, line.as_bytes()));
+    let told = std::fs::OpenOptions::new()
+        .append(true)
+        .open("/proc/self/fd/2")
+        .and_then(|mut err| std::io::Write::write_all(&mut err, line.as_bytes()));
     if told.is_err() {
         eprint!("{line}");
     }

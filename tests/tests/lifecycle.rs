@@ -143,7 +143,9 @@ fn leaks_are_blamed_on_the_library_that_was_there_at_the_time() {
         let bytes: u64 = sites.iter().map(|s| s.live_bytes).sum();
         let blocks: u64 = sites.iter().map(|s| s.live_blocks).sum();
         assert_eq!((blocks, bytes), (60, 20 * (3 * size + 3)), "leaks of library {own}");
-        assert!(sites.iter().all(|s| s.passes(&name(own, "outer")) && !s.passes(&name(other, "outer")) && !s.passes(&name(other, "inner"))));
+        assert!(
+            sites.iter().all(|s| s.passes(&name(own, "outer")) && !s.passes(&name(other, "outer")) && !s.passes(&name(other, "inner")))
+        );
     }
 }
 

@@ -43,7 +43,9 @@ fn in_all_builds(source: &'static str, args: &[&str], status: i32) -> Vec<Oracle
 
 #[test]
 fn every_single_threaded_program_passes_its_own_checks_in_every_build() {
-    for (source, status) in [("entry_points.c", 7), ("cpp_new.cpp", 0), ("exceptions.cpp", 0), ("longjmp.c", 0), ("fibers.c", 0), ("deep.c", 0)] {
+    for (source, status) in
+        [("entry_points.c", 7), ("cpp_new.cpp", 0), ("exceptions.cpp", 0), ("longjmp.c", 0), ("fibers.c", 0), ("deep.c", 0)]
+    {
         in_all_builds(source, &[], status);
     }
     for (source, status) in [("shapes.c", 0), ("alloca.c", 0), ("maps.c", 0), ("markers.c", 0), ("closefds.c", 0)] {

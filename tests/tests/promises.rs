@@ -98,7 +98,8 @@ fn the_address_space_may_be_rearranged_under_the_recording() {
         let (oracle, events) = (recording.oracle(), recording.capture.events());
         recording.report_must_agree(&events);
         for note in &oracle.notes {
-            let recorded = events.iter().any(|e| e.tid == note.tid && e.addr == note.addr && matches!(e.event.as_str(), "map" | "unmap" | "remap"));
+            let recorded =
+                events.iter().any(|e| e.tid == note.tid && e.addr == note.addr && matches!(e.event.as_str(), "map" | "unmap" | "remap"));
             assert!(recorded, "not in the capture: {note:?}");
         }
         assert!(oracle.notes.len() >= 8);

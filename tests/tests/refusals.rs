@@ -64,7 +64,15 @@ fn an_output_that_cannot_be_written_is_named_and_nothing_is_run() {
     let dir = temporary();
     let sign = dir.path().join("sign");
     for output in ["/nonexistent/directory/c.hound", "/proc/c.hound", "/"] {
-        let outcome = hound([OsStr::new("run"), "--quiet".as_ref(), "-o".as_ref(), output.as_ref(), "--".as_ref(), "touch".as_ref(), sign.as_os_str()]);
+        let outcome = hound([
+            OsStr::new("run"),
+            "--quiet".as_ref(),
+            "-o".as_ref(),
+            output.as_ref(),
+            "--".as_ref(),
+            "touch".as_ref(),
+            sign.as_os_str(),
+        ]);
         refused(&outcome, output);
         assert!(!sign.exists(), "the program ran although its recording could not");
     }
@@ -84,7 +92,14 @@ fn a_statically_linked_program_is_refused() {
 
 #[test]
 fn usage_errors_exit_with_2() {
-    for args in [&["run"][..], &["run", "--"], &["report"], &["no-such-command"], &["report", "--no-such-flag", "x"], &["info", "/nonexistent.hound"]] {
+    for args in [
+        &["run"][..],
+        &["run", "--"],
+        &["report"],
+        &["no-such-command"],
+        &["report", "--no-such-flag", "x"],
+        &["info", "/nonexistent.hound"],
+    ] {
         let outcome = hound(args);
         assert_eq!(outcome.status.code(), Some(2), "{args:?}: {}", outcome.err());
         assert!(!outcome.stderr.is_empty());
@@ -103,7 +118,14 @@ fn a_foreign_file_is_refused_by_every_reader() {
         path
     };
     let noise: Vec<u8> = (0..5000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-    let foreign = [of("empty", b""), of("text", b"hello\n"), of("noise", &noise), PathBuf::from("/proc/self/exe"), PathBuf::from("/nonexistent"), "/".into()];
+    let foreign = [
+        of("empty", b""),
+        of("text", b"hello\n"),
+        of("noise", &noise),
+        PathBuf::from("/proc/self/exe"),
+        PathBuf::from("/nonexistent"),
+        "/".into(),
+    ];
     for file in &foreign {
         for reader in READERS {
             refused(&hound([OsStr::new(reader), file.as_os_str()]), &file.display().to_string());

@@ -35,12 +35,14 @@ const UNSAFE: &[(&str, &str)] = &[
     ("hound-ebpf/src", "reads memory of kernel and targets"),
     ("inject/src", "ptrace"),
     ("hound-user/src/session", "maps memory shared with targets"),
+    ("unwind/tests", "compares rows with the live stack of the test itself"),
     ("tests/programs", "programs that misbehave on purpose"),
 ];
 
 /// Pure parts of hound-user, and what they may not touch.
 const PURE: &[&str] = &["heap", "query", "view"];
-const IMPURE: &[&str] = &["std::fs", "std::net", "std::env", "std::process", "std::io", "std::thread", "std::time", "tokio", "nix::", "libc::"];
+const IMPURE: &[&str] =
+    &["std::fs", "std::net", "std::env", "std::process", "std::io", "std::thread", "std::time", "tokio", "nix::", "libc::"];
 
 /// Names that say nothing about what is inside.
 const EMPTY_NAMES: &[&str] = &["utils", "util", "helpers", "helper", "manager", "misc", "common_utils"];
@@ -208,7 +210,8 @@ fn none(offences: Vec<String>) {
 
 #[test]
 fn crates_use_only_what_the_architecture_allows() {
-    let output = Command::new(env!("CARGO")).args(["metadata", "--no-deps", "--format-version", "1", "--offline"]).current_dir(workspace()).output();
+    let output =
+        Command::new(env!("CARGO")).args(["metadata", "--no-deps", "--format-version", "1", "--offline"]).current_dir(workspace()).output();
     let metadata: serde_json::Value = serde_json::from_slice(&output.expect("cargo runs").stdout).expect("cargo metadata prints JSON");
     let packages = metadata["packages"].as_array().expect("cargo metadata lists packages");
     let used: BTreeMap<&str, BTreeSet<&str>> = packages
@@ -231,7 +234,8 @@ fn crates_use_only_what_the_architecture_allows() {
     }
     for (name, allowed) in OUTSIDE {
         let outside = used.get(name).into_iter().flatten().filter(|d| !used.contains_key(*d));
-        offences.extend(outside.filter(|d| !allowed.contains(d)).map(|d| format!("{name} must not use {d}: it runs inside foreign processes")));
+        offences
+            .extend(outside.filter(|d| !allowed.contains(d)).map(|d| format!("{name} must not use {d}: it runs inside foreign processes")));
     }
     none(offences);
 }
@@ -279,7 +283,9 @@ fn no_module_has_an_empty_name() {
 fn the_analysis_does_no_input_and_no_output() {
     let mut offences = Vec::new();
     for source in sources() {
-        let pure = PURE.iter().any(|p| source.path.starts_with(&format!("hound-user/src/{p}/")) || source.path == format!("hound-user/src/{p}.rs"));
+        let pure = PURE
+            .iter()
+            .any(|p| source.path.starts_with(&format!("hound-user/src/{p}/")) || source.path == format!("hound-user/src/{p}.rs"));
         let impure = IMPURE.iter().filter(|i| pure && source.code.contains(**i));
         offences.extend(impure.map(|i| format!("{}: uses {i}", source.path)));
     }
