@@ -4,3 +4,5 @@
 #![deny(unsafe_code)]
 
 pub mod capture;
+pub mod heap;
+pub mod symbols;

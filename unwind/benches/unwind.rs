@@ -54,6 +54,14 @@ fn evaluate_1024_addresses(bencher: divan::Bencher) {
     });
 }
 
+/// Parsing the header of a module, once per module.
+#[divan::bench]
+fn sections_of_one_module(bencher: divan::Bencher) {
+    // A header that says: .eh_frame follows the table, which has one entry.
+    let module = [1, 0x1b, 0x03, 0x3b, 16, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 20, 0, 0, 0, 0, 0, 0, 0];
+    bencher.bench_local(|| Sections::from_eh_frame_hdr(black_box(&module), 0x1000, 0x1000).is_ok());
+}
+
 /// Only finding the function and parsing its entry; divide by 1024.
 #[divan::bench]
 fn find_1024_functions(bencher: divan::Bencher) {

@@ -1,9 +1,8 @@
 //! Finding the frame description entry (FDE) of a code address.
 //!
-//! `.eh_frame_hdr` holds a table of (function start, FDE) sorted by address. Linkers write it in one encoding only
-//! (32-bit values relative to the header), which is searched here directly: a quarter of a microsecond less than a generic
-//! decoder on libc's 16,000 entries matters when it is paid inside someone's `malloc`. Without the table, or in
-//! `.debug_frame`, all entries are scanned.
+//! `.eh_frame_hdr` holds a table of (function start, FDE) sorted by address. Linkers write it in one encoding only (32-bit
+//! values relative to the header), which is searched here directly; gimli's search decodes any encoding, entry by entry.
+//! Without the table, or in `.debug_frame`, all entries are scanned.
 
 use core::ops::Range;
 

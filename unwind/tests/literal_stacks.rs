@@ -1,8 +1,8 @@
 //! Small stacks written out in full, with the call frame information that describes them.
 
 use hound_unwind::{
-    EndReason, FullRegs, Regs, Row, RowKind, Saved, SavedSlots, Scratch, Sections, Stepped, evaluate,
-    frame_pointer_step, is_signal_return, step, step_full, step_general, visit_rows,
+    EndReason, FullRegs, Regs, Row, RowKind, Saved, SavedSlots, Scratch, Sections, Stepped, evaluate, frame_pointer_step, is_signal_return,
+    step, step_full, step_general, visit_rows,
 };
 
 /// Where the one function is, 0x100 bytes long.
@@ -130,8 +130,7 @@ fn ucontext() -> [u64; 22] {
     words
 }
 
-const INTERRUPTED: FullRegs =
-    FullRegs { ip: 0x40_2000, sp: 0x9000, bp: 106, bx: 103, r12: 112, r13: 113, r14: 114, r15: 115 };
+const INTERRUPTED: FullRegs = FullRegs { ip: 0x40_2000, sp: 0x9000, bp: 106, bx: 103, r12: 112, r13: 113, r14: 114, r15: 115 };
 
 #[test]
 fn a_signal_frame_restores_everything_from_the_ucontext() {
@@ -254,6 +253,7 @@ fn a_frame_pointer_is_taken_only_if_plausible() {
     assert_eq!(at(STACK, STACK + 800).0, Stepped::End(EndReason::BadRead));
     let mut regs = Regs { ip: 1, sp: STACK, bp: STACK };
     assert_eq!(step(Row::FRAME_POINTER, &mut regs, on(&words)), stepped, "the row does the same");
+    assert!(Row::FRAME_POINTER.follows_from_slots());
 }
 
 #[test]

@@ -230,9 +230,15 @@ impl StreamEncoder {
         };
         let section = Section { header, rare: open.rare.take(), columns: std::mem::replace(&mut open.columns, fresh) };
         open.clear();
+        self.realloc_from = 0;
         self.stack.forget_nodes();
         self.stack_key = None;
         Some(section)
+    }
+
+    /// The stream's clock: ticks of its latest record.
+    pub fn clock(&self) -> u64 {
+        self.clock
     }
 
     /// Events in the section at hand.

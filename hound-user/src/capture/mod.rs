@@ -35,3 +35,6 @@ pub use section::{Chunk, Compressor, Section};
 pub use session::{Calibration, Clock, End, Loss, ModuleSpan, SessionInfo, StreamInfo, UnwindCounters};
 pub use stack::REASON_DAMAGED;
 pub use writer::{CaptureWriter, MemorySink, Sink};
+
+#[cfg(test)]
+mod tests;

@@ -86,15 +86,19 @@ impl Stacks {
         // SAFETY: all zeroes is a valid value to be overwritten.
         let mut attributes: libc::pthread_attr_t = unsafe { std::mem::zeroed() };
         let (mut start, mut size) = (std::ptr::null_mut(), 0);
-        // SAFETY: out-pointers to locals, for the calling thread itself.
-        let got = unsafe { libc::pthread_getattr_np(libc::pthread_self(), &raw mut attributes) };
+        // SAFETY: no preconditions.
+        let this = unsafe { libc::pthread_self() };
+        // SAFETY: a live thread and an out-pointer to a local.
+        let got = unsafe { libc::pthread_getattr_np(this, &raw mut attributes) };
         assert_eq!(got, 0);
         // SAFETY: the attributes were just filled in.
         let got = unsafe { libc::pthread_attr_getstack(&raw const attributes, &raw mut start, &raw mut size) };
         assert_eq!(got, 0);
         // SAFETY: the attributes were filled in by pthread_getattr_np, and are destroyed once.
         unsafe { libc::pthread_attr_destroy(&raw mut attributes) };
-        Stacks(vec![start as u64..start as u64 + size as u64])
+        let mut stacks = Stacks::default();
+        stacks.0.push(start as u64..start as u64 + size as u64);
+        stacks
     }
 
     fn read(&self, address: u64) -> Option<u64> {

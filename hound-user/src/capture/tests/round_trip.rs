@@ -1,0 +1,120 @@
+//! What goes in comes out.
+
+use super::ring::{Do, Ring, Step, expected, step};
+use super::*;
+use hound_common::event::{LOST_DAMAGED, SLACK_UNKNOWN, tag};
+use proptest::prelude::*;
+
+fn ring_of(steps: &[Step], runs: usize) -> Vec<Vec<u8>> {
+    let mut ring = Ring::default();
+    ring.time(0);
+    let mut out = Vec::new();
+    for (i, step) in steps.iter().enumerate() {
+        ring.step(step);
+        if (i + 1) % steps.len().div_ceil(runs) == 0 {
+            out.push(std::mem::take(&mut ring.bytes));
+        }
+    }
+    out.push(ring.bytes);
+    out
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_event_of_every_stream_comes_back_in_order(
+        streams in proptest::collection::vec(proptest::collection::vec(step(), 1..150), 1..4),
+        runs in 1usize..5,
+    ) {
+        let rings: Vec<_> = streams.iter().map(|steps| ring_of(steps, runs)).collect();
+        let (seen, anomalies) = read(capture_of(&rings));
+        prop_assert!(anomalies.is_empty(), "{:?}", anomalies.0);
+        prop_assert!(seen.windows(2).all(|two| two[0].time_ns <= two[1].time_ns));
+        for (id, steps) in streams.iter().enumerate() {
+            let of_stream: Vec<_> = seen.iter().filter(|seen| seen.stream == id as u32).cloned().collect();
+            for (seen, expected) in of_stream.iter().zip(&expected(id as u32, steps)) {
+                prop_assert_eq!(seen, expected);
+            }
+            prop_assert_eq!(of_stream.len(), steps.len());
+        }
+    }
+
+    #[test]
+    fn arbitrary_ring_bytes_never_panic(data in proptest::collection::vec(any::<u8>(), 0..400)) {
+        exercise(&data);
+    }
+
+    #[test]
+    fn scribbled_ring_bytes_never_panic(steps in proptest::collection::vec(step(), 1..60), at in any::<prop::sample::Index>(), bits in any::<u64>()) {
+        let mut bytes = ring_of(&steps, 1).concat();
+        let at = at.index(bytes.len() / 8) * 8;
+        for (byte, scribble) in bytes[at..at + 8].iter_mut().zip(bits.to_le_bytes()) {
+            *byte ^= scribble;
+        }
+        exercise(&bytes);
+    }
+}
+
+fn alloc(addr: u64, stack: &[u64]) -> Step {
+    let what = Do::Alloc(addr, 24, Some(24), 1, 0, None);
+    Step { dt: 10, stack: stack.to_vec(), reason: 0, frame_pointers: false, style: 0, what }
+}
+
+#[test]
+fn sections_end_when_they_are_full_and_nothing_is_lost_between_them() {
+    let steps: Vec<Step> = (0..150_000u64)
+        .map(|i| match i % 3 {
+            2 => Step { what: Do::Free(0x1000 + (i - 2) * 16, false, false), ..alloc(0, &[]) },
+            _ => alloc(0x1000 + i * 16, &[1, 2, 3 + i % 5]),
+        })
+        .collect();
+    let (seen, anomalies) = read(capture_of(&[ring_of(&steps, 1)]));
+    assert_eq!(anomalies, Anomalies::default());
+    assert_eq!(seen, expected(0, &steps));
+}
+
+#[test]
+fn a_step_back_in_time_is_put_in_its_place() {
+    let mut ring = Ring::default();
+    for ticks in [1000, 500, 700, 1000] {
+        ring.time(ticks);
+        ring.record(tag::MARKER, 0, 0, 0, &[ticks]);
+    }
+    let (seen, anomalies) = read(capture_of(&[vec![ring.bytes]]));
+    assert_eq!(anomalies, Anomalies::default());
+    let order: Vec<_> = seen.iter().map(|seen| (seen.time_ns, seen.event.as_str())).collect();
+    assert_eq!(order, [(500, "Marker(500)"), (700, "Marker(700)"), (1000, "Marker(1000)"), (1000, "Marker(1000)")]);
+}
+
+#[test]
+fn damage_in_the_ring_is_counted_and_later_stacks_say_that_they_lack_their_root() {
+    let mut ring = Ring::default();
+    ring.time(0);
+    ring.step(&alloc(0x100, &[1, 2, 3]));
+    let mut damaged = ring.bytes.clone();
+    damaged.extend_from_slice(&0u64.to_le_bytes().repeat(6)); // a record of no words
+    ring.bytes.clear();
+    ring.step(&alloc(0x200, &[1, 2, 9]));
+    ring.step(&alloc(0x300, &[7, 8]));
+    let (seen, anomalies) = read(capture_of(&[vec![damaged, ring.bytes]]));
+    assert_eq!(anomalies, Anomalies::default());
+    assert_eq!(seen[1].event, format!("Lost {{ count: 2, reason: {LOST_DAMAGED} }}"));
+    assert_eq!(seen[2].stack, Some((REASON_DAMAGED, false, vec![9])));
+    assert_eq!(seen[3].stack, Some((0, false, vec![8, 7])));
+}
+
+#[test]
+fn unknown_usable_sizes_stay_unknown() {
+    let mut ring = Ring::default();
+    ring.time(0);
+    ring.record(tag::ALLOC, 1, 0, 5, &[0x10, hound_common::event::size_word(100, SLACK_UNKNOWN)]);
+    let (seen, _) = read(capture_of(&[vec![ring.bytes]]));
+    assert_eq!(seen[0].event, "alloc 10 100 None Malloc 0 None");
+}
+
+#[test]
+fn times_are_kept_to_the_step_the_clock_allows() {
+    let shift = |rate| SessionInfo { ticks_per_second: rate, ..SessionInfo::default() }.time_shift();
+    assert_eq!((shift(1_000_000_000), shift(3_000_000_000), shift(2_445_000_000), shift(1_000_000)), (3, 4, 4, 0));
+}

@@ -1,0 +1,129 @@
+//! What replay says: blocks, how they ended, and the sums over all of them.
+
+use crate::capture::model::{StackId, StreamId};
+use hound_common::hook::Kind;
+
+/// One allocation. 56 bytes a live block, plus 11 to 21 in the address table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// Its address.
+    pub addr: u64,
+    /// Bytes asked for.
+    pub size: u64,
+    /// When it came to be, in nanoseconds of the capture.
+    pub alloc_ns: u64,
+    /// Its number among all allocations, from 1, in the order of replay.
+    pub ordinal: u64,
+    /// When the first block of its chain came to be; `alloc_ns` if it continues none.
+    pub chain_ns: u64,
+    /// Where it was allocated.
+    pub stack: StackId,
+    /// By whom.
+    pub stream: StreamId,
+    /// How many reallocs led to it.
+    pub chain_length: u32,
+    /// By which function.
+    pub kind: Kind,
+    /// `hound_common::event::ALLOC_…` bits.
+    pub flags: u8,
+}
+
+const _: () = assert!(size_of::<Block>() == 56, "a live block is less than a cache line");
+
+/// The release of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Death {
+    /// When, in nanoseconds of the capture.
+    pub time_ns: u64,
+    /// Who released it.
+    pub stream: StreamId,
+    /// By which function.
+    pub kind: Kind,
+    /// It was the release half of a realloc.
+    pub realloc: bool,
+    /// Where, if stacks of frees were recorded.
+    pub stack: Option<StackId>,
+    /// The thread that allocated the block released it, and allocated nothing in between (heaptrack's "temporary").
+    pub temporary: bool,
+}
+
+/// What became of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It was released.
+    Freed(Death),
+    /// Its address was given out again though no release was recorded: it ended by then.
+    Replaced {
+        /// When its address was given out again.
+        time_ns: u64,
+    },
+    /// It lived when the recording ended.
+    Alive,
+    /// It lived when the recording was switched off; what became of it afterwards was not recorded.
+    Censored,
+}
+
+/// The moment at which most bytes lived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Peak {
+    /// Live bytes (as asked for) then.
+    pub bytes: u64,
+    /// When, in nanoseconds of the capture.
+    pub time_ns: u64,
+    /// Ordinal of the allocation that reached it; 0 = no allocation yet. A block lived at the peak if its ordinal is not larger and
+    /// it ended after: in whatever order endings are told, that is decided by the peak as it stands then (see [`Replay`]).
+    ///
+    /// [`Replay`]: super::Replay
+    pub ordinal: u64,
+}
+
+/// Sums over a whole capture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Totals {
+    /// Blocks allocated; a realloc counts as one release and one allocation.
+    pub allocations: u64,
+    /// Their bytes.
+    pub allocated_bytes: u64,
+    /// Blocks released.
+    pub frees: u64,
+    /// Their bytes.
+    pub freed_bytes: u64,
+    /// Blocks whose address was given out again without a recorded release.
+    pub replaced: u64,
+    /// Their bytes.
+    pub replaced_bytes: u64,
+    /// Blocks that live.
+    pub live_blocks: u64,
+    /// Their bytes.
+    pub live_bytes: u64,
+    /// Of `live_blocks`, those that lived when recording was switched off.
+    pub censored_blocks: u64,
+    /// Their bytes.
+    pub censored_bytes: u64,
+    /// Blocks released with no other allocation of their thread between.
+    pub temporary: u64,
+    /// Releases of blocks whose allocation was not recorded: they are from before the recording, or were lost.
+    pub unknown_frees: u64,
+}
+
+/// What cannot be right, or needed repair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Anomalies {
+    /// An allocation returned an address that was alive: a release is missing.
+    pub allocated_alive: u64,
+    /// Events that had to wait for one stamped later, because processors may read the clock early. No fault.
+    pub reordered: u64,
+}
+
+/// All that replay knows at the end, besides the blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Outcome {
+    /// Sums.
+    pub totals: Totals,
+    /// The peak.
+    pub peak: Peak,
+    /// What was not right.
+    pub anomalies: Anomalies,
+    /// Time of the last event, in nanoseconds of the capture.
+    pub end_ns: u64,
+}

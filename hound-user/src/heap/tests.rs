@@ -1,0 +1,285 @@
+//! Histories made by hand and by chance, and what must come out of them.
+
+use super::*;
+use crate::capture::model::{Alloc, Event, StackId, Stamped, StreamId};
+use hound_common::event::MODE_OFF;
+use hound_common::hook::Kind;
+use proptest::prelude::*;
+use std::collections::{BTreeMap, HashMap};
+
+/// An event at an address. `previous` makes an allocation the second half of a realloc.
+#[derive(Clone, Copy, Debug)]
+enum What {
+    Alloc { size: u64, previous: Option<u64> },
+    Free { realloc: bool },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Step {
+    time_ns: u64,
+    stream: u32,
+    addr: u64,
+    what: What,
+}
+
+fn alloc(time_ns: u64, stream: u32, addr: u64, size: u64) -> Step {
+    Step { time_ns, stream, addr, what: What::Alloc { size, previous: None } }
+}
+
+fn free(time_ns: u64, stream: u32, addr: u64) -> Step {
+    Step { time_ns, stream, addr, what: What::Free { realloc: false } }
+}
+
+fn realloc(time_ns: u64, stream: u32, from: u64, to: u64, size: u64) -> [Step; 2] {
+    [
+        Step { time_ns, stream, addr: from, what: What::Free { realloc: true } },
+        Step { time_ns: time_ns + 10, stream, addr: to, what: What::Alloc { size, previous: Some(from) } },
+    ]
+}
+
+fn feed<S: FnMut(&Block, &Ending, &Peak)>(replay: &mut Replay<S>, step: &Step) {
+    let stream = StreamId(step.stream);
+    match step.what {
+        What::Alloc { size, previous } => {
+            let kind = Kind::Malloc;
+            let stack = StackId(step.stream);
+            let alloc = Alloc { addr: step.addr, size, usable: None, kind, flags: 0, previous, stack };
+            replay.alloc(step.time_ns, stream, &alloc);
+        }
+        What::Free { realloc } => replay.free(step.time_ns, stream, step.addr, Kind::Free, realloc, None),
+    }
+}
+
+fn replay(steps: &[Step]) -> (Outcome, Vec<(Block, Ending)>) {
+    let mut blocks = Vec::new();
+    let mut replay = Replay::new(|block: &Block, ending: &Ending, _: &Peak| blocks.push((*block, *ending)));
+    steps.iter().for_each(|step| feed(&mut replay, step));
+    let outcome = replay.finish().0;
+    blocks.sort_by_key(|(block, _)| block.ordinal);
+    (outcome, blocks)
+}
+
+/// Orders events as a capture's visit does: by stamp, and within a stream as recorded.
+fn merged(mut steps: Vec<Step>) -> Vec<Step> {
+    steps.sort_by_key(|step| step.time_ns);
+    steps
+}
+
+#[test]
+fn a_freed_block_is_not_live_and_an_unfreed_one_is() {
+    let (outcome, blocks) = replay(&[alloc(10, 0, 16, 100), alloc(20, 0, 32, 50), free(9000, 0, 16)]);
+    assert_eq!((outcome.totals.live_blocks, outcome.totals.live_bytes), (1, 50));
+    assert_eq!((outcome.totals.allocations, outcome.totals.frees, outcome.totals.unknown_frees), (2, 1, 0));
+    assert!(matches!(blocks[0].1, Ending::Freed(death) if death.time_ns == 9000 && !death.temporary));
+    assert_eq!(blocks[1].1, Ending::Alive);
+}
+
+#[test]
+fn a_block_is_temporary_if_its_thread_allocated_nothing_between() {
+    let (outcome, _) =
+        replay(&[alloc(10, 0, 16, 1), alloc(20, 1, 32, 1), free(30, 0, 16), alloc(40, 1, 48, 1), free(50, 1, 32), free(60, 0, 48)]);
+    // The first is, whatever other threads did; the second's thread allocated again; the third was freed by another thread.
+    assert_eq!(outcome.totals.temporary, 1);
+}
+
+#[test]
+fn the_peak_is_the_most_that_lived_at_once() {
+    let (outcome, _) =
+        replay(&[alloc(1, 0, 16, 100), free(2, 0, 16), alloc(3, 0, 32, 60), alloc(4, 0, 48, 60), free(5, 0, 48), alloc(6, 0, 64, 50)]);
+    assert_eq!(outcome.peak, Peak { bytes: 120, time_ns: 4, ordinal: 3 });
+}
+
+#[test]
+fn a_sum_that_restarts_with_the_peak_holds_what_lived_at_it() {
+    let mut steps = Vec::new();
+    for wave in 0..5u64 {
+        let blocks = [3, 9, 4, 12, 7][wave as usize];
+        steps.extend((0..blocks).map(|i| alloc(wave * 1000 + i, 0, wave * 1600 + i * 16, 10 + wave)));
+        steps.extend((0..blocks - 1).map(|i| free(wave * 1000 + 500 + i, 0, wave * 1600 + i * 16)));
+    }
+    let (mut sum, mut at) = (0, 0);
+    let mut replay = Replay::new(|block: &Block, _: &Ending, peak: &Peak| {
+        if at != peak.ordinal {
+            (at, sum) = (peak.ordinal, 0);
+        }
+        if block.ordinal <= peak.ordinal {
+            sum += block.size;
+        }
+    });
+    steps.iter().for_each(|step| feed(&mut replay, step));
+    let peak = replay.finish().0.peak;
+    assert_eq!(peak.bytes, 12 * 13 + 10 + 11 + 12);
+    assert_eq!((sum, at), (peak.bytes, peak.ordinal));
+}
+
+#[test]
+fn reallocs_are_joined_in_a_chain() {
+    let mut steps = vec![alloc(10, 0, 16, 100)];
+    steps.extend(realloc(20, 0, 16, 32, 200));
+    steps.extend(realloc(40, 0, 32, 32, 400));
+    let (outcome, blocks) = replay(&steps);
+    assert_eq!((outcome.totals.allocations, outcome.totals.frees, outcome.totals.live_bytes), (3, 2, 400));
+    let last = blocks[2].0;
+    assert_eq!((last.chain_ns, last.chain_length, last.addr), (10, 2, 32));
+}
+
+#[test]
+fn a_free_of_a_block_from_before_the_recording_is_counted_as_unknown() {
+    let (outcome, _) = replay(&[free(10, 0, 16), alloc(20, 0, 16, 8), alloc(90_000, 0, 32, 8)]);
+    assert_eq!((outcome.totals.unknown_frees, outcome.totals.live_blocks), (1, 2));
+    assert_eq!(outcome.anomalies.allocated_alive, 0);
+}
+
+#[test]
+fn an_allocation_at_a_live_address_replaces_the_block_and_is_an_anomaly() {
+    let (outcome, blocks) = replay(&[alloc(10, 0, 16, 100), alloc(50_000, 0, 16, 8), free(50_001, 0, 16), alloc(90_000, 0, 48, 1)]);
+    assert_eq!(outcome.anomalies.allocated_alive, 1);
+    assert_eq!((outcome.totals.replaced, outcome.totals.frees, outcome.totals.live_blocks), (1, 1, 1));
+    assert_eq!(blocks[0].1, Ending::Replaced { time_ns: 50_000 });
+    assert!(matches!(blocks[1].1, Ending::Freed(_)));
+}
+
+#[test]
+fn a_free_stamped_before_its_alloc_by_another_thread_belongs_to_it() {
+    let (outcome, blocks) = replay(&[free(1000, 1, 16), alloc(1900, 0, 16, 8), alloc(90_000, 0, 32, 8)]);
+    assert_eq!((outcome.totals.unknown_frees, outcome.totals.frees, outcome.totals.live_blocks), (0, 1, 1));
+    assert!(matches!(blocks[0].1, Ending::Freed(_)));
+    assert_eq!(outcome.anomalies, Anomalies { allocated_alive: 0, reordered: 1 });
+}
+
+#[test]
+fn an_alloc_stamped_before_the_free_by_another_thread_waits_for_it() {
+    let (outcome, blocks) = replay(&[alloc(10, 0, 16, 8), alloc(5000, 1, 16, 9), free(5600, 0, 16)]);
+    assert_eq!((outcome.totals.live_bytes, outcome.anomalies.allocated_alive), (9, 0));
+    assert!(matches!(blocks[0].1, Ending::Freed(_)));
+    assert_eq!((blocks[1].0.stream, blocks[1].1), (StreamId(1), Ending::Alive));
+}
+
+#[test]
+fn an_address_handed_on_twice_within_the_window_comes_out_right() {
+    // Truth: free 0, alloc 0, free 1; the last is stamped first.
+    let (outcome, _) = replay(&[alloc(10, 0, 16, 8), free(9000, 1, 16), free(9300, 0, 16), alloc(9400, 0, 16, 8), alloc(90_000, 0, 64, 1)]);
+    assert_eq!((outcome.totals.live_blocks, outcome.totals.unknown_frees), (1, 0));
+    // Truth: alloc 0, free 0, alloc 1; the last is stamped first.
+    let (outcome, blocks) = replay(&[alloc(9000, 1, 16, 8), alloc(9300, 0, 16, 7), free(9400, 0, 16), alloc(90_000, 0, 64, 1)]);
+    assert_eq!((outcome.totals.live_bytes, outcome.anomalies.allocated_alive), (9, 0));
+    assert!(matches!(blocks[0], (Block { stream: StreamId(1), .. }, Ending::Alive)));
+}
+
+#[test]
+fn blocks_that_lived_through_a_pause_are_censored() {
+    let mut endings = Vec::new();
+    let mut replay = Replay::new(|block: &Block, ending: &Ending, _: &Peak| endings.push((block.addr, *ending)));
+    [alloc(10, 0, 16, 8), alloc(11, 0, 32, 8)].iter().for_each(|step| feed(&mut replay, step));
+    replay.other(&Stamped { time_ns: 20, stream: StreamId(0), event: Event::Mode { mode: MODE_OFF } });
+    [alloc(50_000, 0, 16, 8)].iter().for_each(|step| feed(&mut replay, step));
+    let outcome = replay.finish().0;
+    endings.sort_by_key(|(addr, _)| *addr);
+    assert_eq!(endings, [(16, Ending::Replaced { time_ns: 50_000 }), (16, Ending::Alive), (32, Ending::Censored)]);
+    assert_eq!((outcome.anomalies.allocated_alive, outcome.totals.censored_bytes), (0, 8));
+}
+
+/// A step of a random history: which thread does what to which address, and how long after the step before.
+fn moves(addresses: u64, gap: std::ops::Range<u64>) -> impl Strategy<Value = Vec<(u32, u64, u64, u64)>> {
+    prop::collection::vec((0u32..5, 0..addresses, gap, 0u64..1000), 0..120)
+}
+
+/// A legal history from random moves (each flips its address), in true order, and the stamps' errors.
+fn history(moves: &[(u32, u64, u64, u64)], size: impl Fn(u64, u64) -> u64) -> Vec<(Step, u64)> {
+    let (mut now, mut alive) = (1_000_000, HashMap::new());
+    let step = |&(stream, number, gap, error): &(u32, u64, u64, u64)| {
+        now += gap;
+        let addr = 4096 + number * 16;
+        let alive = alive.entry(addr).or_insert(false);
+        *alive = !*alive;
+        (if *alive { alloc(now, stream, addr, size(addr, now)) } else { free(now, stream, addr) }, error)
+    };
+    moves.iter().map(step).collect()
+}
+
+/// The history as a capture would show it: stamps off by less than a microsecond, each stream's order kept.
+fn perturbed(history: &[(Step, u64)]) -> Vec<Step> {
+    let mut last = HashMap::new();
+    let stamp = |(step, error): &(Step, u64)| {
+        let last = last.entry(step.stream).or_insert(0);
+        *last = (step.time_ns + error).max(*last);
+        Step { time_ns: *last, ..*step }
+    };
+    merged(history.iter().map(stamp).collect())
+}
+
+fn live(blocks: &[(Block, Ending)]) -> BTreeMap<u64, u64> {
+    blocks.iter().filter(|(_, ending)| *ending == Ending::Alive).map(|(block, _)| (block.addr, block.size)).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn any_event_list_keeps_the_balance_and_never_panics(
+        events in prop::collection::vec((0u64..200_000, 0u32..4, 0u64..6, any::<u16>(), 0u8..8), 0..300), in_order in any::<bool>()
+    ) {
+        let step = |&(time_ns, stream, number, size, what): &(u64, u32, u64, u16, u8)| {
+            let (addr, size) = (number * 16, u64::from(size));
+            let what = match what {
+                0..3 => What::Alloc { size, previous: None },
+                3 => What::Alloc { size, previous: Some(addr) },
+                4..7 => What::Free { realloc: false },
+                _ => What::Free { realloc: true },
+            };
+            Step { time_ns, stream, addr, what }
+        };
+        let steps: Vec<Step> = events.iter().map(step).collect();
+        let steps = if in_order { merged(steps) } else { steps };
+        let (Outcome { totals, peak, .. }, blocks) = replay(&steps);
+        let allocated = steps.iter().filter_map(|step| match step.what { What::Alloc { size, .. } => Some(size), What::Free { .. } => None });
+        prop_assert_eq!(totals.allocated_bytes, allocated.clone().sum::<u64>());
+        prop_assert_eq!(totals.allocations, allocated.count() as u64);
+        prop_assert_eq!(totals.allocated_bytes, totals.freed_bytes + totals.replaced_bytes + totals.live_bytes);
+        prop_assert_eq!(totals.allocations, totals.frees + totals.replaced + totals.live_blocks);
+        prop_assert_eq!(totals.frees + totals.unknown_frees + totals.allocations, steps.len() as u64);
+        prop_assert_eq!(blocks.len() as u64, totals.allocations);
+        prop_assert_eq!(live(&blocks).values().sum::<u64>(), totals.live_bytes);
+        prop_assert!(peak.bytes >= totals.live_bytes);
+    }
+
+    #[test]
+    fn a_legal_history_with_perturbed_stamps_gives_the_same_live_set_and_totals(moves in moves(4, 0..700)) {
+        // Blocks at one address have one size here: which of two threads' blocks came first within a microsecond cannot be told.
+        let history = history(&moves, |addr, _| addr);
+        let truth: Vec<Step> = history.iter().map(|(step, _)| *step).collect();
+        let (expected, expected_blocks) = replay(&truth);
+        let (outcome, blocks) = replay(&perturbed(&history));
+        prop_assert_eq!(outcome.totals.unknown_frees, 0);
+        prop_assert_eq!(outcome.anomalies.allocated_alive, 0);
+        prop_assert_eq!(live(&blocks), live(&expected_blocks));
+        let counts = |totals: &Totals| (totals.allocations, totals.allocated_bytes, totals.frees, totals.freed_bytes, totals.live_bytes);
+        prop_assert_eq!(counts(&outcome.totals), counts(&expected.totals));
+    }
+
+    #[test]
+    fn where_an_address_is_handed_on_once_in_a_window_every_pairing_is_exact(moves in moves(40, 0..700)) {
+        // Spread each address' own events: no third one within the window.
+        let mut times: HashMap<u64, Vec<u64>> = HashMap::new();
+        let mut late = 0;
+        let mut history = history(&moves, |_, time| time);
+        for (step, _) in &mut history {
+            step.time_ns += late;
+            let times = times.entry(step.addr).or_default();
+            if times.len() >= 2 && times[times.len() - 2] + 4000 > step.time_ns {
+                let wait = times[times.len() - 2] + 4000 - step.time_ns;
+                late += wait;
+                step.time_ns += wait;
+            }
+            times.push(step.time_ns);
+        }
+        let truth: Vec<Step> = history.iter().map(|(step, _)| *step).collect();
+        let ended = |blocks: &[(Block, Ending)]| {
+            let by = |ending: &Ending| match ending { Ending::Freed(death) => Some(death.stream), _ => None };
+            let mut ended: Vec<_> = blocks.iter().map(|(block, ending)| (block.size, block.addr, block.stream, by(ending))).collect();
+            ended.sort();
+            ended
+        };
+        prop_assert_eq!(ended(&replay(&perturbed(&history)).1), ended(&replay(&truth).1));
+    }
+}

@@ -1,0 +1,99 @@
+//! `hound collect`: drains the ring of a target that was started with plain `LD_PRELOAD=libhound.so`. Started by the library, not by people.
+
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Context;
+use hound_common::ring::OPTION_FREE_STACKS;
+
+use super::recording::Recording;
+use super::ring::Ring;
+use super::{clock, launch, output};
+use crate::capture::{CaptureWriter, End, SessionInfo};
+
+/// Which ring, and whose.
+#[derive(Clone, Debug)]
+pub struct Collect {
+    /// The inherited descriptor of the ring.
+    pub ring_fd: RawFd,
+    /// The target.
+    pub pid: u32,
+    /// Where the capture goes; may hold placeholders.
+    pub output: Option<String>,
+}
+
+/// Records until the target is gone.
+pub fn collect(collect: &Collect) -> anyhow::Result<PathBuf> {
+    let started = Instant::now();
+    let target = pidfd(collect.pid).with_context(|| format!("cannot watch process {}; has it ended?", collect.pid))?;
+    let ring = Ring::adopt(inherited(collect.ring_fd)?).context("cannot use the ring that libhound.so handed over")?;
+    let ring = Arc::new(ring);
+    let control = ring.control();
+    let command = command_line(collect.pid);
+    let name = command.first().map_or("program", |word| word.rsplit('/').next().unwrap_or(word)).to_owned();
+    let template = collect.output.clone().unwrap_or_else(|| output::DEFAULT_OUTPUT.to_owned());
+    let path = output::expand(&template, &name, collect.pid);
+    let options = control.options.load(std::sync::atomic::Ordering::Relaxed);
+    let here = launch::here();
+    let clock_kind = clock::kind(control.clock.load(std::sync::atomic::Ordering::Relaxed));
+    let session = SessionInfo {
+        command,
+        pid: collect.pid,
+        mode: "launch".into(),
+        free_stacks: options & OPTION_FREE_STACKS != 0,
+        clock: clock_kind,
+        ..here
+    };
+    let writer = CaptureWriter::create(&path, &session)
+        .with_context(|| format!("cannot write '{}'; choose another place with HOUND_OUTPUT", path.display()))?;
+    let recording = Recording::start(Arc::clone(&ring), writer, session, path.clone(), collect.pid)?;
+    wait(&target)?;
+    let wall = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    // Not the target's parent: how it ended is not told to us.
+    recording.finish(End { target_wall_ns: wall, ..End::default() })?;
+    Ok(path)
+}
+
+#[expect(unsafe_code, reason = "takes a descriptor given by number")]
+fn inherited(fd: RawFd) -> anyhow::Result<OwnedFd> {
+    nix::fcntl::fcntl(borrow(fd), nix::fcntl::FcntlArg::F_GETFD).with_context(|| format!("descriptor {fd} is not open"))?;
+    // SAFETY: open, as just seen, and inherited for this purpose alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+#[expect(unsafe_code, reason = "asks whether a descriptor given by number is open")]
+fn borrow(fd: RawFd) -> std::os::fd::BorrowedFd<'static> {
+    // SAFETY: used for one fcntl, which answers EBADF if it is not open.
+    unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) }
+}
+
+#[expect(unsafe_code, reason = "pidfd_open(2) has no safe wrapper")]
+fn pidfd(pid: u32) -> std::io::Result<OwnedFd> {
+    // SAFETY: makes a new descriptor; touches no memory.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0) };
+    if fd < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: the new descriptor is ours.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Waits for the process's end.
+fn wait(target: &OwnedFd) -> anyhow::Result<()> {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::os::fd::AsFd;
+    loop {
+        match poll(&mut [PollFd::new(target.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE) {
+            Ok(_) => return Ok(()),
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error).context("cannot wait for the target"),
+        }
+    }
+}
+
+fn command_line(pid: u32) -> Vec<String> {
+    let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    bytes.split(|b| *b == 0).filter(|word| !word.is_empty()).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
+}

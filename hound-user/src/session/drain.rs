@@ -1,0 +1,230 @@
+//! Moves records out of the ring, in each stream's order, and frees what was read.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+
+use hound_common::ring::{
+    COUNTERS, SEGMENT_BYTES, SEGMENT_FREE, SEGMENT_OWNED, SEGMENT_SEALED, STREAM_FREE, STREAM_OWNED, Segment,
+};
+
+use super::ring::Ring;
+use crate::capture::model::StreamId;
+
+/// What the drain hands on.
+#[derive(Debug)]
+pub enum Parcel {
+    /// A stream was met for the first time.
+    Start {
+        /// Its number in the capture.
+        stream: StreamId,
+        /// Kernel thread id, 0 if not known.
+        tid: u32,
+        /// Nesting level.
+        level: u32,
+    },
+    /// Complete records of a stream, next in its order.
+    Bytes {
+        /// Whose.
+        stream: StreamId,
+        /// The records.
+        bytes: Vec<u8>,
+    },
+    /// The stream's thread is gone and everything was read.
+    End {
+        /// Whose.
+        stream: StreamId,
+        /// How its frames were found.
+        counters: [u64; COUNTERS],
+        /// Events it lost, by reason.
+        lost: Vec<(u8, u64)>,
+    },
+}
+
+/// A stream as the drain knows it.
+#[derive(Debug)]
+struct Known {
+    id: StreamId,
+    generation: u32,
+    tid: u32,
+    /// Number of the segment to read next.
+    sequence: u32,
+}
+
+/// The reading end of a ring.
+#[derive(Debug)]
+pub struct Drain {
+    /// By index in the ring.
+    known: HashMap<u32, Known>,
+    next_id: u32,
+    /// Bytes read of each segment.
+    read: Vec<usize>,
+    /// Segments to look at, in order of (stream, sequence): kept to save the allocation.
+    order: Vec<(u32, u32, usize)>,
+    /// Buffers to reuse.
+    spare: Vec<Vec<u8>>,
+}
+
+impl Drain {
+    /// Numbers streams from `first_id`.
+    pub fn new(ring: &Ring, first_id: u32) -> Self {
+        Drain { known: HashMap::new(), next_id: first_id, read: vec![0; ring.segments().len()], order: Vec::new(), spare: Vec::new() }
+    }
+
+    /// A buffer that was handed on comes back.
+    pub fn recycle(&mut self, mut buffer: Vec<u8>) {
+        if self.spare.len() < 256 {
+            buffer.clear();
+            self.spare.push(buffer);
+        }
+    }
+
+    /// Reads everything that is complete. Returns the number of bytes.
+    pub fn round(&mut self, ring: &Ring, mut hand_on: impl FnMut(Parcel)) -> usize {
+        let control = ring.control();
+        control.heartbeat.fetch_add(1, Ordering::Relaxed);
+        let high = (control.segments_high.load(Ordering::Acquire) as usize).min(ring.segments().len());
+        let mut order = std::mem::take(&mut self.order);
+        order.clear();
+        for (index, segment) in ring.segments().iter().enumerate().take(high) {
+            // Acquire pairs with the producer's release when it takes or seals a segment.
+            let state = segment.state.load(Ordering::Acquire);
+            if state == SEGMENT_OWNED || state == SEGMENT_SEALED {
+                order.push((segment.stream.load(Ordering::Relaxed), segment.sequence.load(Ordering::Relaxed), index));
+            }
+        }
+        order.sort_unstable();
+        let mut bytes = 0;
+        let mut freed = 0;
+        for (stream, sequence, index) in order.iter().copied() {
+            let Some(segment) = ring.segments().get(index) else { continue };
+            let (read, done) = self.segment(ring, stream, sequence, index, segment, &mut hand_on);
+            bytes += read;
+            freed += u32::from(done);
+        }
+        self.order = order;
+        if freed > 0 && control.waiters.load(Ordering::Acquire) > 0 {
+            wake(ring);
+        }
+        bytes
+    }
+
+    /// Reads one segment if it is next in its stream. Returns the bytes read and whether it was freed.
+    fn segment(
+        &mut self,
+        ring: &Ring,
+        stream: u32,
+        sequence: u32,
+        index: usize,
+        segment: &Segment,
+        hand_on: &mut impl FnMut(Parcel),
+    ) -> (usize, bool) {
+        let generation = segment.generation.load(Ordering::Relaxed);
+        let Some(head) = ring.streams().get(stream as usize) else { return (0, false) };
+        let known = self.known.entry(stream).or_insert_with(|| {
+            let id = StreamId(self.next_id);
+            self.next_id += 1;
+            let (tid, level) = (head.tid.load(Ordering::Relaxed), head.level.load(Ordering::Relaxed));
+            hand_on(Parcel::Start { stream: id, tid, level });
+            Known { id, generation, tid, sequence: 0 }
+        });
+        if known.generation != generation || known.sequence != sequence {
+            return (0, false); // not its turn: an older segment of the stream is not read to its end
+        }
+        // State before length: a segment seen sealed has its final length.
+        let sealed = segment.state.load(Ordering::Acquire) == SEGMENT_SEALED;
+        let committed = (segment.committed.load(Ordering::Acquire) as usize).min(SEGMENT_BYTES) & !7;
+        let from = self.read.get(index).copied().unwrap_or(0);
+        if committed > from {
+            let mut buffer = self.spare.pop().unwrap_or_default();
+            ring.copy(index, from, committed, &mut buffer);
+            hand_on(Parcel::Bytes { stream: known.id, bytes: buffer });
+        }
+        let read = committed.saturating_sub(from);
+        if sealed {
+            known.sequence = known.sequence.wrapping_add(1);
+            self.release(ring, index, segment);
+        } else if let Some(place) = self.read.get_mut(index) {
+            *place = committed.max(from);
+        }
+        (read, sealed)
+    }
+
+    fn release(&mut self, ring: &Ring, index: usize, segment: &Segment) {
+        if let Some(place) = self.read.get_mut(index) {
+            *place = 0;
+        }
+        segment.committed.store(0, Ordering::Relaxed);
+        segment.state.store(SEGMENT_FREE, Ordering::Release); // pairs with the producer's acquire when it takes the segment
+        let _ = ring.control().segments_in_use.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| Some(n.saturating_sub(1)));
+    }
+
+    /// Ends the streams whose thread is gone (`alive` says no) after a last look, and frees their places. Call it after a `round` that
+    /// began after the thread was found dead: so the check comes first here, and the reading after it.
+    pub fn reap(&mut self, ring: &Ring, mut alive: impl FnMut(u32) -> bool, mut hand_on: impl FnMut(Parcel)) {
+        let dead: Vec<u32> = self.known.iter().filter(|(_, known)| known.tid != 0 && !alive(known.tid)).map(|(index, _)| *index).collect();
+        self.end(ring, &dead, &mut hand_on);
+        // Threads that took a stream and ended without an event.
+        let high = ring.control().streams_high.load(Ordering::Relaxed) as usize;
+        for (index, head) in ring.streams().iter().enumerate().take(high) {
+            let tid = head.tid.load(Ordering::Relaxed);
+            if head.state.load(Ordering::Acquire) == STREAM_OWNED && tid != 0 && !self.known.contains_key(&(index as u32)) && !alive(tid) {
+                let _ = head.state.compare_exchange(STREAM_OWNED, STREAM_FREE, Ordering::Release, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Ends all streams: the target is gone.
+    pub fn finish(&mut self, ring: &Ring, mut hand_on: impl FnMut(Parcel)) {
+        self.round(ring, &mut hand_on);
+        let all: Vec<u32> = self.known.keys().copied().collect();
+        self.end(ring, &all, &mut hand_on);
+    }
+
+    fn end(&mut self, ring: &Ring, streams: &[u32], hand_on: &mut impl FnMut(Parcel)) {
+        if streams.is_empty() {
+            return;
+        }
+        self.round(ring, &mut *hand_on);
+        for stream in streams {
+            let Some(known) = self.known.remove(stream) else { continue };
+            let Some(head) = ring.streams().get(*stream as usize) else { continue };
+            let counters = std::array::from_fn(|i| head.counters.get(i).map_or(0, |c| c.load(Ordering::Relaxed)));
+            let lost = head.lost.iter().enumerate().map(|(reason, c)| (reason as u8, c.load(Ordering::Relaxed)));
+            let lost = lost.filter(|(_, count)| *count > 0).collect();
+            for (index, segment) in ring.segments().iter().enumerate() {
+                let theirs = segment.stream.load(Ordering::Relaxed) == *stream;
+                if theirs && segment.state.load(Ordering::Acquire) != SEGMENT_FREE {
+                    self.release(ring, index, segment);
+                }
+            }
+            hand_on(Parcel::End { stream: known.id, counters, lost });
+            // Release: the segments were freed before. Pairs with the claim's acquire.
+            let _ = head.state.compare_exchange(STREAM_OWNED, STREAM_FREE, Ordering::Release, Ordering::Relaxed);
+        }
+        wake(ring);
+    }
+
+    /// Streams of threads that are alive, with their thread ids.
+    pub fn streams(&self) -> impl ExactSizeIterator<Item = (StreamId, u32)> + '_ {
+        self.known.values().map(|known| (known.id, known.tid))
+    }
+}
+
+/// Events lost without a stream to count them, by reason.
+pub fn lost_without_stream(ring: &Ring) -> Vec<(u8, u64)> {
+    let lost = ring.control().lost.iter().enumerate().map(|(reason, cell)| (reason as u8, cell.load(Ordering::Relaxed)));
+    lost.filter(|(_, count)| *count > 0).collect()
+}
+
+/// Wakes the target's threads that wait for ring space.
+fn wake(ring: &Ring) {
+    let control = ring.control();
+    control.freed.fetch_add(1, Ordering::Release); // pairs with the producer's acquire load before it waits
+    futex_wake(&control.freed);
+}
+
+#[expect(unsafe_code, reason = "futex(2) has no safe wrapper")]
+fn futex_wake(word: &std::sync::atomic::AtomicU32) {
+    // SAFETY: wakes waiters on a word that lives in the mapped ring; reads and writes nothing.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };
+}

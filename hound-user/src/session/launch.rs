@@ -1,0 +1,221 @@
+//! `hound run`: a program started under hound.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use hound_common::event::{END_EXIT, END_SIGNAL};
+use hound_common::ring::{LIBRARY_ABSENT, LIBRARY_OUT, OPTION_DROP, OPTION_FREE_STACKS, OPTION_MAPS, OPTION_SHADOW_STACK, OUT_NO_ALLOCATOR, OUT_NO_HEARTBEAT};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::program::Program;
+use super::recording::Recording;
+use super::ring::Ring;
+use super::status::StatusLine;
+use super::{clock, output};
+use crate::capture::{CaptureWriter, End, SessionInfo};
+
+/// What to run and how to record it.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    /// Program and arguments.
+    pub command: Vec<OsString>,
+    /// Where the capture goes; may hold placeholders.
+    pub output: Option<String>,
+    /// Record where blocks are freed.
+    pub free_stacks: bool,
+    /// Record mmap, munmap and mremap.
+    pub maps: bool,
+    /// Reuse verified frames. Off only for debugging.
+    pub shadow_stack: bool,
+    /// Drop events instead of making the target wait when hound cannot keep up.
+    pub drop_on_overload: bool,
+    /// No status line.
+    pub quiet: bool,
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct Launched {
+    /// How the program ended.
+    pub status: ExitStatus,
+    /// The capture.
+    pub output: PathBuf,
+    /// What the user should know beside the report.
+    pub warnings: Vec<String>,
+}
+
+/// Longest a thread is made to wait for ring space in all, before its events are dropped and counted.
+const MAX_WAIT_MS: u32 = 60_000;
+const STATUS_EVERY: Duration = Duration::from_millis(500);
+
+/// Runs a program to its end and records it.
+pub fn launch(launch: &Launch) -> anyhow::Result<Launched> {
+    let Some(name) = launch.command.first() else { bail!("no program given; write it after '--': hound run -- PROGRAM ARGUMENTS") };
+    let program = Program::find(&name.to_string_lossy())?;
+    let library = library()?;
+    let template = launch.output.clone().unwrap_or_else(|| output::DEFAULT_OUTPUT.to_owned());
+    // The file is made before the program is started: an output that cannot be written must not cost a run. Its name may hold the
+    // program's process id, which is known only later; hound's own stands in until then.
+    let provisional = output::expand(&template, &program.name(), std::process::id());
+    let session = session(launch);
+    let writer = CaptureWriter::create(&provisional, &session)
+        .with_context(|| format!("cannot write '{}'; choose another place with -o FILE", provisional.display()))?;
+    let ring = Arc::new(Ring::create().context("cannot make the shared memory; is there memory left?")?);
+    ring.control().initialise(0, options(launch), clock::choose(), MAX_WAIT_MS);
+    ring.prefault();
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the event loop")?;
+    let result = runtime.block_on(async {
+        let started = Instant::now();
+        let mut child = match command(launch, &program, &library, &ring).spawn() {
+            Ok(child) => child,
+            Err(error) => {
+                let _ = std::fs::remove_file(&provisional);
+                return Err(anyhow::Error::from(error).context(format!("cannot start '{}'", program.path.display())));
+            }
+        };
+        ring.keep()?;
+        let pid = child.id().unwrap_or(0);
+        let recording = Recording::start(Arc::clone(&ring), writer, SessionInfo { pid, ..session }, provisional.clone(), pid)?;
+        let status = wait(&mut child, pid, &recording, launch.quiet).await?;
+        let wall = started.elapsed();
+        recording.finish(end(status, wall)).with_context(|| format!("cannot complete '{}'", provisional.display()))?;
+        Ok((status, pid))
+    });
+    let (status, pid) = result?;
+    let output = settle(&template, &program, &provisional, pid);
+    Ok(Launched { status, output, warnings: warnings(&ring) })
+}
+
+/// Gives the capture its final name.
+fn settle(template: &str, program: &Program, provisional: &Path, pid: u32) -> PathBuf {
+    if !template.contains("%p") {
+        return provisional.to_owned();
+    }
+    let wanted = output::expand(template, &program.name(), pid);
+    if std::fs::rename(provisional, &wanted).is_ok() { wanted } else { provisional.to_owned() }
+}
+
+fn options(launch: &Launch) -> u32 {
+    let choices = [
+        (launch.free_stacks, OPTION_FREE_STACKS),
+        (launch.shadow_stack, OPTION_SHADOW_STACK),
+        (launch.maps, OPTION_MAPS),
+        (launch.drop_on_overload, OPTION_DROP),
+    ];
+    choices.iter().filter(|(on, _)| *on).fold(0, |bits, (_, bit)| bits | bit)
+}
+
+fn session(launch: &Launch) -> SessionInfo {
+    let words = launch.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    let mut options = Vec::new();
+    for (on, name) in [(launch.shadow_stack, "no-shadow-stack"), (launch.maps, "no-maps"), (!launch.drop_on_overload, "on-overload=drop")] {
+        if !on {
+            options.push(name.to_owned());
+        }
+    }
+    SessionInfo { command: words, mode: "launch".into(), options, free_stacks: launch.free_stacks, ..here() }
+}
+
+/// What every session record says of this machine and moment.
+pub(super) fn here() -> SessionInfo {
+    let clock = clock::kind(clock::choose());
+    let start = clock::calibrate(clock);
+    let system = nix::sys::utsname::uname();
+    let text = |word: &std::ffi::OsStr| word.to_string_lossy().into_owned();
+    SessionInfo {
+        hound_version: env!("CARGO_PKG_VERSION").into(),
+        clock,
+        ticks_per_second: clock::rate(clock, &start),
+        start,
+        architecture: std::env::consts::ARCH.into(),
+        machine: system.as_ref().map(|s| format!("Linux {} {}", text(s.release()), text(s.nodename()))).unwrap_or_default(),
+        processors: std::thread::available_parallelism().map_or(0, |n| n.get() as u32),
+        page_bytes: 4096,
+        ..SessionInfo::default()
+    }
+}
+
+/// libhound.so, which lies beside hound.
+fn library() -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe().context("cannot find out where hound lies; is /proc mounted?")?;
+    let folder = own.parent().unwrap_or(Path::new("/"));
+    let places = [folder.join("libhound.so"), folder.join("../lib/hound/libhound.so")];
+    let found = places.iter().find(|place| place.is_file());
+    found.cloned().with_context(|| format!("libhound.so is not beside {}; build both with 'cargo xtask build'", own.display()))
+}
+
+fn command(launch: &Launch, program: &Program, library: &Path, ring: &Ring) -> tokio::process::Command {
+    use std::os::unix::process::CommandExt;
+    let mut preload = library.as_os_str().to_owned();
+    if let Some(others) = std::env::var_os("LD_PRELOAD").filter(|others| !others.is_empty()) {
+        preload.push(":");
+        preload.push(others);
+    }
+    let mut command = std::process::Command::new(&program.path);
+    command.arg0(&launch.command[0]).args(&launch.command[1..]);
+    command.env("LD_PRELOAD", preload).env("HOUND_RING_FD", ring.as_fd().as_raw_fd().to_string());
+    command.into()
+}
+
+/// Waits for the program's end. The terminal's Ctrl-C reaches the program by itself; hound stays to complete the capture. What is sent to
+/// hound alone is passed on.
+async fn wait(child: &mut tokio::process::Child, pid: u32, recording: &Recording, quiet: bool) -> io::Result<ExitStatus> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut quit = signal(SignalKind::quit())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut status_line = StatusLine::new(quiet);
+    let mut ticks = tokio::time::interval(STATUS_EVERY);
+    let status = loop {
+        tokio::select! {
+            status = child.wait() => break status?,
+            _ = interrupt.recv() => {}
+            _ = quit.recv() => {}
+            _ = terminate.recv() => pass_on(pid, nix::sys::signal::Signal::SIGTERM),
+            _ = hangup.recv() => pass_on(pid, nix::sys::signal::Signal::SIGHUP),
+            _ = ticks.tick(), if status_line.is_enabled() => status_line.draw(recording),
+        }
+    };
+    status_line.clear();
+    Ok(status)
+}
+
+fn pass_on(pid: u32, signal: nix::sys::signal::Signal) {
+    if let Ok(pid) = i32::try_from(pid) {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal);
+    }
+}
+
+fn end(status: ExitStatus, wall: Duration) -> End {
+    let (reason, value) = match (status.code(), status.signal()) {
+        (Some(code), _) => (END_EXIT, code as u64),
+        (None, Some(signal)) => (END_SIGNAL, signal as u64),
+        (None, None) => (0, 0),
+    };
+    End { reason, value, target_wall_ns: u64::try_from(wall.as_nanos()).unwrap_or(u64::MAX), ..End::default() }
+}
+
+/// What went otherwise than asked for.
+pub(super) fn warnings(ring: &Ring) -> Vec<String> {
+    let control = ring.control();
+    match (control.library.load(Ordering::Acquire), control.bow_out.load(Ordering::Relaxed)) {
+        (LIBRARY_ABSENT, _) => vec![
+            "nothing was recorded: libhound.so was not loaded into the program (it may have been started with a cleared environment, or \
+             be a wrapper that drops LD_PRELOAD); run the program itself under hound"
+                .into(),
+        ],
+        (LIBRARY_OUT, OUT_NO_HEARTBEAT) => vec!["recording ended early: the program waited two seconds for hound and got no answer".into()],
+        (LIBRARY_OUT, OUT_NO_ALLOCATOR) => vec!["nothing was recorded: the program's libraries have no malloc and free to be hooked".into()],
+        (LIBRARY_OUT, _) => vec!["recording ended early: libhound.so had no memory for its own state".into()],
+        _ => Vec::new(),
+    }
+}

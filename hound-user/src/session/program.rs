@@ -1,0 +1,179 @@
+//! Looking at a program before it is started: what hound cannot record is refused with cause and cure, and nothing has changed.
+
+use std::fmt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use object::elf::{EM_X86_64, PT_INTERP};
+use object::read::elf::{FileHeader, ProgramHeader};
+use object::{Endianness, FileKind, elf};
+
+/// A program that can be recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Program {
+    /// Its file.
+    pub path: PathBuf,
+}
+
+/// Why a program cannot be recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// There is no such program.
+    Missing(String),
+    /// It may not be executed.
+    NotExecutable(PathBuf),
+    /// It is no ELF file and no script.
+    Foreign(PathBuf),
+    /// It is a 32-bit program or for another processor.
+    OtherMachine(PathBuf),
+    /// It has no dynamic loader.
+    Static(PathBuf),
+    /// Its loader is not glibc's.
+    OtherLibc(PathBuf, String),
+    /// It changes user: the loader ignores LD_PRELOAD then.
+    SetId(PathBuf),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::Missing(name) => {
+                write!(f, "cannot run '{name}': there is no such program in PATH or at that place; check the name after '--'")
+            }
+            Refusal::NotExecutable(path) => write!(f, "cannot run '{}': it is not executable; try chmod +x", path.display()),
+            Refusal::Foreign(path) => {
+                write!(f, "cannot run '{}': it is neither an ELF program nor a script with a '#!' line; start it through its interpreter", path.display())
+            }
+            Refusal::OtherMachine(path) => {
+                write!(f, "cannot record '{}': it is a 32-bit program or for another processor; hound records x86-64 programs only", path.display())
+            }
+            Refusal::Static(path) => {
+                write!(f, "cannot record '{}': it is statically linked, so no library can be put before its allocator; link it dynamically", path.display())
+            }
+            Refusal::OtherLibc(path, loader) => {
+                write!(f, "cannot record '{}': its loader {loader} is not glibc's; use a build of it for glibc", path.display())
+            }
+            Refusal::SetId(path) => {
+                write!(f, "cannot record '{}': it is set-user-ID or set-group-ID, and the loader drops LD_PRELOAD for those; run it as that user from a copy without the bit", path.display())
+            }
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+impl Program {
+    /// Finds a program as a shell would, and looks whether it can be recorded.
+    pub fn find(name: &str) -> Result<Self, Refusal> {
+        let path = locate(name).ok_or_else(|| Refusal::Missing(name.to_owned()))?;
+        // A script is recorded as its interpreter, which may be a script again; the kernel allows four levels.
+        let mut image = path.clone();
+        for _ in 0..5 {
+            match inspect(&image)? {
+                None => return Ok(Program { path }),
+                Some(interpreter) => image = interpreter,
+            }
+        }
+        Err(Refusal::Foreign(path))
+    }
+
+    /// The name to put into output file names.
+    pub fn name(&self) -> String {
+        self.path.file_name().map_or_else(|| "program".into(), |name| name.to_string_lossy().into_owned())
+    }
+}
+
+fn locate(name: &str) -> Option<PathBuf> {
+    if name.contains('/') {
+        return Path::new(name).is_file().then(|| PathBuf::from(name));
+    }
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
+    let places: Vec<PathBuf> = std::env::split_paths(&path).map(|folder| folder.join(name)).filter(|place| place.is_file()).collect();
+    places.iter().find(|place| is_executable(place)).or(places.first()).cloned()
+}
+
+fn is_executable(path: &Path) -> bool {
+    path.metadata().is_ok_and(|meta| meta.permissions().mode() & 0o111 != 0)
+}
+
+/// `Ok(None)`: can be recorded. `Ok(Some)`: a script for this interpreter.
+fn inspect(path: &Path) -> Result<Option<PathBuf>, Refusal> {
+    if !is_executable(path) {
+        return Err(Refusal::NotExecutable(path.to_owned()));
+    }
+    let mode = path.metadata().map(|meta| meta.permissions().mode()).unwrap_or(0);
+    let root = nix::unistd::geteuid().is_root();
+    if mode & 0o6000 != 0 && !root {
+        return Err(Refusal::SetId(path.to_owned()));
+    }
+    let data = head(path).map_err(|_| Refusal::Foreign(path.to_owned()))?;
+    if let Some(rest) = data.strip_prefix(b"#!") {
+        let line = rest.split(|b| *b == b'\n').next().unwrap_or(rest);
+        let line = String::from_utf8_lossy(line);
+        let interpreter = line.split_whitespace().next().map(PathBuf::from).filter(|p| p.is_file());
+        return interpreter.map(Some).ok_or_else(|| Refusal::Foreign(path.to_owned()));
+    }
+    match FileKind::parse(&*data) {
+        Ok(FileKind::Elf64) => {}
+        Ok(FileKind::Elf32) => return Err(Refusal::OtherMachine(path.to_owned())),
+        _ => return Err(Refusal::Foreign(path.to_owned())),
+    }
+    let foreign = |_| Refusal::Foreign(path.to_owned());
+    let header = elf::FileHeader64::<Endianness>::parse(&*data).map_err(foreign)?;
+    let endian = header.endian().map_err(foreign)?;
+    if header.e_machine(endian) != EM_X86_64 {
+        return Err(Refusal::OtherMachine(path.to_owned()));
+    }
+    let segments = header.program_headers(endian, &*data).map_err(foreign)?;
+    let Some(interp) = segments.iter().find(|s| s.p_type(endian) == PT_INTERP) else { return Err(Refusal::Static(path.to_owned())) };
+    let loader = interp.data(endian, &*data).map_err(|()| Refusal::Foreign(path.to_owned()))?;
+    let loader = String::from_utf8_lossy(loader).trim_end_matches('\0').to_owned();
+    if loader.contains("musl") {
+        return Err(Refusal::OtherLibc(path.to_owned(), loader));
+    }
+    Ok(None)
+}
+
+/// The first bytes: program headers and the loader's name lie there in every linked program.
+fn head(path: &Path) -> std::io::Result<Vec<u8>> {
+    use std::io::Read;
+    let mut data = Vec::new();
+    std::fs::File::open(path)?.take(64 * 1024).read_to_end(&mut data)?;
+    Ok(data)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(content: &[u8], mode: u32) -> tempfile::TempPath {
+        use std::io::Write;
+        let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+        file.write_all(content).expect("room for it");
+        file.as_file().set_permissions(std::fs::Permissions::from_mode(mode)).expect("permission to set permissions");
+        file.into_temp_path()
+    }
+
+    fn refusal(content: &[u8], mode: u32) -> Refusal {
+        let path = file(content, mode);
+        Program::find(path.to_str().expect("a plain path")).expect_err("must be refused")
+    }
+
+    #[test]
+    fn each_kind_of_file_is_refused_for_its_own_reason() {
+        assert!(matches!(Program::find("no-such-program-anywhere"), Err(Refusal::Missing(_))));
+        assert!(matches!(refusal(b"text", 0o755), Refusal::Foreign(_)));
+        assert!(matches!(refusal(b"#!/no/such/interpreter\n", 0o755), Refusal::Foreign(_)));
+        assert!(matches!(refusal(b"anything", 0o644), Refusal::NotExecutable(_)));
+        let mut elf32 = b"\x7fELF\x01\x01\x01".to_vec();
+        elf32.resize(64, 0);
+        assert!(matches!(refusal(&elf32, 0o755), Refusal::OtherMachine(_)));
+    }
+
+    #[test]
+    fn a_script_is_taken_for_its_interpreter() {
+        let path = file(b"#!/bin/sh -e\nexit 0\n", 0o755);
+        assert!(Program::find(path.to_str().expect("a plain path")).is_ok());
+        assert!(Program::find("sh").is_ok());
+    }
+}

@@ -1,0 +1,75 @@
+//! Where a module's file is on this machine, and where its debug information is.
+
+use crate::capture::model::Module;
+use std::path::{Path, PathBuf};
+
+/// Where to look for files.
+#[derive(Clone, Debug)]
+pub struct Files {
+    /// Put before a module's path: `/proc/PID/root` while the target lives in another mount namespace, else empty.
+    pub root: PathBuf,
+    /// Where separate debug files are kept.
+    pub debug_dirs: Vec<PathBuf>,
+    /// The target's perf map, if it wrote one.
+    pub perf_map: Option<PathBuf>,
+}
+
+impl Default for Files {
+    fn default() -> Self {
+        Files { root: PathBuf::new(), debug_dirs: vec!["/usr/lib/debug".into(), "/usr/local/lib/debug".into()], perf_map: None }
+    }
+}
+
+/// Where the names of a module come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Sources {
+    /// Files to ask, the best first.
+    pub files: Vec<PathBuf>,
+    /// The file at the module's path is not the one that was mapped.
+    pub changed: bool,
+}
+
+impl Files {
+    /// The files that describe a module: only such whose build-id is the one that was mapped.
+    pub(super) fn of(&self, module: &Module) -> Sources {
+        let mut sources = Sources { files: Vec::new(), changed: false };
+        if let Some(name) = debug_name(&module.build_id) {
+            let candidates = self.debug_dirs.iter().map(|dir| dir.join(".build-id").join(&name));
+            sources.files.extend(candidates.filter(|path| matches(path, &module.build_id) == Some(true)).take(1));
+        }
+        if !module.path.starts_with('/') {
+            return sources; // "[vdso]" and such are no files.
+        }
+        let path = self.rooted(&module.path);
+        match matches(&path, &module.build_id) {
+            // A file with debug information of its own is asked first: a debug file of the same build could only say the same.
+            Some(true) => sources.files.push(path),
+            Some(false) => sources.changed = true,
+            None => {}
+        }
+        sources
+    }
+
+    fn rooted(&self, path: &str) -> PathBuf {
+        if self.root.as_os_str().is_empty() { PathBuf::from(path) } else { self.root.join(path.trim_start_matches('/')) }
+    }
+}
+
+/// Whether the file has this build-id; a module without one matches any file. None if there is no such file.
+fn matches(path: &Path, build_id: &[u8]) -> Option<bool> {
+    if !path.is_file() {
+        return None;
+    }
+    if build_id.is_empty() {
+        return Some(true);
+    }
+    let found = blazesym::helper::read_elf_build_id(path).ok()??;
+    Some(*found == *build_id)
+}
+
+/// `ab/cdef….debug`
+fn debug_name(build_id: &[u8]) -> Option<String> {
+    let (first, rest) = build_id.split_first().filter(|(_, rest)| !rest.is_empty())?;
+    let rest: String = rest.iter().map(|byte| format!("{byte:02x}")).collect();
+    Some(format!("{first:02x}/{rest}.debug"))
+}

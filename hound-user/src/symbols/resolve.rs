@@ -1,0 +1,184 @@
+//! Looking addresses up, a module at a time.
+//!
+//! For each module: its separate debug file by build-id, else the file itself (with its own debug information, or what its debug link
+//! names), else its symbol tables alone (where the debug information cannot be read), else `module+0xsvma`.
+
+use super::files::Files;
+use super::perf_map::PerfMap;
+use super::table::{NOWHERE, StoredFrame, SymbolTable};
+use crate::capture::ModuleSpan;
+use crate::capture::model::{StackId, StackNode, StackTree};
+use blazesym::symbolize::source::{Elf, Source};
+use blazesym::symbolize::{CodeInfo, Input, Sym, Symbolized, Symbolizer};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+/// A module whose addresses got no names, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unresolved {
+    /// Its file is not on this machine.
+    Missing(String),
+    /// The file at its path is another build than the one that ran.
+    Changed(String),
+    /// The file could not be read as an object file.
+    Unreadable {
+        /// Its path.
+        path: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl std::fmt::Display for Unresolved {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Unresolved::Missing(path) => write!(f, "no names for {path}: the file is not here"),
+            Unresolved::Changed(path) => write!(f, "no names for {path}: the file here is another build than the one that ran"),
+            Unresolved::Unreadable { path, reason } => write!(f, "no names for {path}: {reason}"),
+        }
+    }
+}
+
+/// Names every return address in `stacks` that `table` has no names for yet. `modules` are those the table was made for, or the
+/// capture's (the table's spans are matched by place and time). `progress(done, all)` is called after each batch of addresses.
+pub fn symbolise(
+    table: &mut SymbolTable,
+    stacks: &StackTree,
+    modules: &[ModuleSpan],
+    files: &Files,
+    mut progress: impl FnMut(usize, usize),
+) -> Vec<Unresolved> {
+    let wanted = missing(table, stacks);
+    let all: usize = wanted.values().map(BTreeSet::len).sum();
+    let (mut done, mut unresolved) = (0, Vec::new());
+    let symbolizer = Symbolizer::builder().set_debug_dirs(Some(&files.debug_dirs)).build();
+    for (span, ips) in wanted {
+        let ips: Vec<u64> = ips.into_iter().collect();
+        if span == NOWHERE {
+            name_generated(table, &ips, files);
+            done += ips.len();
+            progress(done, all);
+            continue;
+        }
+        let module = table.spans.get(span as usize).and_then(|known| {
+            let same = |m: &&ModuleSpan| (m.module.start, m.module.end, m.from_ns) == (known.start, known.end, known.from_ns);
+            modules.iter().find(same)
+        });
+        let Some(module) = module.map(|m| &m.module) else { continue };
+        let sources = files.of(module);
+        if sources.files.is_empty() && module.path.starts_with('/') {
+            let path = module.path.clone();
+            unresolved.push(if sources.changed { Unresolved::Changed(path) } else { Unresolved::Missing(path) });
+        }
+        let mut lookup = Lookup { symbolizer: &symbolizer, files: &sources.files, failure: None };
+        for batch in ips.chunks(BATCH) {
+            // The call, not what follows it.
+            let svmas: Vec<u64> = batch.iter().map(|ip| ip.wrapping_sub(1).wrapping_sub(module.bias)).collect();
+            for ((ip, svma), frames) in batch.iter().zip(&svmas).zip(lookup.frames(table, &svmas, &module.path)) {
+                let frames = if frames.is_empty() { vec![nameless(table, &module.path, svma.wrapping_add(1))] } else { frames };
+                table.enter(span, *ip, frames);
+            }
+            done += batch.len();
+            progress(done, all);
+        }
+        unresolved.extend(lookup.failure.map(|reason| Unresolved::Unreadable { path: module.path.clone(), reason }));
+    }
+    unresolved.sort_by_key(ToString::to_string);
+    unresolved.dedup();
+    unresolved
+}
+
+/// Addresses a call: enough to make the progress worth showing, and blazesym's cost a call vanish.
+const BATCH: usize = 256;
+
+/// The addresses without names, by module span.
+fn missing(table: &SymbolTable, stacks: &StackTree) -> BTreeMap<u32, BTreeSet<u64>> {
+    let mut wanted: BTreeMap<u32, BTreeSet<u64>> = BTreeMap::new();
+    for id in 0..stacks.len() as u32 {
+        let Some(StackNode::Frame { ip, .. }) = stacks.node(StackId(id)) else { continue };
+        let spans = table.spans_of(ip);
+        for &span in if spans.is_empty() { &[NOWHERE] } else { spans } {
+            if !table.entries.contains_key(&(span, ip)) {
+                wanted.entry(span).or_default().insert(ip);
+            }
+        }
+    }
+    wanted
+}
+
+/// One module's files and what went wrong with them.
+struct Lookup<'a> {
+    symbolizer: &'a Symbolizer,
+    files: &'a [PathBuf],
+    failure: Option<String>,
+}
+
+impl Lookup<'_> {
+    /// The frames of each address, innermost first; empty where no file names it.
+    fn frames(&mut self, table: &mut SymbolTable, svmas: &[u64], module: &str) -> Vec<Vec<StoredFrame>> {
+        let mut found = vec![Vec::new(); svmas.len()];
+        for path in self.files {
+            // Debug information that cannot be read (a compression blazesym lacks, a debug link to another build) must not cost the
+            // names that the symbol table has.
+            for debug_syms in [true, false] {
+                let open: Vec<usize> = (0..svmas.len()).filter(|&index| found[index].is_empty()).collect();
+                if open.is_empty() {
+                    return found;
+                }
+                let addresses: Vec<u64> = open.iter().map(|&index| svmas[index]).collect();
+                let mut elf = Elf::new(path);
+                elf.debug_syms = debug_syms;
+                match self.symbolizer.symbolize(&Source::Elf(elf), Input::VirtOffset(&addresses)) {
+                    Ok(symbols) => {
+                        for (index, symbol) in open.into_iter().zip(symbols) {
+                            if let Symbolized::Sym(symbol) = symbol {
+                                found[index] = stored_frames(table, &symbol, module);
+                            }
+                        }
+                    }
+                    Err(error) => self.failure = Some(error.to_string()),
+                }
+            }
+        }
+        if found.iter().any(|frames| !frames.is_empty()) {
+            self.failure = None;
+        }
+        found
+    }
+}
+
+/// A symbol and what was inlined at the address, innermost first.
+fn stored_frames(table: &mut SymbolTable, symbol: &Sym<'_>, module: &str) -> Vec<StoredFrame> {
+    let module = table.string(module);
+    let mut frame = |name: &str, code: Option<&CodeInfo<'_>>, inlined: bool| {
+        let file = code.map_or(0, |code| table.string(&code.to_path().to_string_lossy()) + 1);
+        let line = code.and_then(|code| code.line).unwrap_or(0);
+        StoredFrame { function: table.string(name), file, line, module, inlined }
+    };
+    if symbol.name.is_empty() {
+        return Vec::new();
+    }
+    let inlined = symbol.inlined.iter().rev().filter(|function| !function.name.is_empty());
+    let mut frames: Vec<_> = inlined.map(|function| frame(&function.name, function.code_info.as_ref(), true)).collect();
+    frames.push(frame(&symbol.name, symbol.code_info.as_deref(), false));
+    frames
+}
+
+/// `module+0xsvma`: enough for a person with the file to find the place.
+fn nameless(table: &mut SymbolTable, path: &str, svma: u64) -> StoredFrame {
+    let base = path.rsplit('/').next().unwrap_or(path);
+    StoredFrame { function: table.string(&format!("{base}+{svma:#x}")), file: 0, line: 0, module: table.string(path), inlined: false }
+}
+
+/// Addresses outside every module: generated code, named by the target's perf map if it wrote one.
+fn name_generated(table: &mut SymbolTable, ips: &[u64], files: &Files) {
+    let map = files.perf_map.as_ref().and_then(|path| std::fs::read(path).ok());
+    let map = map.map(|bytes| PerfMap::parse(&String::from_utf8_lossy(&bytes))).unwrap_or_default();
+    for &ip in ips {
+        let (name, module) = match map.find(ip.wrapping_sub(1)) {
+            Some(name) => (table.string(name), table.string("[generated]")),
+            None => (table.string(&format!("{ip:#x}")), table.string("")),
+        };
+        table.enter(NOWHERE, ip, vec![StoredFrame { function: name, file: 0, line: 0, module, inlined: false }]);
+    }
+}
