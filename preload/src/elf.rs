@@ -4,6 +4,7 @@
 
 use core::arch::{asm, global_asm};
 use core::ffi::{CStr, c_char};
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 global_asm!(".weak _r_debug", ".weak __libc_stack_end", ".weak _dl_find_object");
 
@@ -120,6 +121,56 @@ pub fn initial_stack() -> *const u64 {
     unsafe { address.as_ref() }.map_or(core::ptr::null(), |p| *p)
 }
 
+/// An entry of the auxiliary vector, which lies behind the initial environment.
+fn auxiliary(kind: u64) -> Option<u64> {
+    let mut at = initial_stack();
+    if at.is_null() {
+        return None;
+    }
+    // SAFETY: argc, its pointers and a null.
+    at = unsafe { at.wrapping_add(2 + at.read() as usize) };
+    // SAFETY: the environment's pointers end with a null.
+    while unsafe { at.read() } != 0 {
+        at = at.wrapping_add(1);
+    }
+    loop {
+        at = at.wrapping_add(1);
+        // SAFETY: as above.
+        let found = unsafe { at.read() };
+        at = at.wrapping_add(1);
+        if found == kind {
+            // SAFETY: as above.
+            return Some(unsafe { at.read() });
+        }
+        if found == 0 {
+            return None;
+        }
+    }
+}
+
+static EXECUTABLE_HEADERS: AtomicUsize = AtomicUsize::new(0);
+static EXECUTABLE_HEADER_COUNT: AtomicUsize = AtomicUsize::new(0);
+
+/// Learns where the executable's program headers are, from the kernel: an executable's header need not be where its first code is. Must
+/// run before the environment is touched, behind which the kernel's word lies.
+pub fn learn_executable_headers() {
+    const AT_PHDR: u64 = 3;
+    const AT_PHNUM: u64 = 5;
+    EXECUTABLE_HEADERS.store(auxiliary(AT_PHDR).unwrap_or(0) as usize, Ordering::Relaxed);
+    EXECUTABLE_HEADER_COUNT.store(auxiliary(AT_PHNUM).unwrap_or(0) as usize, Ordering::Release);
+}
+
+/// The executable's program headers; none before they were learnt.
+pub fn executable_headers() -> &'static [Phdr] {
+    let count = EXECUTABLE_HEADER_COUNT.load(Ordering::Acquire);
+    let start = EXECUTABLE_HEADERS.load(Ordering::Relaxed);
+    if start == 0 {
+        return &[];
+    }
+    // SAFETY: the kernel's own word for where it has mapped them.
+    unsafe { core::slice::from_raw_parts(start as *const Phdr, count) }
+}
+
 struct SymbolTable {
     symbols: *const Sym,
     strings: *const c_char,
@@ -148,8 +199,7 @@ impl SymbolTable {
                 DT_GNU_HASH => gnu_hash = avma,
                 _ => {}
             }
-            // SAFETY: the null tag has not been met yet.
-            entry = unsafe { entry.add(1) };
+            entry = entry.wrapping_add(1);
         }
         if symbols == 0 || strings == 0 || gnu_hash == 0 {
             return None;
@@ -161,7 +211,7 @@ impl SymbolTable {
     fn find(&self, name: &CStr, bias: u64) -> Option<usize> {
         let word = |index: usize| {
             // SAFETY: the loader has checked and uses this table; all indexes come from its own header.
-            unsafe { *self.gnu_hash.add(index) }
+            unsafe { *self.gnu_hash.wrapping_add(index) }
         };
         let hash = name.to_bytes().iter().fold(5381u32, |h, byte| h.wrapping_mul(33).wrapping_add(u32::from(*byte)));
         let (buckets, first, bloom_words) = (word(0) as usize, word(1), word(2) as usize);
@@ -190,12 +240,11 @@ impl SymbolTable {
     fn match_function(&self, index: u32, name: &CStr, bias: u64) -> Option<usize> {
         const STT_FUNC: u8 = 2;
         // SAFETY: the index is in the hash chain, so the symbol exists.
-        let symbol = unsafe { &*self.symbols.add(index as usize) };
+        let symbol = unsafe { &*self.symbols.wrapping_add(index as usize) };
         if symbol.section == 0 || symbol.info & 15 != STT_FUNC {
             return None;
         }
-        // SAFETY: a symbol's name is an offset in the string table.
-        let start = unsafe { self.strings.add(symbol.name as usize) };
+        let start = self.strings.wrapping_add(symbol.name as usize);
         // SAFETY: names are terminated.
         let found = unsafe { CStr::from_ptr(start) };
         (found == name).then(|| bias.wrapping_add(symbol.value) as usize)
@@ -211,9 +260,9 @@ pub unsafe fn program_headers(start: u64) -> &'static [Phdr] {
     // SAFETY: the caller's promise; the ELF header is 64 bytes.
     let magic = unsafe { header.cast::<[u8; 4]>().read_unaligned() };
     // SAFETY: as above, e_phoff.
-    let offset = unsafe { header.add(32).cast::<u64>().read_unaligned() };
+    let offset = unsafe { header.wrapping_add(32).cast::<u64>().read_unaligned() };
     // SAFETY: as above, e_phnum.
-    let count = unsafe { header.add(56).cast::<u16>().read_unaligned() };
+    let count = unsafe { header.wrapping_add(56).cast::<u16>().read_unaligned() };
     // The table must lie in the mapped first page, as it does in every linked image.
     if magic != *b"\x7fELF" || offset + u64::from(count) * size_of::<Phdr>() as u64 > 4096 {
         return &[];

@@ -31,14 +31,13 @@ impl Environment {
         }
         // SAFETY: the kernel has put argc there.
         let argc = unsafe { stack.read() } as usize;
-        // SAFETY: argc pointers and a null follow, then the environment.
-        let entries = unsafe { stack.add(1 + argc + 1) };
+        let entries = stack.wrapping_add(1 + argc + 1);
         Some(Environment { entries: entries.cast_mut().cast() })
     }
 
     fn entry(&self, index: usize) -> Option<&'static CStr> {
         // SAFETY: indexes below the terminating null are asked for in order.
-        let pointer = unsafe { self.entries.add(index).read() };
+        let pointer = unsafe { self.entries.wrapping_add(index).read() };
         if pointer.is_null() {
             return None;
         }
@@ -122,7 +121,7 @@ impl Environment {
     fn strip_own(&mut self, index: usize) -> bool {
         const NAME: &[u8] = b"LD_PRELOAD=";
         // SAFETY: below the terminating null, as the caller has seen.
-        let start = unsafe { self.entries.add(index).read() }.cast::<u8>();
+        let start = unsafe { self.entries.wrapping_add(index).read() }.cast::<u8>();
         let Some(length) = self.entry(index).map(|entry| entry.to_bytes().len()) else { return false };
         // SAFETY: the string with its terminator; the program has not started to use it.
         let text = unsafe { core::slice::from_raw_parts_mut(start, length + 1) };
@@ -152,9 +151,9 @@ impl Environment {
         let mut at = index;
         loop {
             // SAFETY: the terminating null has not been passed.
-            let next = unsafe { self.entries.add(at + 1).read() };
+            let next = unsafe { self.entries.wrapping_add(at + 1).read() };
             // SAFETY: as above.
-            unsafe { self.entries.add(at).write(next) };
+            unsafe { self.entries.wrapping_add(at).write(next) };
             if next.is_null() {
                 return;
             }

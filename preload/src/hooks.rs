@@ -115,13 +115,18 @@ unsafe extern "C" fn realloc_body(old: *mut c_void, size: usize, slot: u64, bp: 
 }
 
 unsafe extern "C" fn reallocarray_body(old: *mut c_void, count: usize, size: usize, slot: u64, bp: u64) -> *mut c_void {
-    let Some(real) = real!(reallocarray) else { return core::ptr::null_mut() };
+    let Some(total) = count.checked_mul(size) else {
+        // Fails and sets errno, as it should.
+        let Some(real) = real!(reallocarray) else { return core::ptr::null_mut() };
+        // SAFETY: the caller's own call, passed on.
+        return unsafe { real(old, count, size) };
+    };
+    // Without overflow it is realloc. glibc's own would call realloc through this library again, and the block would count twice.
+    let Some(real) = real!(realloc) else { return core::ptr::null_mut() };
     let before = clock::now();
-    // SAFETY: the caller's own call, passed on.
-    let new = unsafe { real(old, count, size) };
-    let total = count.checked_mul(size);
-    // An overflow has failed and freed nothing, whatever the product's low bits are.
-    resized(Caller { slot, bp }, Kind::Reallocarray, before, old, new, total.unwrap_or(usize::MAX));
+    // SAFETY: the caller's own call; the product did not overflow.
+    let new = unsafe { real(old, total) };
+    resized(Caller { slot, bp }, Kind::Reallocarray, before, old, new, total);
     new
 }
 
@@ -159,7 +164,6 @@ free_body!(cfree_body, cfree, Kind::Cfree, ());
 
 const FAILED: *mut c_void = usize::MAX as *mut c_void;
 
-#[expect(clippy::too_many_arguments, reason = "mmap has six, and two say where it was called")]
 unsafe extern "C" fn mmap_body(
     addr: *mut c_void,
     length: usize,
@@ -194,7 +198,6 @@ unsafe extern "C" fn munmap_body(addr: *mut c_void, length: usize, slot: u64, bp
     result
 }
 
-#[expect(clippy::too_many_arguments, reason = "mremap has five (and an unused sixth register), and two say where it was called")]
 unsafe extern "C" fn mremap_body(
     old: *mut c_void,
     old_length: usize,

@@ -20,6 +20,8 @@ pub struct Module {
     pub start: u64,
     /// End avma.
     pub end: u64,
+    /// An address in it that the loader knows: the start of the segment it was asked about.
+    code: u64,
     /// avma of `.eh_frame_hdr`, 0 if there is none.
     pub eh_frame_hdr: u64,
     /// The loader's entry.
@@ -30,13 +32,20 @@ struct Slot {
     /// 0 = not filled in (yet), else the start; the end is 0 while the module is gone.
     start: AtomicU64,
     end: AtomicU64,
+    code: AtomicU64,
     eh_frame_hdr: AtomicU64,
     link_map: AtomicUsize,
 }
 
-static SLOTS: [Slot; MODULES] =
-    [const { Slot { start: AtomicU64::new(0), end: AtomicU64::new(0), eh_frame_hdr: AtomicU64::new(0), link_map: AtomicUsize::new(0) } };
-        MODULES];
+static SLOTS: [Slot; MODULES] = [const {
+    Slot {
+        start: AtomicU64::new(0),
+        end: AtomicU64::new(0),
+        code: AtomicU64::new(0),
+        eh_frame_hdr: AtomicU64::new(0),
+        link_map: AtomicUsize::new(0),
+    }
+}; MODULES];
 static USED: AtomicU32 = AtomicU32::new(0);
 
 /// glibc's `struct dl_find_object` (x86-64: no `dlfo_eh_dbase`).
@@ -60,12 +69,31 @@ pub fn ask_loader(avma: u64) -> Option<Module> {
     // SAFETY: glibc's function of that name, with this signature since 2.35; async-signal-safe by its documentation.
     let find = unsafe { core::mem::transmute::<usize, extern "C" fn(u64, *mut DlFindObject) -> i32>(address) };
     let mut found = DlFindObject::default();
-    (find(avma, &mut found) == 0).then(|| Module {
-        start: found.map_start,
-        end: found.map_end,
-        eh_frame_hdr: found.eh_frame,
-        link_map: found.link_map as *const LinkMap,
-    })
+    if find(avma, &mut found) != 0 {
+        return None;
+    }
+    let link_map = found.link_map as *const LinkMap;
+    // The loader may answer with one segment only (executables that are not position-independent): the headers know the whole module.
+    let (bias, headers) = image(found.map_start, link_map);
+    let loads = || headers.iter().filter(|h| h.kind == elf::PT_LOAD);
+    let start = loads().map(|h| bias.wrapping_add(h.svma) & !4095).min().unwrap_or(found.map_start);
+    let end = loads().map(|h| bias.wrapping_add(h.svma + h.memory_size)).max().unwrap_or(found.map_end);
+    let holds = avma >= start && avma < end;
+    let (start, end) = if holds { (start, end) } else { (found.map_start, found.map_end) };
+    Some(Module { start, end, code: found.map_start, eh_frame_hdr: found.eh_frame, link_map })
+}
+
+/// A module's bias and program headers.
+fn image(start: u64, link_map: *const LinkMap) -> (u64, &'static [elf::Phdr]) {
+    // SAFETY: the loader's entry lives as long as the module, and an address of the module's code is on the stack.
+    let Some(map) = (unsafe { link_map.as_ref() }) else { return (start, &[]) };
+    if map.name().is_empty() {
+        return (map.bias, elf::executable_headers());
+    }
+    // SAFETY: a library's first page, its ELF header, is mapped at its bias (its first svma is 0), or else where the loader says.
+    let header = if map.bias != 0 && map.bias <= start { map.bias } else { start };
+    // SAFETY: as above.
+    (map.bias, unsafe { elf::program_headers(header) })
 }
 
 fn used() -> &'static [Slot] {
@@ -77,6 +105,7 @@ impl Slot {
         Module {
             start: self.start.load(Ordering::Acquire),
             end: self.end.load(Ordering::Relaxed),
+            code: self.code.load(Ordering::Relaxed),
             eh_frame_hdr: self.eh_frame_hdr.load(Ordering::Relaxed),
             link_map: self.link_map.load(Ordering::Relaxed) as *const LinkMap,
         }
@@ -99,6 +128,7 @@ pub fn remember(module: Module) -> bool {
         return false;
     };
     slot.end.store(module.end, Ordering::Relaxed);
+    slot.code.store(module.code, Ordering::Relaxed);
     slot.eh_frame_hdr.store(module.eh_frame_hdr, Ordering::Relaxed);
     slot.link_map.store(module.link_map as usize, Ordering::Relaxed);
     slot.start.store(module.start, Ordering::Release); // pairs with `read`
@@ -112,7 +142,7 @@ pub fn forget_unloaded(mut gone: impl FnMut(Module)) {
         if module.start == 0 || module.end == 0 {
             continue;
         }
-        let still = ask_loader(module.start).is_some_and(|now| now.link_map == module.link_map && now.start == module.start);
+        let still = ask_loader(module.code).is_some_and(|now| now.link_map == module.link_map && now.start == module.start);
         if !still {
             slot.end.store(0, Ordering::Relaxed);
             gone(module);
@@ -125,9 +155,7 @@ pub fn sections(module: &Module) -> Result<Sections<'static>, EndReason> {
     if module.eh_frame_hdr == 0 {
         return Err(EndReason::NoRow);
     }
-    // SAFETY: the loader has mapped an image at `start`; an address of its code is on the stack, so it is not being unloaded.
-    let headers = unsafe { elf::program_headers(module.start) };
-    let bias = bias(module, headers);
+    let (bias, headers) = image(module.start, module.link_map);
     let segment = headers.iter().filter(|h| h.kind == elf::PT_LOAD).find(|h| {
         let start = bias.wrapping_add(h.svma);
         module.eh_frame_hdr >= start && module.eh_frame_hdr < start + h.memory_size
@@ -139,17 +167,9 @@ pub fn sections(module: &Module) -> Result<Sections<'static>, EndReason> {
     Sections::from_eh_frame_hdr(bytes, start, module.eh_frame_hdr)
 }
 
-/// What to add to the module's svmas: its start minus the first loaded segment's page.
-fn bias(module: &Module, headers: &[elf::Phdr]) -> u64 {
-    let first = headers.iter().find(|h| h.kind == elf::PT_LOAD).map_or(0, |h| h.svma & !4095);
-    module.start.wrapping_sub(first)
-}
-
 /// What a `MODULE` record says beyond the module itself: (bias, build-id, path).
 pub fn describe(module: &Module) -> (u64, &'static [u8], &'static [u8]) {
-    // SAFETY: as in `sections`.
-    let headers = unsafe { elf::program_headers(module.start) };
-    let bias = bias(module, headers);
+    let (bias, headers) = image(module.start, module.link_map);
     // SAFETY: as in `sections`.
     let id = unsafe { elf::build_id(headers, bias) };
     // SAFETY: the loader's entry lives as long as the module.
@@ -207,7 +227,9 @@ pub fn has_registered_frames() -> bool {
 pub fn registered_sections() -> impl Iterator<Item = Sections<'static>> {
     REGISTERED.iter().map(|slot| slot.load(Ordering::Acquire)).filter(|table| *table != 0).map(|table| {
         // SAFETY: libgcc reads the table under the same promise: it is valid until it is deregistered.
-        let bytes = unsafe { core::slice::from_raw_parts(table as *const u8, table_bytes(table)) };
+        let bytes = unsafe { table_bytes(table) };
+        // SAFETY: as above, for its whole length.
+        let bytes = unsafe { core::slice::from_raw_parts(table as *const u8, bytes) };
         Sections::from_eh_frame(bytes, table)
     })
 }

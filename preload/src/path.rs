@@ -108,12 +108,9 @@ impl Path {
     /// As `start`, for `capacity` frames.
     unsafe fn use_memory(&mut self, memory: *mut u8, capacity: usize) {
         self.ra = memory.cast();
-        // SAFETY: each array follows the one before inside the memory promised.
-        self.bp = unsafe { self.ra.add(capacity) };
-        // SAFETY: as above.
-        self.meta = unsafe { self.bp.add(capacity) }.cast();
-        // SAFETY: as above.
-        self.fresh = unsafe { self.meta.add(capacity) }.cast();
+        self.bp = self.ra.wrapping_add(capacity);
+        self.meta = self.bp.wrapping_add(capacity).cast();
+        self.fresh = self.meta.wrapping_add(capacity).cast();
         self.capacity = capacity;
     }
 
@@ -161,7 +158,7 @@ impl Path {
     pub fn ra(&mut self, i: usize) -> &mut Word {
         debug_assert!(i < self.capacity);
         // SAFETY: inside the array: callers stay below `hi` or have made sure of the capacity.
-        unsafe { &mut *self.ra.add(i) }
+        unsafe { &mut *self.ra.wrapping_add(i) }
     }
 
     /// The saved-bp word of frame `i` (the return-address word again where bp is not compared).
@@ -169,7 +166,7 @@ impl Path {
     pub fn bp(&mut self, i: usize) -> &mut Word {
         debug_assert!(i < self.capacity);
         // SAFETY: as in `ra`.
-        unsafe { &mut *self.bp.add(i) }
+        unsafe { &mut *self.bp.wrapping_add(i) }
     }
 
     /// What else is known of frame `i`.
@@ -177,7 +174,7 @@ impl Path {
     pub fn meta(&mut self, i: usize) -> &mut Meta {
         debug_assert!(i < self.capacity);
         // SAFETY: as in `ra`.
-        unsafe { &mut *self.meta.add(i) }
+        unsafe { &mut *self.meta.wrapping_add(i) }
     }
 
     /// The `i`-th frame unwound in this walk, leaf first.
@@ -185,22 +182,19 @@ impl Path {
     pub fn fresh(&mut self, i: usize) -> &mut Fresh {
         debug_assert!(i < self.capacity);
         // SAFETY: as in `ra`.
-        unsafe { &mut *self.fresh.add(i) }
+        unsafe { &mut *self.fresh.wrapping_add(i) }
     }
 
     /// Moves frames `from..from + count` to `to`.
     pub fn shift(&mut self, from: usize, to: usize, count: usize) {
         debug_assert!(from + count <= self.capacity && to + count <= self.capacity);
-        // SAFETY: both ranges are below the capacity, as the caller has made sure.
-        let (source, target) = unsafe { (self.ra.add(from), self.ra.add(to)) };
+        let (source, target) = (self.ra.wrapping_add(from), self.ra.wrapping_add(to));
         // SAFETY: as above; `copy` allows overlap.
         unsafe { core::ptr::copy(source, target, count) };
-        // SAFETY: as above.
-        let (source, target) = unsafe { (self.bp.add(from), self.bp.add(to)) };
+        let (source, target) = (self.bp.wrapping_add(from), self.bp.wrapping_add(to));
         // SAFETY: as above.
         unsafe { core::ptr::copy(source, target, count) };
-        // SAFETY: as above.
-        let (source, target) = unsafe { (self.meta.add(from), self.meta.add(to)) };
+        let (source, target) = (self.meta.wrapping_add(from), self.meta.wrapping_add(to));
         // SAFETY: as above.
         unsafe { core::ptr::copy(source, target, count) };
     }
@@ -234,7 +228,7 @@ impl Path {
     #[inline(always)]
     fn is_equal(&self, i: usize) -> bool {
         // SAFETY: below `hi`, as all frames that are verified.
-        let word = unsafe { *self.ra.add(i) };
+        let word = unsafe { *self.ra.wrapping_add(i) };
         // SAFETY: a slot of the current stack, found mapped when it was recorded; read only after the younger ones have matched.
         word.value == unsafe { (word.addr as *const u64).read_volatile() }
     }

@@ -126,6 +126,7 @@ fn start() -> bool {
 fn connect() -> bool {
     let own_dynamic = own_dynamic();
     let resolved = real::resolve(own_dynamic);
+    elf::learn_executable_headers();
     let Some(mut environment) = Environment::of_process() else { return false };
     let pid = sys::getpid();
     let ring = match environment.ring() {
