@@ -100,7 +100,11 @@ fn mixed() -> Vec<Vec<u8>> {
     let mut numbers = Numbers(7);
     ring.record(tag::TIME, 0, 0, &[1_000_000]);
     let paths: Vec<Vec<u64>> = (0..200u64)
-        .map(|site| (0..20 + site % 12).map(|i| if i < 12 { 0x5555_0000 + i * 77 } else { 0x5560_0000 + (site >> (i % 7)) * 513 + i * 40 }).collect())
+        .map(|site| {
+            (0..20 + site % 12)
+                .map(|i| if i < 12 { 0x5555_0000 + i * 77 } else { 0x5560_0000 + (site >> (i % 7)) * 513 + i * 40 })
+                .collect()
+        })
         .collect();
     let mut live: Vec<Vec<u8>> = Vec::new();
     let mut site = 0u64;
@@ -108,11 +112,15 @@ fn mixed() -> Vec<Vec<u8>> {
         // Mostly the next of a sequence, at times a jump: loops with branches.
         site = if numbers.below(6) == 0 { numbers.below(200) } else { (site + 1) % 200 };
         ring.stack(&paths[site as usize]);
-        let size = if site % 2 == 0 { 16 + site as usize % 7 * 24 } else { 1 + numbers.below(400) as usize };
+        let size = if site.is_multiple_of(2) { 16 + site as usize % 7 * 24 } else { 1 + numbers.below(400) as usize };
         live.push(ring.alloc(size, 80 + numbers.below(60) as u32));
         if live.len() > 2000 || numbers.below(3) > 0 {
             let last = live.len() - 1;
-            let which = if numbers.below(4) > 0 { last - numbers.below(3).min(last as u64) as usize } else { numbers.below(live.len() as u64) as usize };
+            let which = if numbers.below(4) > 0 {
+                last - numbers.below(3).min(last as u64) as usize
+            } else {
+                numbers.below(live.len() as u64) as usize
+            };
             let block = live.swap_remove(which);
             ring.free(block, 50 + numbers.below(60) as u32);
         }
