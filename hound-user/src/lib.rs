@@ -6,5 +6,8 @@
 pub mod capture;
 pub mod cli;
 pub mod heap;
+pub mod query;
+pub mod report;
 pub mod session;
 pub mod symbols;
+pub mod view;

@@ -287,6 +287,20 @@ pub fn marker(caller: Caller, value: u32) {
     }
 }
 
+/// Something happened to the process as a whole: `[pid][0]`.
+pub fn process(caller: Caller, record: u8, what: u8, now: u64) {
+    if let Some(thread) = begin(caller) {
+        if thread.producer.reserve(2 + 3) {
+            thread.producer.put_header(now, record, 3, what, 0);
+            let pid = process::control().target_pid.load(core::sync::atomic::Ordering::Relaxed);
+            thread.producer.put(u64::from(pid));
+            thread.producer.put(0);
+            thread.producer.commit();
+        }
+        end(thread);
+    }
+}
+
 /// A module was met for the first time. Runs inside another event of the thread, before its record.
 pub fn module(thread: &mut Thread, module: &Module) {
     let (bias, id, path) = modules::describe(module);

@@ -2,6 +2,10 @@
 //!
 //! Exit status: 0 done, 2 hound could not do its job; `hound run` passes the program's own status on.
 
+mod check;
+mod dump;
+mod info;
+mod report;
 mod run;
 
 use std::ffi::OsString;
@@ -34,6 +38,10 @@ Examples:
 #[derive(Subcommand, Debug)]
 enum Command {
     Run(run::Args),
+    Info(info::Args),
+    Check(check::Args),
+    Dump(dump::Args),
+    Report(report::Args),
     #[command(hide = true)]
     Collect(run::CollectArgs),
 }
@@ -49,6 +57,10 @@ pub fn main() -> ExitCode {
     };
     let result = match cli.command {
         Command::Run(args) => run::run(&args),
+        Command::Report(args) => report::run(&args),
+        Command::Info(args) => info::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Dump(args) => dump::run(&args),
         Command::Collect(args) => run::collect(&args),
     };
     result.unwrap_or_else(|error| {

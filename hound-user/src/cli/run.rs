@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::ValueEnum;
 
 use super::{setting, switch};
+use crate::report::{Options, leak_report};
 use crate::session::{Collect, Launch, collect as collect_ring, launch};
 
 /// What to do when the program produces events faster than hound can take them.
@@ -69,6 +70,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         eprintln!("hound: {warning}");
     }
     if !args.quiet {
+        eprint!("{}", leak_report(&launched.output, &Options::default())?);
         eprintln!("hound: capture in {}", launched.output.display());
     }
     let status = launched.status.code().unwrap_or_else(|| KILLED + launched.status.signal().unwrap_or(0));
