@@ -19,7 +19,7 @@ struct Line {
 
 impl Line {
     fn ns(&self, ticks: u64) -> u64 {
-        let ns = u128::from(ticks.saturating_sub(self.from)) * u128::from(self.rate) >> 32;
+        let ns = (u128::from(ticks.saturating_sub(self.from)) * u128::from(self.rate)) >> 32;
         self.from_ns.saturating_add(u64::try_from(ns).unwrap_or(u64::MAX))
     }
 }
@@ -55,13 +55,10 @@ impl TickClock {
             from_ns: from.monotonic_ns.saturating_sub(start.monotonic_ns),
             rate: rate.min(u128::from(u64::MAX)) as u64,
         };
-        if let Some(last) = lines.last_mut() {
-            if last.from == line.from {
-                *last = line;
-                return;
-            }
+        match lines.last_mut() {
+            Some(last) if last.from == line.from => *last = line,
+            _ => lines.push(line),
         }
-        lines.push(line);
     }
 
     /// Nanoseconds since the capture began; what was before it is 0.

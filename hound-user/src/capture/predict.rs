@@ -27,7 +27,7 @@ const CLASSES: usize = 1024;
 /// Which shape follows which, by the two before.
 #[derive(Debug)]
 pub struct ShapeGuess {
-    table: Vec<u32>,
+    table: Box<[u32; 4096]>,
     /// Shape of the event before.
     before: u32,
     slot: usize,
@@ -35,7 +35,7 @@ pub struct ShapeGuess {
 
 impl Default for ShapeGuess {
     fn default() -> Self {
-        ShapeGuess { table: vec![0; 4096], before: 0, slot: 0 }
+        ShapeGuess { table: Box::new([0; 4096]), before: 0, slot: 0 }
     }
 }
 
@@ -97,12 +97,12 @@ impl SizeGuess {
 #[derive(Debug)]
 pub struct SlackGuess {
     /// `(size, slack code)`.
-    table: Vec<(u64, u64)>,
+    table: Box<[(u64, u64); 256]>,
 }
 
 impl Default for SlackGuess {
     fn default() -> Self {
-        SlackGuess { table: vec![(u64::MAX, 0); 256] }
+        SlackGuess { table: Box::new([(u64::MAX, 0); 256]) }
     }
 }
 
@@ -135,7 +135,7 @@ pub struct Blocks {
     /// Per freed block: the one of its class freed before it.
     older: Vec<u32>,
     /// Per class: the block freed last.
-    newest: Vec<u32>,
+    newest: Box<[u32; CLASSES]>,
     /// One bit a block.
     live: Vec<u64>,
     /// Live blocks in each word of `live`, and in each 16 words.
@@ -155,7 +155,7 @@ impl Default for Blocks {
             addrs: Vec::new(),
             classes: Vec::new(),
             older: Vec::new(),
-            newest: vec![NONE; CLASSES],
+            newest: Box::new([NONE; CLASSES]),
             live: Vec::new(),
             per_word: Vec::new(),
             per_16_words: Vec::new(),
@@ -212,7 +212,7 @@ impl Blocks {
         if first != NONE {
             if self.addrs[first as usize] == addr {
                 self.newest[class as usize] = self.older[first as usize];
-                self.push(addr, extent, class);
+                self.push(addr, class);
                 return Place { code: 0, far: 0 };
             }
             let mut before = first;
@@ -223,7 +223,7 @@ impl Blocks {
                 }
                 if self.addrs[candidate as usize] == addr {
                     self.older[before as usize] = self.older[candidate as usize];
-                    self.push(addr, extent, class);
+                    self.push(addr, class);
                     return Place { code, far: 0 };
                 }
                 before = candidate;
@@ -231,7 +231,7 @@ impl Blocks {
         }
         let place = self.place_new(addr);
         self.next = addr.wrapping_add(extent);
-        self.push(addr, extent, class);
+        self.push(addr, class);
         place
     }
 
@@ -267,7 +267,7 @@ impl Blocks {
                 NONE => self.newest[class as usize] = rest,
                 _ => self.older[before as usize] = rest,
             }
-            self.push(addr, extent, class);
+            self.push(addr, class);
             return Some(addr);
         }
         let expected = self.next.wrapping_add(8);
@@ -278,12 +278,12 @@ impl Blocks {
             code => std::mem::take(self.strays.get_mut(code.checked_sub(PLACE_STRAY)? as usize)?),
         };
         self.next = addr.wrapping_add(extent);
-        self.push(addr, extent, class);
+        self.push(addr, class);
         Some(addr)
     }
 
     #[inline(always)]
-    fn push(&mut self, addr: u64, _extent: u64, class: u16) {
+    fn push(&mut self, addr: u64, class: u16) {
         let index = self.addrs.len();
         self.addrs.push(addr);
         self.classes.push(class);

@@ -2,7 +2,13 @@
 
 /// Appends a number.
 #[inline(always)]
-pub fn put(out: &mut Vec<u8>, mut value: u64) {
+pub fn put(out: &mut Vec<u8>, value: u64) {
+    // Nearly all numbers are surprises of one byte.
+    if value < 0x80 { out.push(value as u8) } else { put_long(out, value) }
+}
+
+#[inline(never)]
+fn put_long(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;

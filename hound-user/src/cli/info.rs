@@ -48,7 +48,6 @@ impl Visitor for Count {
     }
 
     fn free(&mut self, time_ns: u64, _: StreamId, _: u64, kind: Kind, _: bool, _: Option<StackId>) {
-        // The release half of a realloc carries the realloc's own kind, and so does its other half: told apart by `dump` only.
         self.kinds[kind as usize] += 1;
         self.last_ns = time_ns;
     }
