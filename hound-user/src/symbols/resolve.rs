@@ -158,15 +158,18 @@ fn stored_frames(table: &mut SymbolTable, symbol: &Sym<'_>, module: &str) -> Vec
     if symbol.name.is_empty() {
         return Vec::new();
     }
+    // glibc's alias for calls from inside itself: people, and suppressions, know the function by its other name.
+    let plain = |name: &str| name.strip_prefix("__GI_").unwrap_or(name).to_owned();
     let inlined = symbol.inlined.iter().rev().filter(|function| !function.name.is_empty());
-    let mut frames: Vec<_> = inlined.map(|function| frame(&function.name, function.code_info.as_ref(), true)).collect();
-    frames.push(frame(&symbol.name, symbol.code_info.as_deref(), false));
+    let mut frames: Vec<_> = inlined.map(|function| frame(&plain(&function.name), function.code_info.as_ref(), true)).collect();
+    frames.push(frame(&plain(&symbol.name), symbol.code_info.as_deref(), false));
     frames
 }
 
 /// `module+0xsvma`: enough for a person with the file to find the place.
 fn nameless(table: &mut SymbolTable, path: &str, svma: u64) -> StoredFrame {
-    let base = path.rsplit('/').next().unwrap_or(path);
+    // The loader knows the program itself by an empty name.
+    let base = path.rsplit('/').next().filter(|base| !base.is_empty()).unwrap_or("program");
     StoredFrame { function: table.string(&format!("{base}+{svma:#x}")), file: 0, line: 0, module: table.string(path), inlined: false }
 }
 
