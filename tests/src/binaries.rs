@@ -1,0 +1,31 @@
+//! Where the programs under test are: `hound` and `libhound.so`, built by `cargo xtask build` before the tests run.
+
+use std::path::PathBuf;
+
+/// The workspace's root.
+pub fn workspace() -> PathBuf {
+    let tests = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    tests.parent().map(PathBuf::from).unwrap_or(tests)
+}
+
+/// Where cargo puts what it builds.
+pub fn target_dir() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
+}
+
+/// The `hound` binary: in `HOUND_BIN_DIR`, else in the release directory.
+pub fn hound() -> PathBuf {
+    built("hound")
+}
+
+/// The preloaded library, beside [`hound`].
+pub fn libhound() -> PathBuf {
+    built("libhound.so")
+}
+
+fn built(name: &str) -> PathBuf {
+    let dir = std::env::var_os("HOUND_BIN_DIR").map_or_else(|| target_dir().join("release"), PathBuf::from);
+    let path = dir.join(name);
+    assert!(path.exists(), "{} does not exist: run `cargo xtask build` first, or name its directory in HOUND_BIN_DIR", path.display());
+    path
+}

@@ -1,0 +1,282 @@
+//! Compares a capture with what the program noted: the same blocks in each thread, none more, none fewer, and the same stacks.
+//!
+//! A program's own blocks are told from those that libc makes on its behalf by the caller: an event is the program's own if the
+//! innermost frame, past `operator new` and its kin, lies in the program's code. So an event with a wrong stack counts as missing,
+//! or as one too many. Blocks of libraries have no oracle here; the counting interposer covers them as totals.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+
+use crate::capture::Event;
+use crate::oracle::{Call, Note, Oracle};
+
+/// What happened to one block, in the words that both sides share.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step<'a> {
+    Alloc { kind: &'a str, addr: u64, size: u64, usable: Option<u64>, prev: u64 },
+    Free { addr: u64 },
+    Marker { value: u64 },
+}
+
+impl fmt::Display for Step<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Step::Alloc { kind, addr, size, usable, prev } => {
+                write!(f, "{kind} of {size} at {addr:#x}, usable {}", usable.map_or("unknown".into(), |u| u.to_string()))?;
+                if prev == 0 { Ok(()) } else { write!(f, ", continues {prev:#x}") }
+            }
+            Step::Free { addr } => write!(f, "free of {addr:#x}"),
+            Step::Marker { value } => write!(f, "marker {value}"),
+        }
+    }
+}
+
+/// A step and the stack it was made from, innermost first; and why the stack ends there (captured ones only).
+struct Made<'a> {
+    step: Step<'a>,
+    stack: Option<&'a [u64]>,
+    end: Option<&'a str>,
+}
+
+/// How exact a comparison can be.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    /// Starts of the executable's functions as linked, ascending: the innermost frames must lie in one function. Empty: not compared.
+    pub function_starts: Vec<u64>,
+    /// Events that a thread may have at its end beyond what it noted, because it was killed between doing and noting.
+    pub cut_tail: usize,
+}
+
+/// All differences, as text that names thread, position and both sides; empty if the capture is exact.
+pub fn differences(oracle: &Oracle, events: &[Event], rules: &Rules) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut captured = captured_steps(oracle, events);
+    for (tid, notes) in oracle.by_thread() {
+        let noted = noted_steps(&notes);
+        let mut got = captured.remove(&tid).unwrap_or_default();
+        if got.len() > noted.len() && got.len() - noted.len() <= rules.cut_tail {
+            got.truncate(noted.len());
+        }
+        compare_thread(tid, &noted, &got, oracle, rules, &mut found);
+    }
+    for (tid, steps) in captured {
+        if steps.len() > rules.cut_tail {
+            found.push(format!("thread {tid} noted nothing, but {} events of it were captured; the first: {}", steps.len(), steps[0].step));
+        }
+    }
+    found
+}
+
+/// How many steps the program noted: what a test requires to be above zero.
+pub fn noted(oracle: &Oracle) -> usize {
+    oracle.by_thread().values().map(|notes| noted_steps(notes).len()).sum()
+}
+
+fn compare_thread(tid: u32, noted: &[Made<'_>], got: &[Made<'_>], oracle: &Oracle, rules: &Rules, found: &mut Vec<String>) {
+    let first_wrong = noted.iter().zip(got).position(|(n, g)| n.step != g.step);
+    if first_wrong.is_some() || noted.len() != got.len() {
+        let at = first_wrong.unwrap_or(noted.len().min(got.len()));
+        found.push(format!(
+            "thread {tid}: {} steps noted, {} captured; they part at step {at}:\n{}",
+            noted.len(),
+            got.len(),
+            excerpt(noted, got, at)
+        ));
+        return;
+    }
+    for (i, (n, g)) in noted.iter().zip(got).enumerate() {
+        let (Some(wanted), Some(stack)) = (n.stack, g.stack) else { continue };
+        if let Some(why) = stack_difference(wanted, stack, g.end, oracle, rules) {
+            let (wanted, stack) = (addresses(wanted), addresses(stack));
+            found.push(format!(
+                "thread {tid}, step {i}, {}: {why}\n  noted    {wanted}\n  captured {stack} ends: {}",
+                n.step,
+                g.end.unwrap_or("?")
+            ));
+            if found.len() > 5 {
+                return;
+            }
+        }
+    }
+}
+
+/// What is wrong with a captured stack, if anything.
+fn stack_difference(noted: &[u64], captured: &[u64], end: Option<&str>, oracle: &Oracle, rules: &Rules) -> Option<String> {
+    if end != Some("root") {
+        return Some("the stack does not reach the root".into());
+    }
+    let through = captured.iter().take_while(|ip| oracle.is_through(**ip)).count();
+    let captured = &captured[through..];
+    if noted.len() != captured.len() {
+        return Some(format!("{} frames noted, {} captured", noted.len(), captured.len()));
+    }
+    if let Some(i) = (1..noted.len()).find(|&i| noted[i] != captured[i]) {
+        return Some(format!("frame {i} differs"));
+    }
+    let base = oracle.own.first()?.start;
+    let function = |ip: u64| rules.function_starts.partition_point(|start| start + base < ip);
+    let (wanted, got) = (*noted.first()?, *captured.first()?);
+    (oracle.is_own(got) && function(wanted) != function(got)).then(|| "the innermost frames lie in different functions".into())
+}
+
+fn noted_steps<'a>(notes: &[&'a Note]) -> Vec<Made<'a>> {
+    let mut steps = Vec::with_capacity(notes.len());
+    for note in notes {
+        let stack = (!note.stack.is_empty()).then_some(note.stack.as_slice());
+        let mut push = |step| steps.push(Made { step, stack, end: None });
+        let made = |kind, prev| Step::Alloc { kind, addr: note.addr, size: note.size, usable: Some(note.usable), prev };
+        match note.call {
+            Call::Alloc(kind) if note.addr != 0 => push(made(kind, 0)),
+            Call::Realloc(kind) if note.addr != 0 => {
+                if note.prev != 0 {
+                    push(Step::Free { addr: note.prev });
+                }
+                push(made(kind, note.prev));
+            }
+            // glibc: realloc to nothing frees. Any other failure leaves the block alone.
+            Call::Realloc(_) if note.prev != 0 && note.size == 0 => push(Step::Free { addr: note.prev }),
+            Call::Free => push(Step::Free { addr: note.addr }),
+            Call::Marker => push(Step::Marker { value: note.size }),
+            Call::Alloc(_) | Call::Realloc(_) | Call::Map(_) => {}
+        }
+    }
+    steps
+}
+
+/// The program's own events of each thread.
+fn captured_steps<'a>(oracle: &Oracle, events: &'a [Event]) -> BTreeMap<u32, Vec<Made<'a>>> {
+    let mut threads = BTreeMap::<u32, Vec<&Event>>::new();
+    let mut own_blocks = HashSet::new();
+    let mut own_frees = HashSet::new();
+    for (i, event) in events.iter().enumerate() {
+        if matches!(event.event.as_str(), "alloc" | "free" | "marker") {
+            threads.entry(event.tid).or_default().push(event);
+        }
+        // A free without a stack is the program's own if the block was.
+        if event.event == "alloc" && called_by_program(oracle, event) {
+            own_blocks.insert(event.addr);
+        } else if event.event == "free" && own_blocks.remove(&event.addr) && event.stack.is_none() {
+            own_frees.insert(std::ptr::from_ref(&events[i]));
+        }
+    }
+    let steps = |events: Vec<&'a Event>| {
+        let mut made = Vec::new();
+        for (i, event) in events.iter().enumerate() {
+            let continued = events.get(i + 1).filter(|next| event.realloc && next.event == "alloc" && next.prev == Some(event.addr));
+            let own = match event.event.as_str() {
+                "marker" => true,
+                "free" => continued.map_or_else(
+                    || called_by_program(oracle, event) || own_frees.contains(&std::ptr::from_ref(*event)),
+                    |alloc| called_by_program(oracle, alloc),
+                ),
+                _ => called_by_program(oracle, event),
+            };
+            if own {
+                made.push(Made {
+                    step: step_of(event),
+                    stack: event.stack.as_deref().filter(|s| !s.is_empty()),
+                    end: event.end.as_deref(),
+                });
+            }
+        }
+        made
+    };
+    threads.into_iter().map(|(tid, events)| (tid, steps(events))).filter(|(_, steps)| !steps.is_empty()).collect()
+}
+
+fn step_of(event: &Event) -> Step<'_> {
+    match event.event.as_str() {
+        "alloc" => Step::Alloc {
+            kind: event.kind.as_deref().unwrap_or("?"),
+            addr: event.addr,
+            size: event.size,
+            usable: event.usable,
+            prev: event.prev.unwrap_or(0),
+        },
+        "marker" => Step::Marker { value: event.value },
+        _ => Step::Free { addr: event.addr },
+    }
+}
+
+fn called_by_program(oracle: &Oracle, event: &Event) -> bool {
+    let stack = event.stack.as_deref().unwrap_or(&[]);
+    stack.iter().find(|ip| !oracle.is_through(**ip)).is_some_and(|ip| oracle.is_own(*ip))
+}
+
+fn excerpt(noted: &[Made<'_>], got: &[Made<'_>], at: usize) -> String {
+    let mut text = String::new();
+    for i in at.saturating_sub(2)..at + 3 {
+        let side = |made: &[Made<'_>]| made.get(i).map_or("(nothing)".into(), |m| m.step.to_string());
+        text += &format!("  {} {i}: noted {} | captured {}\n", if i == at { ">" } else { " " }, side(noted), side(got));
+    }
+    let stack = |made: &[Made<'_>]| made.get(at).and_then(|m| m.stack).map_or("none".into(), addresses);
+    text + &format!("  stacks at {at}: noted {} | captured {}", stack(noted), stack(got))
+}
+
+/// The innermost frames of a stack, and how many there are.
+fn addresses(stack: &[u64]) -> String {
+    let shown: Vec<String> = stack.iter().take(40).map(|ip| format!("{ip:x}")).collect();
+    format!("[{}] ({} frames)", shown.join(" "), stack.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(start: u64, end: u64) -> Vec<std::ops::Range<u64>> {
+        std::iter::once(start..end).collect()
+    }
+
+    fn oracle(notes: Vec<Note>) -> Oracle {
+        Oracle { notes, own: range(0x1000, 0x2000), through: range(0x9000, 0x9100), facts: Vec::new(), pid: 1, unfinished: 0 }
+    }
+
+    fn note(call: Call, addr: u64, size: u64, prev: u64) -> Note {
+        Note { call, tid: 7, addr, size, usable: size, prev, stack: vec![0x1010, 0x1100] }
+    }
+
+    fn events(lines: &[&str]) -> Vec<Event> {
+        lines.iter().map(|l| serde_json::from_str(l).expect("a valid line")).collect()
+    }
+
+    const RIGHT: [&str; 3] = [
+        r#"{"tid":7,"event":"alloc","kind":"malloc","addr":64,"size":8,"usable":8,"stack":[4104,4352],"end":"root"}"#,
+        r#"{"tid":7,"event":"alloc","kind":"malloc","addr":96,"size":9,"usable":9,"stack":[36880,32768,4352],"end":"root"}"#,
+        r#"{"tid":7,"event":"free","kind":"free","addr":64,"stack":[4104,4352],"end":"root"}"#,
+    ];
+
+    fn truth() -> Oracle {
+        oracle(vec![note(Call::Alloc("malloc"), 64, 8, 0), note(Call::Free, 64, 0, 0)])
+    }
+
+    #[test]
+    fn equal_records_have_no_differences_and_foreign_blocks_do_not_count() {
+        assert_eq!(differences(&truth(), &events(&RIGHT), &Rules::default()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_block_missing_or_too_many_or_of_other_size_is_a_difference() {
+        assert_eq!(differences(&truth(), &events(&RIGHT[..2]), &Rules::default()).len(), 1);
+        assert_eq!(differences(&truth(), &events(&[RIGHT[0], RIGHT[2], RIGHT[0]]), &Rules::default()).len(), 1);
+        let other_size = RIGHT[0].replace("\"size\":8", "\"size\":16");
+        assert_eq!(differences(&truth(), &events(&[&other_size, RIGHT[2]]), &Rules::default()).len(), 1);
+    }
+
+    #[test]
+    fn a_wrong_frame_a_short_stack_and_an_early_end_are_differences() {
+        for wrong in [("4352]", "4353]"), (",4352]", "]"), ("\"root\"", "\"no rule\"")] {
+            let line = RIGHT[0].replace(wrong.0, wrong.1);
+            assert_eq!(differences(&truth(), &events(&[&line, RIGHT[2]]), &Rules::default()).len(), 1, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_failed_realloc_is_no_step_and_one_that_moves_is_two() {
+        let failed = note(Call::Realloc("realloc"), 0, 1 << 62, 64);
+        let moved = note(Call::Realloc("realloc"), 96, 20, 64);
+        let freed = note(Call::Realloc("realloc"), 0, 0, 96);
+        assert_eq!(noted_steps(&[&failed]).len(), 0);
+        assert_eq!(noted_steps(&[&moved]).len(), 2);
+        assert!(noted_steps(&[&freed])[0].step == Step::Free { addr: 96 });
+    }
+}

@@ -1,0 +1,156 @@
+//! Compiles the programs in `programs/` with the system's compilers; results are cached by content under `target/test-programs`.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::binaries;
+
+/// How a C or C++ program is compiled. Unwinders fail differently on each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Build {
+    /// `-O0`: every frame has a frame pointer, as most compilers do without optimisation.
+    Plain,
+    /// `-O2`: frames relative to the stack pointer, shrink-wrapped prologues, hot and cold parts.
+    Optimised,
+    /// `-O2 -fno-omit-frame-pointer`.
+    FramePointers,
+    /// `-O2`, then stripped of symbols and debug information.
+    Stripped,
+}
+
+impl Build {
+    /// All of them.
+    pub const ALL: [Build; 4] = [Build::Plain, Build::Optimised, Build::FramePointers, Build::Stripped];
+
+    fn flags(self) -> &'static [&'static str] {
+        match self {
+            Build::Plain => &["-O0"],
+            Build::Optimised | Build::Stripped => &["-O2"],
+            Build::FramePointers => &["-O2", "-fno-omit-frame-pointer"],
+        }
+    }
+}
+
+/// A program's source and how to compile it.
+#[derive(Clone, Debug, Hash)]
+pub struct Program {
+    source: &'static str,
+    build: Build,
+    extra: Vec<String>,
+    suffix: String,
+}
+
+impl Program {
+    /// The program `programs/SOURCE` (with its extension: `.c`, `.cpp` or `.rs`).
+    pub fn new(source: &'static str, build: Build) -> Self {
+        Program { source, build, extra: Vec::new(), suffix: String::new() }
+    }
+
+    /// Adds compiler flags.
+    pub fn with(mut self, flags: &[&str]) -> Self {
+        self.extra.extend(flags.iter().map(ToString::to_string));
+        self
+    }
+
+    /// Compiles to a shared library, to be loaded by another program.
+    pub fn shared(self, name: &str) -> Self {
+        let mut library = self.with(&["-fPIC", "-shared"]);
+        library.suffix = format!("-{name}.so");
+        library
+    }
+
+    /// The compiled program, built now unless a file of the same sources and flags is there.
+    ///
+    /// # Panics
+    /// If the compiler refuses it, with the compiler's message.
+    pub fn path(&self) -> PathBuf {
+        let full = self.compiled();
+        if self.build != Build::Stripped || self.source.ends_with(".rs") {
+            return full;
+        }
+        cached(&full.with_extension("stripped"), |out| {
+            let mut strip = Command::new("strip");
+            strip.arg("-o").arg(out).arg(&full);
+            strip
+        })
+    }
+
+    /// Starts of the program's functions as linked, ascending, from its symbol table (of the unstripped twin where it is stripped).
+    pub fn function_starts(&self) -> Vec<u64> {
+        let listing =
+            Command::new("nm").args(["-n", "--defined-only"]).arg(self.compiled()).output().expect("nm is installed with the compiler");
+        String::from_utf8_lossy(&listing.stdout)
+            .lines()
+            .filter_map(|line| {
+                let mut words = line.split(' ');
+                let (start, kind) = (words.next()?, words.next()?);
+                matches!(kind, "t" | "T" | "w" | "W").then(|| u64::from_str_radix(start, 16).ok())?
+            })
+            .collect()
+    }
+
+    fn compiled(&self) -> PathBuf {
+        let stem = self.source.split('.').next().unwrap_or(self.source);
+        let name = format!("{stem}-{:016x}{}", self.content_hash(), self.suffix);
+        cached(&directory().join(name), |out| self.command(out))
+    }
+
+    fn command(&self, out: &Path) -> Command {
+        let source = sources().join(self.source);
+        let mut command;
+        if self.source.ends_with(".rs") {
+            let oracle = Program::new("oracle_for_rust.c", Build::Optimised).with(&["-c"]).compiled();
+            command = Command::new("rustc");
+            command.args(["--edition", "2021", "-O", "-g", "-A", "warnings", "-C"]).arg(format!("link-arg={}", oracle.display()));
+        } else {
+            command = Command::new(if self.source.ends_with(".cpp") { "c++" } else { "cc" });
+            // -fno-builtin: a compiler may remove a malloc whose block is freed unused.
+            command.args(["-g", "-pthread", "-fno-builtin"]).args(self.build.flags());
+            if self.source.ends_with(".cpp") {
+                command.arg("-std=c++17");
+            }
+        }
+        command.args(&self.extra).arg("-o").arg(out).arg(source);
+        command
+    }
+
+    /// Of everything the result depends on: sources, flags, and the compiler's version.
+    fn content_hash(&self) -> u64 {
+        let mut hash = DefaultHasher::new();
+        (&self.extra, self.build.flags(), self.source).hash(&mut hash);
+        let read = |path: &Path| std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        read(&sources().join(self.source)).hash(&mut hash);
+        read(&sources().join("oracle.h")).hash(&mut hash);
+        if self.source.ends_with(".rs") {
+            read(&sources().join("oracle_for_rust.c")).hash(&mut hash);
+        }
+        let version = Command::new(if self.source.ends_with(".rs") { "rustc" } else { "cc" }).arg("--version").output();
+        version.expect("a C and a Rust compiler are installed").stdout.hash(&mut hash);
+        hash.finish()
+    }
+}
+
+/// Where the sources are.
+pub fn sources() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("programs")
+}
+
+fn directory() -> PathBuf {
+    let dir = binaries::target_dir().join("test-programs");
+    std::fs::create_dir_all(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+    dir
+}
+
+/// Runs the command that makes a private file and moves the result into place, so that tests running at once never see half a file.
+fn cached(path: &Path, command_for: impl FnOnce(&Path) -> Command) -> PathBuf {
+    if !path.exists() {
+        let private = tempfile::Builder::new().prefix("making-").tempdir_in(directory()).expect("the cache directory is writable");
+        let out = private.path().join("out");
+        let mut command = command_for(&out);
+        let done = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        assert!(done.status.success(), "{command:?} failed:\n{}", String::from_utf8_lossy(&done.stderr));
+        std::fs::rename(&out, path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    }
+    path.to_owned()
+}

@@ -1,0 +1,145 @@
+//! Runs a program to its end, within a deadline, and keeps all it said.
+//!
+//! Output goes to files, not pipes: a daemon left behind by a test would hold a pipe open and the reader with it.
+
+use std::fs::File;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::NamedTempFile;
+
+/// Far above what any test needs, so that only a hang meets it, on however slow a machine.
+pub const DEADLINE: Duration = Duration::from_secs(120);
+
+/// What a program did.
+#[derive(Debug)]
+pub struct Outcome {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// All of its standard output.
+    pub stdout: Vec<u8>,
+    /// All of its standard error.
+    pub stderr: Vec<u8>,
+}
+
+impl Outcome {
+    /// Its status as a shell shows it: the exit status, or 128 + the signal that killed it.
+    pub fn shell_status(&self) -> i32 {
+        self.status.code().unwrap_or_else(|| 128 + self.status.signal().unwrap_or(0))
+    }
+
+    /// Standard output as text.
+    pub fn out(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// Standard error as text.
+    pub fn err(&self) -> String {
+        String::from_utf8_lossy(&self.stderr).into_owned()
+    }
+}
+
+/// A program under way.
+pub struct Running {
+    /// Its process id.
+    pub pid: Pid,
+    stdout: NamedTempFile,
+    stderr: NamedTempFile,
+    end: mpsc::Receiver<std::io::Result<ExitStatus>>,
+    shown: String,
+    started: Instant,
+}
+
+/// Starts a program with no standard input.
+pub fn start(command: &mut Command) -> Running {
+    let file = || NamedTempFile::new().expect("a temporary file can be made");
+    let (stdout, stderr) = (file(), file());
+    let append = |f: &NamedTempFile| Stdio::from(File::options().append(true).open(f.path()).expect("a temporary file can be opened"));
+    let shown = format!("{command:?}");
+    command.stdin(Stdio::null()).stdout(append(&stdout)).stderr(append(&stderr));
+    let mut child: Child = command.spawn().unwrap_or_else(|e| panic!("{shown}: {e}"));
+    let pid = Pid::from_raw(child.id().try_into().expect("invariant: a process id fits an i32"));
+    let (send, end) = mpsc::channel();
+    std::thread::spawn(move || send.send(child.wait()));
+    Running { pid, stdout, stderr, end, shown, started: Instant::now() }
+}
+
+impl Running {
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// If it has not ended by the deadline; it and its descendants are killed then.
+    pub fn finish(self) -> Outcome {
+        let left = DEADLINE.saturating_sub(self.started.elapsed());
+        let status = match self.end.recv_timeout(left) {
+            Ok(status) => status.unwrap_or_else(|e| panic!("waiting for {}: {e}", self.shown)),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                for pid in descendants(self.pid) {
+                    // One that ended meanwhile is no concern.
+                    let _ = kill(pid, Signal::SIGKILL);
+                }
+                panic!("no end within {DEADLINE:?}: {}\nstderr so far: {}", self.shown, String::from_utf8_lossy(&contents(&self.stderr)));
+            }
+        };
+        Outcome { status, stdout: contents(&self.stdout), stderr: contents(&self.stderr) }
+    }
+
+    /// Waits until its standard output contains `text`.
+    ///
+    /// # Panics
+    /// If it does not come to that by the deadline.
+    pub fn wait_for_output(&self, text: &str) {
+        let said = wait_until(|| String::from_utf8_lossy(&contents(&self.stdout)).contains(text));
+        assert!(said, "did not say {text:?}: {}", self.shown);
+    }
+}
+
+/// Runs a program to its end.
+pub fn run(command: &mut Command) -> Outcome {
+    start(command).finish()
+}
+
+/// Asks again and again until it is so, or the deadline has passed. Says whether it was so.
+pub fn wait_until(mut so: impl FnMut() -> bool) -> bool {
+    let started = Instant::now();
+    while started.elapsed() < DEADLINE {
+        if so() {
+            return true;
+        }
+        // Between two looks, not in place of one.
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    false
+}
+
+/// The process and all below it, the youngest first.
+pub fn descendants(root: Pid) -> Vec<Pid> {
+    let parents: Vec<(Pid, Pid)> = std::fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| {
+            let pid: i32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            // The name in parentheses may hold anything; what follows its last parenthesis is "state ppid …".
+            let parent: i32 = stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()?;
+            Some((Pid::from_raw(pid), Pid::from_raw(parent)))
+        })
+        .collect();
+    let mut found = vec![root];
+    let mut next = 0;
+    while next < found.len() {
+        let parent = found[next];
+        found.extend(parents.iter().filter(|(_, p)| *p == parent).map(|(pid, _)| *pid));
+        next += 1;
+    }
+    found.reverse();
+    found
+}
+
+fn contents(file: &NamedTempFile) -> Vec<u8> {
+    std::fs::read(file.path()).expect("a temporary file can be read")
+}

@@ -1,0 +1,209 @@
+//! Runs a hazard program alone and under hound, and holds both to account: the target must not be able to tell the difference, and the
+//! capture must say exactly what the target noted.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::binaries;
+use crate::capture::{self, Capture, Event, Report};
+use crate::compare::{self, Rules};
+use crate::compile::{Build, Program};
+use crate::oracle::Oracle;
+use crate::process::{self, Outcome, Running};
+use crate::replay::replay;
+
+/// How a program is brought under hound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// `hound run -- program`
+    Run,
+    /// `hound run --no-free-stacks -- program`
+    RunWithoutFreeStacks,
+    /// `LD_PRELOAD=libhound.so program`
+    Preload,
+}
+
+/// A program, its arguments and its environment.
+#[derive(Clone, Debug)]
+pub struct Target {
+    program: Program,
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+}
+
+impl Target {
+    /// `programs/SOURCE`, compiled in this way.
+    pub fn new(source: &'static str, build: Build) -> Target {
+        Target { program: Program::new(source, build), args: Vec::new(), env: Vec::new() }
+    }
+
+    /// With these arguments.
+    pub fn args<A: AsRef<Path>>(mut self, args: &[A]) -> Target {
+        self.args.extend(args.iter().map(|a| a.as_ref().display().to_string()));
+        self
+    }
+
+    /// With this variable set.
+    pub fn env(mut self, name: &str, value: &str) -> Target {
+        self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// Runs it without hound.
+    pub fn alone(&self) -> Outcome {
+        let dir = TempDir::new().expect("a temporary directory can be made");
+        process::run(self.command(Command::new(self.program.path()), dir.path()).args(&self.args))
+    }
+
+    /// Starts it under hound.
+    pub fn start(&self, way: Way) -> Started {
+        let dir = TempDir::new().expect("a temporary directory can be made");
+        let file = dir.path().join("capture.hound");
+        let mut command = match way {
+            Way::Run | Way::RunWithoutFreeStacks => {
+                let mut hound = Command::new(binaries::hound());
+                hound.args(["run", "--quiet", "-o"]).arg(&file);
+                if way == Way::RunWithoutFreeStacks {
+                    hound.arg("--no-free-stacks");
+                }
+                hound.arg("--").arg(self.program.path());
+                self.command(hound, dir.path())
+            }
+            Way::Preload => {
+                let mut command = self.command(Command::new(self.program.path()), dir.path());
+                command.env("LD_PRELOAD", binaries::libhound()).env("HOUND_OUTPUT", &file);
+                command
+            }
+        };
+        let running = process::start(command.args(&self.args));
+        Started { running, way, target: self.clone(), dir, file }
+    }
+
+    /// Runs it under hound to its end, and waits for the capture to be finished.
+    pub fn record(&self, way: Way) -> Recording {
+        self.start(way).finish()
+    }
+
+    /// A command with the environment of a test program: none of hound's own variables, and a place for the notes.
+    fn command(&self, mut command: Command, dir: &Path) -> Command {
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("HOUND_") || name == "LD_PRELOAD" {
+                command.env_remove(name);
+            }
+        }
+        command.env("ORACLE_FILE", dir.join("oracle")).envs(self.env.iter().map(|(k, v)| (k, v)));
+        command
+    }
+}
+
+/// A program under way under hound.
+pub struct Started {
+    /// What was started: hound, or with [`Way::Preload`] the program itself.
+    pub running: Running,
+    way: Way,
+    target: Target,
+    dir: TempDir,
+    file: PathBuf,
+}
+
+impl Started {
+    /// The file the program notes into.
+    pub fn oracle_file(&self) -> PathBuf {
+        self.dir.path().join("oracle")
+    }
+
+    /// Waits for the end of program and recording.
+    pub fn finish(self) -> Recording {
+        let outcome = self.running.finish();
+        let capture = match self.way {
+            Way::Preload => capture::wait_until_finished(&self.file),
+            Way::Run | Way::RunWithoutFreeStacks => Capture { path: self.file },
+        };
+        Recording { outcome, capture, target: self.target, dir: self.dir }
+    }
+}
+
+/// A program's run under hound, finished.
+pub struct Recording {
+    /// What it did, as seen through hound.
+    pub outcome: Outcome,
+    /// What hound recorded.
+    pub capture: Capture,
+    target: Target,
+    dir: TempDir,
+}
+
+impl Recording {
+    /// What the program noted.
+    pub fn oracle(&self) -> Oracle {
+        Oracle::read(&self.dir.path().join("oracle"))
+    }
+
+    /// The capture tells exactly what the program noted, and its report agrees with its events. Returns both records, for more questions.
+    ///
+    /// # Panics
+    /// With the first differences, if not.
+    pub fn must_be_exact(&self) -> (Oracle, Vec<Event>) {
+        self.must_be_exact_but(0)
+    }
+
+    /// As [`Recording::must_be_exact`], of a program that was killed between doing and noting: each thread may have `cut_tail` events more.
+    pub fn must_be_exact_but(&self, cut_tail: usize) -> (Oracle, Vec<Event>) {
+        let check = self.capture.check();
+        assert!(check.status.success(), "hound check: {}{}", check.out(), check.err());
+        let (oracle, events) = (self.oracle(), self.capture.events());
+        let rules = Rules { function_starts: self.target.program.function_starts(), cut_tail };
+        let differences = compare::differences(&oracle, &events, &rules);
+        let name = format!("{:?} {:?}", self.target.program, self.target.args);
+        assert!(differences.is_empty(), "{name}: the capture differs from the oracle:\n{}", differences.join("\n"));
+        assert!(compare::noted(&oracle) > 0, "{name} noted nothing: it did not reach its path");
+        self.report_must_agree(&events);
+        (oracle, events)
+    }
+
+    /// The report's totals and sites are those of the events, nothing is lost, and the order of events is a possible one.
+    pub fn report_must_agree(&self, events: &[Event]) -> Report {
+        let replayed = replay(events);
+        assert!(replayed.illegal.is_empty(), "{} impossible events; the first: {}", replayed.illegal.len(), replayed.illegal[0]);
+        let report = self.capture.report();
+        assert_eq!(report.totals.lost_events, 0, "events were lost");
+        assert_eq!(report.totals, replayed.totals, "left: hound report; right: the replay of hound dump");
+        let sum = |of: fn(&capture::Site) -> u64| report.sites.iter().map(of).sum::<u64>();
+        assert_eq!(sum(|s| s.allocations), report.totals.allocations, "allocations over all sites");
+        assert_eq!(sum(|s| s.allocated_bytes), report.totals.allocated_bytes, "allocated bytes over all sites");
+        assert_eq!(sum(|s| s.live_blocks), report.totals.live_blocks, "live blocks over all sites");
+        assert_eq!(sum(|s| s.live_bytes), report.totals.live_bytes, "live bytes over all sites");
+        report
+    }
+
+    /// The program behaved as it does alone: output, status, and all that it printed about itself.
+    pub fn must_be_unharmed(&self) -> &Self {
+        let alone = self.target.alone();
+        self.must_have_behaved_like(&alone);
+        self
+    }
+
+    /// The program behaved as `alone` did.
+    pub fn must_have_behaved_like(&self, alone: &Outcome) {
+        let name = format!("{:?} {:?}", self.target.program, self.target.args);
+        assert_ne!(alone.shell_status(), 99, "{name} fails its own check even alone: {}", alone.err());
+        let lines = |o: &Outcome| -> Vec<String> { o.out().lines().map(String::from).collect() };
+        let (expected, got) = (lines(alone), lines(&self.outcome));
+        let lost: Vec<_> = expected.iter().filter(|l| !got.contains(l)).collect();
+        let added: Vec<_> = got.iter().filter(|l| !expected.contains(l)).collect();
+        assert!(lost.is_empty() && added.is_empty(), "{name}: alone it said {lost:#?}\nunder hound {added:#?}\n{}", self.outcome.err());
+        assert_eq!(got, expected, "{name}: other output under hound");
+        assert_eq!(self.outcome.err(), alone.err(), "{name}: other standard error under hound");
+        assert_eq!(self.outcome.shell_status(), alone.shell_status(), "{name}: other exit status under hound");
+    }
+}
+
+/// Runs a program in all builds, by `hound run`: unharmed and exact in each.
+pub fn exact_in_all_builds(source: &'static str) {
+    for build in Build::ALL {
+        let recording = Target::new(source, build).record(Way::Run);
+        recording.must_be_unharmed().must_be_exact();
+    }
+}

@@ -1,0 +1,133 @@
+//! What hound promises its target: no system call of its own, no descriptor needed, no child, no change it could see.
+
+use std::path::Path;
+use std::process::Command;
+
+use hound_tests::binaries;
+use hound_tests::capture::Capture;
+use hound_tests::compile::{Build, Program};
+use hound_tests::process;
+use hound_tests::record::{Target, Way};
+use hound_tests::requirement;
+
+const BOTH_WAYS: [Way; 2] = [Way::Run, Way::Preload];
+
+#[test]
+fn a_filter_on_system_calls_installed_later_does_not_kill() {
+    for way in BOTH_WAYS {
+        let recording = Target::new("seccomp.c", Build::Optimised).record(way);
+        let (oracle, _) = recording.must_be_unharmed().must_be_exact();
+        assert_eq!(oracle.facts[0], 1, "the program got past its filter");
+    }
+}
+
+#[test]
+fn a_program_that_closes_every_descriptor_is_recorded_on() {
+    for way in BOTH_WAYS {
+        let recording = Target::new("closefds.c", Build::Optimised).record(way);
+        recording.must_be_unharmed().must_be_exact();
+    }
+}
+
+#[test]
+fn a_program_that_waits_for_any_child_has_none() {
+    for way in BOTH_WAYS {
+        let recording = Target::new("children.c", Build::Optimised).args(&["wait"]).record(way);
+        recording.must_be_unharmed().must_be_exact();
+    }
+}
+
+#[test]
+fn a_subreaper_reaps_only_its_own_orphans() {
+    for way in BOTH_WAYS {
+        let recording = Target::new("children.c", Build::Optimised).args(&["reaper"]).record(way);
+        recording.must_be_unharmed().must_be_exact();
+    }
+}
+
+#[test]
+fn a_library_starting_inside_a_subreaper_leaves_it_no_orphan() {
+    let program = Program::new("children.c", Build::Optimised).path();
+    let dir = tempfile::tempdir().expect("a temporary directory can be made");
+    let file = dir.path().join("capture.hound");
+    let mut command = Command::new(program);
+    command.arg("exec").env("PRELOAD_LATER", binaries::libhound()).env("HOUND_OUTPUT", &file).env("ORACLE_FILE", dir.path().join("oracle"));
+    let outcome = process::run(&mut command);
+    assert_eq!(outcome.shell_status(), 11, "{}", outcome.err());
+}
+
+#[test]
+fn pid_1_of_a_namespace_is_unharmed() {
+    if !requirement::root() {
+        return;
+    }
+    let program = Program::new("children.c", Build::Optimised).path();
+    let dir = tempfile::tempdir().expect("a temporary directory can be made");
+    let file = dir.path().join("capture.hound");
+    let in_namespace = |preload: &str| {
+        let script = format!("exec env ORACLE_FILE={}/oracle {preload} {} init", dir.path().display(), program.display());
+        process::run(Command::new("unshare").args(["--pid", "--fork", "sh", "-c", &script]))
+    };
+    let alone = in_namespace("");
+    assert_eq!(alone.shell_status(), 11, "{}", alone.err());
+    let preload = format!("LD_PRELOAD={} HOUND_OUTPUT={}", binaries::libhound().display(), file.display());
+    let recorded = in_namespace(&preload);
+    assert_eq!(recorded.shell_status(), 11, "{}", recorded.err());
+    // The kernel ends the namespace, and with it a collector inside, when PID 1 ends: what was written until then must still be readable.
+    let report = Capture { path: file.clone() }.ask("report", &[]);
+    assert!(!file.exists() || report.status.success(), "{}", report.err());
+}
+
+#[test]
+fn a_program_in_an_empty_root_without_rights_is_recorded_on() {
+    if !requirement::root() {
+        return;
+    }
+    let root = tempfile::tempdir().expect("a temporary directory can be made");
+    for way in BOTH_WAYS {
+        let recording = Target::new("chroot.c", Build::Optimised).args(&[root.path()]).record(way);
+        recording.must_be_unharmed().must_be_exact();
+    }
+}
+
+#[test]
+fn the_address_space_may_be_rearranged_under_the_recording() {
+    for build in Build::ALL {
+        let recording = Target::new("maps.c", build).record(Way::Run);
+        recording.must_be_unharmed();
+        let (oracle, events) = (recording.oracle(), recording.capture.events());
+        recording.report_must_agree(&events);
+        for note in &oracle.notes {
+            let recorded =
+                events.iter().any(|e| e.tid == note.tid && e.addr == note.addr && matches!(e.event.as_str(), "map" | "unmap" | "remap"));
+            assert!(recorded, "not in the capture: {note:?}");
+        }
+        assert!(oracle.notes.len() >= 8);
+    }
+}
+
+#[test]
+fn programs_of_the_system_do_the_same_as_without_hound() {
+    let dir = tempfile::tempdir().expect("a temporary directory can be made");
+    let work: [(&str, &[&str]); 5] = [
+        ("sh", &["-c", "echo out; echo err >&2; exit 3"]),
+        ("sort", &["-r", "/etc/passwd"]),
+        ("find", &["/etc", "-maxdepth", "1", "-name", "p*"]),
+        ("sed", &["-n", "s/root/&&/p", "/etc/passwd"]),
+        ("false", &[]),
+    ];
+    for (program, args) in work {
+        let alone = process::run(Command::new(program).args(args));
+        let file = dir.path().join(format!("{program}.hound"));
+        let mut hound = Command::new(binaries::hound());
+        let recorded = process::run(hound.args(["run", "--quiet", "-o"]).arg(&file).arg("--").arg(program).args(args));
+        let told = |o: &process::Outcome| (o.out(), o.err(), o.shell_status());
+        assert_eq!(told(&recorded), told(&alone), "{program} {args:?}");
+        assert_sound(&file);
+    }
+}
+
+fn assert_sound(file: &Path) {
+    let check = Capture { path: file.to_owned() }.check();
+    assert!(check.status.success(), "{}: {}{}", file.display(), check.out(), check.err());
+}
