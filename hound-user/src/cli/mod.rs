@@ -35,7 +35,7 @@ Examples:
 #[derive(Subcommand, Debug)]
 enum Command {
     Run(run::Args),
-    Report(report::Args),
+    Report(Box<report::Args>),
     #[command(hide = true)]
     Collect(run::CollectArgs),
 }

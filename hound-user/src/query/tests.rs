@@ -13,8 +13,11 @@ pub(crate) struct Heap {
     pub stacks: StackTree,
     pub names: SymbolTable,
     pub streams: Vec<StreamInfo>,
-    steps: Vec<(u64, u32, u64, Option<(u64, StackId)>)>,
+    /// Time, stream, address; size and stack of an allocation, none for a release.
+    steps: Vec<Step>,
 }
+
+type Step = (u64, u32, u64, Option<(u64, StackId)>);
 
 /// ip → (function, file, line, module)
 const FUNCTIONS: &[(u64, &str, &str, u32, &str)] = &[
