@@ -65,23 +65,23 @@ pub fn symbolise(
             modules.iter().find(same)
         });
         let Some(module) = module.map(|m| &m.module) else { continue };
-        let sources = files.of(module);
-        if sources.files.is_empty() && module.path.starts_with('/') {
-            let path = module.path.clone();
+        let (sources, path) = (files.of(module), files.path_of(module).to_owned());
+        if sources.files.is_empty() && path.starts_with('/') {
+            let path = path.clone();
             unresolved.push(if sources.changed { Unresolved::Changed(path) } else { Unresolved::Missing(path) });
         }
         let mut lookup = Lookup { symbolizer: &symbolizer, files: &sources.files, failure: None };
         for batch in ips.chunks(BATCH) {
             // The call, not what follows it.
             let svmas: Vec<u64> = batch.iter().map(|ip| ip.wrapping_sub(1).wrapping_sub(module.bias)).collect();
-            for ((ip, svma), frames) in batch.iter().zip(&svmas).zip(lookup.frames(table, &svmas, &module.path)) {
-                let frames = if frames.is_empty() { vec![nameless(table, &module.path, svma.wrapping_add(1))] } else { frames };
+            for ((ip, svma), frames) in batch.iter().zip(&svmas).zip(lookup.frames(table, &svmas, &path)) {
+                let frames = if frames.is_empty() { vec![nameless(table, &path, svma.wrapping_add(1))] } else { frames };
                 table.enter(span, *ip, frames);
             }
             done += batch.len();
             progress(done, all);
         }
-        unresolved.extend(lookup.failure.map(|reason| Unresolved::Unreadable { path: module.path.clone(), reason }));
+        unresolved.extend(lookup.failure.map(|reason| Unresolved::Unreadable { path, reason }));
     }
     unresolved.sort_by_key(ToString::to_string);
     unresolved.dedup();
