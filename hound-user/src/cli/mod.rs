@@ -38,10 +38,10 @@ Examples:
 #[derive(Subcommand, Debug)]
 enum Command {
     Run(run::Args),
+    Report(Box<report::Args>),
     Info(info::Args),
     Check(check::Args),
     Dump(dump::Args),
-    Report(report::Args),
     #[command(hide = true)]
     Collect(run::CollectArgs),
 }

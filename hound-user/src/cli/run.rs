@@ -1,6 +1,7 @@
 //! `hound run` and `hound collect`.
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitCode;
 
@@ -9,6 +10,7 @@ use clap::ValueEnum;
 use super::{setting, switch};
 use crate::report::{Options, leak_report};
 use crate::session::{Collect, Launch, collect as collect_ring, launch};
+use crate::view::Style;
 
 /// What to do when the program produces events faster than hound can take them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -70,7 +72,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         eprintln!("hound: {warning}");
     }
     if !args.quiet {
-        eprint!("{}", leak_report(&launched.output, &Options::default())?);
+        let style = if std::io::stderr().is_terminal() { Style::Colour } else { Style::Plain };
+        eprint!("{}", leak_report(&launched.output, &Options { progress: true, style, ..Options::default() })?);
         eprintln!("hound: capture in {}", launched.output.display());
     }
     let status = launched.status.code().unwrap_or_else(|| KILLED + launched.status.signal().unwrap_or(0));

@@ -21,7 +21,7 @@ pub use group::{Branch, Row, RowKey, Table, ask, tree};
 pub use sites::{NodeId, Sites};
 pub use suppress::{Pattern, Suppressed, Suppressions};
 pub use tally::{Entry, Key, Part, Split, Sums, Tally};
-pub use trim::site_start;
+pub use trim::{site_end, site_start};
 
 /// A question.
 #[derive(Clone, Debug, Default)]
@@ -107,4 +107,4 @@ impl Measure {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -175,7 +175,8 @@ fn kept_by_runtime(frames: &[Frame<'_>]) -> Option<&'static str> {
     if nameless && callers.first().is_some_and(from_loader) {
         return Some(KEPT[2].0);
     }
-    let run = 1 + callers.iter().take_while(|frame| in_module(frame, RUNTIMES) || is_rust_runtime(frame)).count();
+    // The innermost frame counts by its name alone, wherever it is: a static program's runtime is in the program.
+    let run = frames.iter().take_while(|frame| in_module(frame, RUNTIMES) || is_rust_runtime(frame)).count().max(1);
     let names = frames[..run].iter().map(|frame| frame.function);
     names
         .into_iter()

@@ -1,1 +1,274 @@
 //! Questions to hand-made heaps.
+
+use super::*;
+use crate::capture::model::{Alloc, Module, StackId, StackRoot, StackTree, StreamId};
+use crate::capture::{ModuleSpan, StreamInfo, Visitor};
+use crate::heap::{Block, Ending, Peak, Replay};
+use crate::symbols::{Frame, Location, SymbolTable};
+use hound_common::hook::Kind;
+use regex::Regex;
+
+/// A heap with named stacks: one module a library, one function an address.
+pub(crate) struct Heap {
+    pub stacks: StackTree,
+    pub names: SymbolTable,
+    pub streams: Vec<StreamInfo>,
+    /// Time, stream, address; size and stack of an allocation, none for a release.
+    steps: Vec<Step>,
+}
+
+type Step = (u64, u32, u64, Option<(u64, StackId)>);
+
+/// ip → (function, file, line, module)
+const FUNCTIONS: &[(u64, &str, &str, u32, &str)] = &[
+    (0x1010, "main", "/app/src/main.c", 10, "/app/app"),
+    (0x1020, "load", "/app/src/load.c", 20, "/app/app"),
+    (0x1030, "parse", "/app/src/parse.c", 30, "/app/app"),
+    (0x1038, "parse", "/app/src/parse.c", 30, "/app/app"),
+    (0x2010, "_IO_file_doallocate", "", 0, "/lib/libc.so.6"),
+    (0x2020, "puts", "", 0, "/lib/libc.so.6"),
+    (0x2030, "operator new(unsigned long)", "", 0, "/lib/libstdc++.so.6"),
+];
+
+impl Heap {
+    pub(crate) fn new() -> Self {
+        let span = |path: &str, start| ModuleSpan {
+            module: Module { start, end: start + 0x1000, path: path.to_owned(), ..Module::default() },
+            from_ns: 0,
+            to_ns: u64::MAX,
+        };
+        let mut names = SymbolTable::new(&[span("/app/app", 0x1000), span("/lib/libc.so.6", 0x2000)]);
+        for &(ip, function, file, line, module) in FUNCTIONS {
+            let location = (!file.is_empty()).then_some(Location { file, line });
+            names.name(ip, 0, &[Frame { function, location, module, inlined: false }]);
+        }
+        let stream = |id, tid, name: &str| StreamInfo {
+            id: StreamId(id),
+            tid,
+            level: 0,
+            names: vec![name.to_owned()],
+            from_ns: 0,
+            to_ns: 0,
+            events: 0,
+        };
+        Heap { stacks: StackTree::default(), names, streams: vec![stream(0, 100, "app"), stream(1, 101, "worker")], steps: Vec::new() }
+    }
+
+    /// A call path, outermost function's address first.
+    pub(crate) fn stack(&mut self, path: &[u64]) -> StackId {
+        let root = self.stacks.root(StackRoot::default());
+        path.iter().fold(root, |parent, &ip| self.stacks.child(parent, ip))
+    }
+
+    pub(crate) fn alloc(&mut self, time_ns: u64, stream: u32, addr: u64, size: u64, path: &[u64]) -> &mut Self {
+        let stack = self.stack(path);
+        self.steps.push((time_ns, stream, addr, Some((size, stack))));
+        self
+    }
+
+    pub(crate) fn free(&mut self, time_ns: u64, stream: u32, addr: u64) -> &mut Self {
+        self.steps.push((time_ns, stream, addr, None));
+        self
+    }
+
+    /// What the query's tally adds up, and what replay says.
+    pub(crate) fn entries(&self, query: &Query) -> (Vec<Entry>, crate::heap::Outcome) {
+        let mut tally = Tally::new(query.blocks.clone(), query.split(), Vec::new());
+        let mut replay = Replay::new(|block: &Block, ending: &Ending, peak: &Peak| tally.add(block, ending, peak));
+        for &(time_ns, stream, addr, what) in &self.steps {
+            match what {
+                Some((size, stack)) => {
+                    let alloc = Alloc { addr, size, usable: None, kind: Kind::Malloc, flags: 0, previous: None, stack };
+                    replay.alloc(time_ns, StreamId(stream), &alloc);
+                }
+                None => replay.free(time_ns, StreamId(stream), addr, Kind::Free, false, None),
+            }
+        }
+        let outcome = replay.finish();
+        (tally.finish(&outcome.peak), outcome)
+    }
+
+    pub(crate) fn sites(&self, query: &Query) -> Sites<'_> {
+        Sites::new(&self.entries(query).0, &self.stacks, &self.names, &[])
+    }
+
+    fn ask(&self, query: &Query) -> Table {
+        ask(query, &self.sites(query), &self.streams, &Suppressions::none())
+    }
+
+    /// Innermost function and figure of each row.
+    fn figures(&self, query: &Query) -> Vec<(String, u64)> {
+        let sites = self.sites(query);
+        let table = ask(query, &sites, &self.streams, &Suppressions::none());
+        let name = |key: &RowKey| match key {
+            RowKey::Site(node) => sites.frames(*node).first().map_or("", |frame| frame.function).to_owned(),
+            RowKey::Function(name, _) | RowKey::Module(name) | RowKey::Thread(_, name) => name.clone(),
+            RowKey::Size(bits) => bits.to_string(),
+        };
+        table.rows.iter().map(|row| (name(&row.key), query.measure.of(&row.sums))).collect()
+    }
+}
+
+const MAIN: u64 = 0x1010;
+const LOAD: u64 = 0x1020;
+const PARSE: u64 = 0x1030;
+const PARSE_TOO: u64 = 0x1038;
+const BUFFER: u64 = 0x2010;
+const PUTS: u64 = 0x2020;
+const NEW: u64 = 0x2030;
+
+/// 100 B by load (temporary), 1000 B and 30 B by two calls on one line of parse (live), 4096 B of a stdio buffer (live).
+pub(crate) fn example() -> Heap {
+    let mut heap = Heap::new();
+    heap.alloc(1_000, 0, 0x100, 100, &[MAIN, LOAD])
+        .free(2_000_000, 0, 0x100)
+        .alloc(3_000_000, 0, 0x200, 1000, &[MAIN, LOAD, PARSE])
+        .alloc(4_000_000, 1, 0x300, 30, &[MAIN, LOAD, PARSE_TOO])
+        .alloc(5_000_000, 0, 0x400, 4096, &[MAIN, PUTS, BUFFER])
+        .alloc(6_000_000, 1, 0x500, 5000, &[MAIN, LOAD, NEW])
+        .free(9_000_000, 0, 0x500);
+    heap
+}
+
+fn strings(rows: &[(&str, u64)]) -> Vec<(String, u64)> {
+    rows.iter().map(|(name, figure)| ((*name).to_owned(), *figure)).collect()
+}
+
+#[test]
+fn each_measure_sorts_by_its_own_figure() {
+    let heap = example();
+    let ask = |measure| heap.figures(&Query { measure, ..Query::default() });
+    assert_eq!(ask(Measure::Live), strings(&[("_IO_file_doallocate", 4096), ("parse", 1030)]));
+    let new = "operator new(unsigned long)";
+    assert_eq!(ask(Measure::Peak), strings(&[(new, 5000), ("_IO_file_doallocate", 4096), ("parse", 1030)]));
+    assert_eq!(ask(Measure::Allocations), strings(&[("parse", 2), (new, 1), ("_IO_file_doallocate", 1), ("load", 1)]));
+    assert_eq!(ask(Measure::Temporary), strings(&[("load", 1)]));
+}
+
+#[test]
+fn call_paths_that_look_alike_are_one_site() {
+    let heap = example();
+    let sites = heap.sites(&Query::default());
+    // Four distinct paths, though two addresses stand for parse at line 30.
+    assert_eq!(sites.sums().len(), 4);
+}
+
+#[test]
+fn groups_add_up_to_the_same_total() {
+    let heap = example();
+    let figures = |group| heap.figures(&Query { group, ..Query::default() });
+    assert_eq!(figures(Group::Function), strings(&[("_IO_file_doallocate", 4096), ("parse", 1030)]));
+    assert_eq!(figures(Group::Module), strings(&[("/lib/libc.so.6", 4096), ("/app/app", 1030)]));
+    assert_eq!(figures(Group::Thread), strings(&[("app", 5096), ("worker", 30)]));
+    assert_eq!(figures(Group::Size), strings(&[("13", 4096), ("10", 1000), ("5", 30)]));
+    let by_function = heap.ask(&Query { group: Group::Function, measure: Measure::Peak, ..Query::default() });
+    // operator new is no function of its own: its caller is.
+    let load = by_function.rows.iter().find(|row| row.key == RowKey::Function("load".into(), "/app/app".into())).unwrap();
+    assert_eq!((load.sums.peak_bytes, load.with_callees.unwrap().peak_bytes), (5000, 6030));
+}
+
+#[test]
+fn a_filter_lets_through_what_it_says_and_totals_follow() {
+    let heap = example();
+    let regex = |text| vec![Regex::new(text).unwrap()];
+    let total = |query: &Query| {
+        let total = heap.ask(query).total;
+        (total.allocations, total.allocated_bytes)
+    };
+    let blocks = |blocks| Query { blocks, measure: Measure::Allocated, ..Query::default() };
+    let frames = |frames| Query { frames, measure: Measure::Allocated, ..Query::default() };
+    assert_eq!(total(&blocks(BlockFilter::default())), (5, 10226));
+    assert_eq!(total(&blocks(BlockFilter { min_size: Some(1000), max_size: Some(4096), ..BlockFilter::default() })), (2, 5096));
+    assert_eq!(total(&blocks(BlockFilter { min_lifetime_ns: Some(4_000_000), ..BlockFilter::default() })), (3, 5126));
+    assert_eq!(total(&blocks(BlockFilter { max_lifetime_ns: Some(2_500_000), ..BlockFilter::default() })), (1, 100));
+    assert_eq!(total(&blocks(BlockFilter { from_ns: Some(3_000_000), to_ns: Some(5_000_000), ..BlockFilter::default() })), (2, 1030));
+    assert_eq!(total(&blocks(BlockFilter { only: Only::Temporary, ..BlockFilter::default() })), (1, 100));
+    assert_eq!(total(&blocks(BlockFilter { kinds: vec![Kind::Calloc], ..BlockFilter::default() })), (0, 0));
+    assert_eq!(total(&frames(FrameFilter { function: regex("^load$"), ..FrameFilter::default() })), (4, 6130));
+    let without = FrameFilter { function: regex("^load$"), exclude_function: regex("operator new"), ..FrameFilter::default() };
+    assert_eq!(total(&frames(without)), (3, 1130));
+    assert_eq!(total(&frames(FrameFilter { source: regex("parse.c"), ..FrameFilter::default() })), (2, 1030));
+    assert_eq!(total(&frames(FrameFilter { exclude_module: regex("libc"), ..FrameFilter::default() })), (4, 6130));
+    for thread in [ThreadFilter::Tid(101), ThreadFilter::Name(Regex::new("work").unwrap())] {
+        assert_eq!(total(&Query { thread: Some(thread), measure: Measure::Allocated, ..Query::default() }), (2, 5030));
+    }
+}
+
+#[test]
+fn a_filtered_peak_is_the_share_of_the_whole_heaps_peak() {
+    let heap = example();
+    let blocks = BlockFilter { max_lifetime_ns: Some(u64::MAX), ..BlockFilter::default() };
+    // Of the blocks that were released, only the 5000 B one lived at the peak.
+    assert_eq!(heap.ask(&Query { blocks, measure: Measure::Peak, ..Query::default() }).total.peak_bytes, 5000);
+}
+
+#[test]
+fn what_the_limit_cuts_off_is_counted() {
+    let table = example().ask(&Query { limit: Some(1), ..Query::default() });
+    assert_eq!((table.rows.len(), table.omitted_rows, table.omitted.live_bytes, table.total.live_bytes), (1, 1, 1030, 5126));
+}
+
+#[test]
+fn a_tree_grows_where_paths_part_and_each_branch_holds_what_is_below() {
+    let heap = example();
+    let query = Query { group: Group::Tree, measure: Measure::Allocated, ..Query::default() };
+    let sites = heap.sites(&query);
+    let (branches, table) = tree(&query, &sites, &heap.streams, &Suppressions::none(), u64::MAX);
+    let shown: Vec<_> = branches.iter().map(|b| (sites.frames(b.node)[0].function, b.depth, b.sums.allocated_bytes)).collect();
+    let new = "operator new(unsigned long)";
+    let expected =
+        [("main", 0, 10226), ("load", 1, 6130), (new, 2, 5000), ("parse", 2, 1030), ("puts", 1, 4096), ("_IO_file_doallocate", 1, 4096)];
+    assert_eq!((shown, table.total.allocated_bytes), (expected.to_vec(), 10226));
+    assert_eq!(tree(&query, &sites, &heap.streams, &Suppressions::none(), 2).0.len(), 2);
+}
+
+#[test]
+fn what_the_runtime_keeps_is_left_out_of_leaks_only_and_counted() {
+    let heap = example();
+    let ask = |measure, suppressions: &Suppressions| {
+        let query = Query { measure, ..Query::default() };
+        ask(&query, &heap.sites(&query), &heap.streams, suppressions)
+    };
+    let leaks = ask(Measure::Live, &Suppressions::runtime());
+    assert_eq!((leaks.total.live_bytes, leaks.left_out.len(), leaks.left_out[0].1.live_bytes), (1030, 1, 4096));
+    assert!(ask(Measure::Peak, &Suppressions::runtime()).left_out.is_empty());
+    let mut suppressions = Suppressions::none();
+    suppressions.add("# ours\n\nleak:^pars*\n").unwrap();
+    let leaks = ask(Measure::Live, &suppressions);
+    assert_eq!((leaks.total.live_bytes, leaks.left_out[0].0.clone()), (4096, Suppressed::User("^pars*".into())));
+}
+
+#[test]
+fn a_library_that_the_loader_initialises_is_not_the_loader() {
+    let frame = |function, module| Frame { function, location: None, module, inlined: false };
+    let (loader, libc) = ("/lib64/ld-linux-x86-64.so.2", "/lib/libc.so.6");
+    let kept = |frames: &[Frame<'_>]| Suppressions::runtime().decide(frames).is_some();
+    assert!(!kept(&[frame("plugin_init", "/app/plugin.so"), frame("_dl_init", loader), frame("dlopen", libc)]));
+    assert!(kept(&[frame("_dl_new_object", loader), frame("_dl_open", loader), frame("main", "/app/app")]));
+    assert!(kept(&[frame("ld-linux-x86-64.so.2+0x1234", loader), frame("main", "/app/app")]));
+    assert!(kept(&[frame("libstdc++.so.6+0xa8cff", "/lib/libstdc++.so.6"), frame("call_init", loader)]));
+    assert!(!kept(&[frame("libstdc++.so.6+0xa8cff", "/lib/libstdc++.so.6"), frame("main", "/app/app")]));
+    assert!(kept(&[frame("libc.so.6+0x3", libc), frame("setlocale", libc), frame("main", "/app/app")]));
+    assert!(!kept(&[frame("strdup", libc), frame("my_setlocale", "/app/app"), frame("setlocale", libc)]));
+}
+
+#[test]
+fn suppression_patterns_mean_what_leak_sanitizer_says() {
+    let check = |pattern: &str, text: &str, found: bool| assert_eq!(Pattern::new(pattern).matches(text), found, "{pattern} in {text}");
+    check("foo", "xfoobar", true);
+    check("^foo", "xfoobar", false);
+    check("^foo", "foobar", true);
+    check("bar$", "foobar", true);
+    check("foo$", "foobar", false);
+    check("f*r", "foobar", true);
+    check("^f*b*r$", "foobar", true);
+    check("^f*z*r$", "foobar", false);
+    check("^foobar$", "foobar", true);
+    check("^foo$", "foofoo", false);
+    check("*", "", true);
+    check("o*o", "o", false);
+    let mut suppressions = Suppressions::none();
+    assert_eq!(suppressions.add("leak:a\nrace:b"), Err((2, "race:b".to_owned())));
+    assert_eq!(suppressions.add("leak:"), Err((1, "leak:".to_owned())));
+    assert_eq!(suppressions, Suppressions::none());
+}

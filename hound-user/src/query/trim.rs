@@ -1,4 +1,5 @@
-//! Where a site starts: the first frame that is not the allocator's or a wrapper that only passes a request on to it.
+//! Where a site starts and ends for a person. It starts at the first frame that is not the allocator's or a wrapper that only passes a request on to it,
+//! and ends at `main` or the thread's function: what calls those is the same for every program.
 //!
 //! The choice is for showing and for grouping by function; every report can show full stacks.
 
@@ -9,6 +10,15 @@ pub fn site_start(frames: &[Frame<'_>]) -> usize {
     let start = frames.iter().take_while(|frame| is_wrapper(frame)).count();
     if start == frames.len() { 0 } else { start }
 }
+
+/// Where the frames end that a program's author would call theirs. Never before [`site_start`] plus one.
+pub fn site_end(frames: &[Frame<'_>]) -> usize {
+    let below = |frame: &&Frame<'_>| BELOW_MAIN.contains(&frame.function) || frame.function.starts_with("__libc_start_main");
+    let end = frames.len() - frames.iter().rev().take_while(below).count();
+    end.max(site_start(frames) + 1).min(frames.len())
+}
+
+const BELOW_MAIN: &[&str] = &["_start", "__libc_start_call_main", "start_thread", "clone3", "clone", "__clone", "__clone3"];
 
 /// Prefixes of functions that only hand a request on.
 const PREFIXES: &[&str] = &[
@@ -60,6 +70,13 @@ mod tests {
         let frame = |function: &&'static str| Frame { function, location: None, module: "/bin/x", inlined: false };
         let functions: Vec<&'static str> = functions.iter().map(|name| &*name.to_string().leak()).collect();
         site_start(&functions.iter().map(frame).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_site_ends_at_main() {
+        let frame = |function| Frame { function, location: None, module: "/bin/x", inlined: false };
+        let stack = ["f", "main", "__libc_start_call_main", "__libc_start_main_impl", "_start"].map(frame);
+        assert_eq!((site_end(&stack), site_end(&stack[2..]), site_end(&[])), (2, 1, 0));
     }
 
     #[test]

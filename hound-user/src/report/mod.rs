@@ -39,8 +39,8 @@ pub struct Options {
     pub full_stacks: bool,
     /// Show progress on stderr (it appears only if something takes over a second).
     pub progress: bool,
-    /// Where to find modules, if the capture has no names in it.
-    pub files: Files,
+    /// Where to find modules, if the capture has no names in it; none = on this machine, the program by its command line.
+    pub files: Option<Files>,
 }
 
 /// Rows of a report unless told otherwise.
@@ -55,7 +55,7 @@ impl Default for Options {
             style: Style::Plain,
             full_stacks: false,
             progress: false,
-            files: Files::default(),
+            files: None,
         }
     }
 }
@@ -84,8 +84,9 @@ pub fn report_of(capture: &mut Capture, options: &Options) -> String {
     let moments = names.remappings();
     let read = read(capture, options, moments.clone(), &progress);
     let (modules, stacks) = (capture.modules(), capture.stacks());
-    let unresolved =
-        symbolise(&mut names, stacks, modules, &options.files, |done, all| progress.at("naming functions", done as u64, all as u64));
+    let here = Files::of_command(&capture.session().command);
+    let files = options.files.as_ref().unwrap_or(&here);
+    let unresolved = symbolise(&mut names, stacks, modules, files, |done, all| progress.at("naming functions", done as u64, all as u64));
     progress.done();
     let sites = Sites::new(&read.entries, stacks, &names, &moments);
     let mut summary = head::summary(capture, &read, &sites);

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use hound_common::event::{METRIC_MAP_RSS, METRIC_PROCESS_RSS, tag};
+use hound_common::event::{END_EXEC, METRIC_MAP_RSS, METRIC_PROCESS_RSS, PROCESS_EXEC, tag};
 use hound_common::hook::Kind;
 use hound_common::ring::OPTION_MAPS;
 
@@ -15,7 +15,7 @@ use super::drain::{Drain, Parcel, lost_without_stream};
 use super::pipeline::{OWN_STREAM, Order, Pipeline, Progress};
 use super::ring::Ring;
 use super::{clock, surroundings};
-use crate::capture::model::{Alloc, StackId, Stamped, StreamId};
+use crate::capture::model::{Alloc, Event, StackId, Stamped, StreamId};
 use crate::capture::{Capture, CaptureWriter, Clock, End, SessionInfo, Visitor};
 use crate::symbols::{Files, SymbolTable, symbolise};
 
@@ -62,8 +62,11 @@ impl Recording {
         let mut writer = writer;
         // First a pair: it is what the last second's ticks are worth.
         writer.write_calibration(&[clock::calibrate(self.session.clock)])?;
-        if let Ok(bytes) = symbol_bytes(&self.path, self.session.pid) {
+        if let Ok((bytes, execed)) = symbol_bytes(&self.path, self.session.pid) {
             let _ = writer.write_symbols(&bytes);
+            if execed {
+                end.reason = END_EXEC;
+            }
         }
         end.events = self.progress.events.load(Ordering::Relaxed);
         end.drainer_cpu_ns = surroundings::own_cpu_ns();
@@ -74,24 +77,33 @@ impl Recording {
     }
 }
 
-/// The symbols of everything in the capture written so far.
-fn symbol_bytes(path: &Path, pid: u32) -> anyhow::Result<Vec<u8>> {
+/// The symbols of everything in the capture written so far, and whether the recorded program ended by exec.
+fn symbol_bytes(path: &Path, pid: u32) -> anyhow::Result<(Vec<u8>, bool)> {
     let mut capture = Capture::open(path)?;
-    capture.visit(&mut OnlyStacks);
+    let mut execed = LastIsExec(false);
+    capture.visit(&mut execed);
     let modules = capture.modules();
     let mut table = SymbolTable::new(modules);
-    let files = Files { perf_map: Some(PathBuf::from(format!("/tmp/perf-{pid}.map"))), ..Files::default() };
+    let files = Files { perf_map: Some(PathBuf::from(format!("/tmp/perf-{pid}.map"))), ..Files::of_command(&capture.session().command) };
     symbolise(&mut table, capture.stacks(), modules, &files, |_, _| {});
-    Ok(table.to_bytes())
+    Ok((table.to_bytes(), execed.0))
 }
 
-/// Reads a capture for its stacks alone.
-struct OnlyStacks;
+/// Reads a capture for its stacks, and for whether the last thing the program did was to replace itself.
+struct LastIsExec(bool);
 
-impl Visitor for OnlyStacks {
-    fn alloc(&mut self, _: u64, _: StreamId, _: &Alloc) {}
-    fn free(&mut self, _: u64, _: StreamId, _: u64, _: Kind, _: bool, _: Option<StackId>) {}
-    fn other(&mut self, _: &Stamped) {}
+impl Visitor for LastIsExec {
+    fn alloc(&mut self, _: u64, _: StreamId, _: &Alloc) {
+        self.0 = false;
+    }
+    fn free(&mut self, _: u64, _: StreamId, _: u64, _: Kind, _: bool, _: Option<StackId>) {
+        self.0 = false;
+    }
+    fn other(&mut self, event: &Stamped) {
+        if let Event::Other { tag: tag::PROCESS, a: PROCESS_EXEC, .. } = event.event {
+            self.0 = true;
+        }
+    }
 }
 
 struct Watcher {

@@ -12,11 +12,18 @@ pub struct Files {
     pub debug_dirs: Vec<PathBuf>,
     /// The target's perf map, if it wrote one.
     pub perf_map: Option<PathBuf>,
+    /// The program's own file, for the module without a path: loaders know the program by an empty name.
+    pub program: Option<PathBuf>,
 }
 
 impl Default for Files {
     fn default() -> Self {
-        Files { root: PathBuf::new(), debug_dirs: vec!["/usr/lib/debug".into(), "/usr/local/lib/debug".into()], perf_map: None }
+        Files {
+            root: PathBuf::new(),
+            debug_dirs: vec!["/usr/lib/debug".into(), "/usr/local/lib/debug".into()],
+            perf_map: None,
+            program: None,
+        }
     }
 }
 
@@ -30,6 +37,24 @@ pub(super) struct Sources {
 }
 
 impl Files {
+    /// Where the files of a recorded program are to be looked for on this machine, as long as nothing else is known: the program where
+    /// its command line finds it from here (its build-id is compared, so another one found is no harm).
+    pub fn of_command(command: &[String]) -> Self {
+        let name = command.first().map(Path::new);
+        let folders = std::env::var_os("PATH").unwrap_or_default();
+        let program = name.and_then(|name| match name.components().count() {
+            1 if !name.is_absolute() => std::env::split_paths(&folders).map(|folder| folder.join(name)).find(|path| path.is_file()),
+            _ => std::path::absolute(name).ok(),
+        });
+        Files { program, ..Files::default() }
+    }
+
+    /// The path of a module, as far as it is known.
+    pub(super) fn path_of<'a>(&'a self, module: &'a Module) -> &'a str {
+        let program = || self.program.as_deref().and_then(Path::to_str).unwrap_or("");
+        if module.path.is_empty() { program() } else { &module.path }
+    }
+
     /// The files that describe a module: only such whose build-id is the one that was mapped.
     pub(super) fn of(&self, module: &Module) -> Sources {
         let mut sources = Sources { files: Vec::new(), changed: false };
@@ -37,10 +62,11 @@ impl Files {
             let candidates = self.debug_dirs.iter().map(|dir| dir.join(".build-id").join(&name));
             sources.files.extend(candidates.filter(|path| matches(path, &module.build_id) == Some(true)).take(1));
         }
-        if !module.path.starts_with('/') {
+        let path = self.path_of(module);
+        if !path.starts_with('/') {
             return sources; // "[vdso]" and such are no files.
         }
-        let path = self.rooted(&module.path);
+        let path = self.rooted(path);
         match matches(&path, &module.build_id) {
             // A file with debug information of its own is asked first: a debug file of the same build could only say the same.
             Some(true) => sources.files.push(path),

@@ -65,23 +65,23 @@ pub fn symbolise(
             modules.iter().find(same)
         });
         let Some(module) = module.map(|m| &m.module) else { continue };
-        let sources = files.of(module);
-        if sources.files.is_empty() && module.path.starts_with('/') {
-            let path = module.path.clone();
+        let (sources, path) = (files.of(module), files.path_of(module).to_owned());
+        if sources.files.is_empty() && path.starts_with('/') {
+            let path = path.clone();
             unresolved.push(if sources.changed { Unresolved::Changed(path) } else { Unresolved::Missing(path) });
         }
         let mut lookup = Lookup { symbolizer: &symbolizer, files: &sources.files, failure: None };
         for batch in ips.chunks(BATCH) {
             // The call, not what follows it.
             let svmas: Vec<u64> = batch.iter().map(|ip| ip.wrapping_sub(1).wrapping_sub(module.bias)).collect();
-            for ((ip, svma), frames) in batch.iter().zip(&svmas).zip(lookup.frames(table, &svmas, &module.path)) {
-                let frames = if frames.is_empty() { vec![nameless(table, &module.path, svma.wrapping_add(1))] } else { frames };
+            for ((ip, svma), frames) in batch.iter().zip(&svmas).zip(lookup.frames(table, &svmas, &path)) {
+                let frames = if frames.is_empty() { vec![nameless(table, &path, svma.wrapping_add(1))] } else { frames };
                 table.enter(span, *ip, frames);
             }
             done += batch.len();
             progress(done, all);
         }
-        unresolved.extend(lookup.failure.map(|reason| Unresolved::Unreadable { path: module.path.clone(), reason }));
+        unresolved.extend(lookup.failure.map(|reason| Unresolved::Unreadable { path, reason }));
     }
     unresolved.sort_by_key(ToString::to_string);
     unresolved.dedup();
@@ -158,15 +158,18 @@ fn stored_frames(table: &mut SymbolTable, symbol: &Sym<'_>, module: &str) -> Vec
     if symbol.name.is_empty() {
         return Vec::new();
     }
+    // glibc's alias for calls from inside itself: people, and suppressions, know the function by its other name.
+    let plain = |name: &str| name.strip_prefix("__GI_").unwrap_or(name).to_owned();
     let inlined = symbol.inlined.iter().rev().filter(|function| !function.name.is_empty());
-    let mut frames: Vec<_> = inlined.map(|function| frame(&function.name, function.code_info.as_ref(), true)).collect();
-    frames.push(frame(&symbol.name, symbol.code_info.as_deref(), false));
+    let mut frames: Vec<_> = inlined.map(|function| frame(&plain(&function.name), function.code_info.as_ref(), true)).collect();
+    frames.push(frame(&plain(&symbol.name), symbol.code_info.as_deref(), false));
     frames
 }
 
 /// `module+0xsvma`: enough for a person with the file to find the place.
 fn nameless(table: &mut SymbolTable, path: &str, svma: u64) -> StoredFrame {
-    let base = path.rsplit('/').next().unwrap_or(path);
+    // The loader knows the program itself by an empty name.
+    let base = path.rsplit('/').next().filter(|base| !base.is_empty()).unwrap_or("program");
     StoredFrame { function: table.string(&format!("{base}+{svma:#x}")), file: 0, line: 0, module: table.string(path), inlined: false }
 }
 

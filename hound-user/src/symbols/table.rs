@@ -143,6 +143,19 @@ impl SymbolTable {
         region.checked_sub(1).map_or(&[], |region| &self.regions[region].1)
     }
 
+    /// Notes that the return address `ip` stood for these frames at `time_ns`, innermost first.
+    pub fn name(&mut self, ip: u64, time_ns: u64, frames: &[Frame<'_>]) {
+        let mut store = |frame: &Frame<'_>| StoredFrame {
+            function: self.string(frame.function),
+            file: frame.location.map_or(0, |at| self.string(at.file) + 1),
+            line: frame.location.map_or(0, |at| at.line),
+            module: self.string(frame.module),
+            inlined: frame.inlined,
+        };
+        let frames = frames.iter().map(&mut store).collect();
+        self.enter(self.span_at(ip, time_ns), ip, frames);
+    }
+
     /// Notes what (span, ip) stands for.
     pub(super) fn enter(&mut self, span: u32, ip: u64, frames: Vec<StoredFrame>) {
         let number = match self.list_numbers.get(&frames) {

@@ -127,6 +127,18 @@ fn without_debug_information_the_symbol_table_names_the_function_and_without_tha
 }
 
 #[test]
+fn the_module_without_a_path_is_the_program() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = compile(dir.path(), &["-g"]);
+    let ip = BIAS + return_svma(&program);
+    let modules = [module(Path::new(""), build_id(&program))];
+    let files = Files::of_command(&[program.to_str().unwrap().to_owned()]);
+    let (table, unresolved) = named(&modules, ip, &files);
+    assert_eq!((names(&table, ip, 0), unresolved), (inlined_chain(), vec![]));
+    assert_eq!(table.frames(table.list(ip, 0).unwrap()).next().unwrap().module, program.to_str().unwrap());
+}
+
+#[test]
 fn a_file_of_another_build_names_nothing_and_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let program = compile(dir.path(), &["-g"]);

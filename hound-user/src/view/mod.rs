@@ -10,7 +10,7 @@ pub use json::json;
 pub use names::{short_function, short_path};
 pub use summary::{EndKind, Summary};
 pub use text::{Style, TextOptions, text};
-pub use units::{bytes, count, duration, share};
+pub use units::{blocks, bytes, count, duration, share};
 
 #[cfg(test)]
 mod tests;

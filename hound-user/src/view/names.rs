@@ -2,8 +2,16 @@
 
 use std::borrow::Cow;
 
+/// The name of `std::string` that its template arguments make.
+const STRING: &str = "std::__cxx11::basic_string<char, std::char_traits<char>, std::allocator<char> >";
+
 /// A C++ function without its parameters: they say little and take lines. Overloads then look alike; their lines tell them apart.
-pub fn short_function(name: &str) -> &str {
+pub fn short_function(name: &str) -> Cow<'_, str> {
+    let name = without_parameters(name);
+    if name.contains(STRING) { Cow::Owned(name.replace(STRING, "std::string")) } else { Cow::Borrowed(name) }
+}
+
+fn without_parameters(name: &str) -> &str {
     let body = name.strip_suffix(" const").unwrap_or(name);
     if !body.ends_with(')') {
         return name;
@@ -51,6 +59,7 @@ mod tests {
         check("ns::f::operator()", "ns::f::operator()");
         check("app::main::{{closure}}", "app::main::{{closure}}");
         check(")", ")");
+        check(&format!("{STRING}::_M_construct(unsigned long, char)"), "std::string::_M_construct");
     }
 
     #[test]

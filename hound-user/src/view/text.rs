@@ -2,8 +2,8 @@
 
 use super::names::{short_function, short_path};
 use super::summary::{EndKind, Summary};
-use super::units::{bytes, count, duration, share};
-use crate::query::{Branch, Group, Measure, NodeId, Row, RowKey, Sites, Sums, Suppressed, Table, site_start};
+use super::units::{blocks, bytes, count, duration, share};
+use crate::query::{Branch, Group, Measure, NodeId, Row, RowKey, Sites, Sums, Suppressed, Table, site_end, site_start};
 use crate::symbols::Frame;
 use std::fmt::Write;
 
@@ -123,37 +123,31 @@ fn totals(out: &mut String, summary: &Summary) {
     let totals = &summary.totals;
     out.push('\n');
     let temporary = share(totals.temporary, totals.allocations);
-    line(
-        out,
-        &format!("allocated  {} in {} blocks, {temporary} of them temporary", bytes(totals.allocated_bytes), count(totals.allocations)),
-    );
-    let mut released = format!("released   {} in {} blocks", bytes(totals.freed_bytes), count(totals.frees));
+    line(out, &format!("allocated  {} in {}, {temporary} of them temporary", bytes(totals.allocated_bytes), blocks(totals.allocations)));
+    let mut released = format!("released   {} in {}", bytes(totals.freed_bytes), blocks(totals.frees));
     if totals.unknown_frees > 0 {
         let _ = write!(released, "; {} releases of blocks whose allocation was not recorded", count(totals.unknown_frees));
     }
     line(out, &released);
-    line(out, &format!("at the end {} in {} blocks", bytes(totals.live_bytes), count(totals.live_blocks)));
+    line(out, &format!("at the end {} in {}", bytes(totals.live_bytes), blocks(totals.live_blocks)));
     if totals.censored_blocks > 0 {
-        let (number, size) = (count(totals.censored_blocks), bytes(totals.censored_bytes));
-        line(
-            out,
-            &format!("           of these, {number} blocks ({size}) lived when recording was paused: they may have been released since"),
-        );
+        let (number, size) = (blocks(totals.censored_blocks), bytes(totals.censored_bytes));
+        line(out, &format!("           of these, {number} ({size}) lived when recording was paused: they may have been released since"));
     }
     line(out, &format!("peak       {} after {}", bytes(summary.peak.bytes), duration(summary.peak.time_ns)));
 }
 
 /// The section's title, and what it leaves out.
 fn section(out: &mut String, summary: &Summary, table: &Table, options: &TextOptions) {
-    let (blocks, size) = options.measure.blocks_and_bytes(&table.total);
-    let (blocks, size) = (count(blocks), bytes(size));
+    let (number, size) = options.measure.blocks_and_bytes(&table.total);
+    let (number, size) = (blocks(number), bytes(size));
     let title = match (options.measure, summary.end) {
-        (Measure::Live, EndKind::Exit(_)) => format!("Leaks: {size} in {blocks} blocks were never released"),
-        (Measure::Live, EndKind::Signal(signal)) => format!("Alive when signal {signal} killed the program: {size} in {blocks} blocks"),
-        (Measure::Live, _) => format!("Alive when the recording ended (not leaks: the program ran on): {size} in {blocks} blocks"),
-        (Measure::Peak, _) => format!("Peak, {} after the start: {size} in {blocks} blocks", duration(summary.peak.time_ns)),
-        (Measure::Allocations | Measure::Allocated, _) => format!("Allocations: {size} in {blocks} blocks"),
-        (Measure::Temporary, _) => format!("Temporary: {blocks} blocks ({size}) were released before their thread allocated again"),
+        (Measure::Live, EndKind::Exit(_)) => format!("Leaks: {size} in {number} were never released"),
+        (Measure::Live, EndKind::Signal(signal)) => format!("Alive when signal {signal} killed the program: {size} in {number}"),
+        (Measure::Live, _) => format!("Alive when the recording ended (not leaks: the program ran on): {size} in {number}"),
+        (Measure::Peak, _) => format!("Peak, {} after the start: {size} in {number}", duration(summary.peak.time_ns)),
+        (Measure::Allocations | Measure::Allocated, _) => format!("Allocations: {size} in {number}"),
+        (Measure::Temporary, _) => format!("Temporary: {number} ({size}) were released before their thread allocated again"),
     };
     out.push('\n');
     line(out, &options.style.strong(&title));
@@ -173,8 +167,8 @@ fn left_out(out: &mut String, table: &Table, style: Style) {
             }
         }
         if !reasons.is_empty() {
-            let (blocks, size, reasons) = (count(sum.live_blocks), bytes(sum.live_bytes), reasons.join(", "));
-            line(out, &style.faint(&format!("left out: {blocks} blocks, {size}, {what}: {reasons} ({hint})")));
+            let (number, size, reasons) = (blocks(sum.live_blocks), bytes(sum.live_bytes), reasons.join(", "));
+            line(out, &style.faint(&format!("left out: {number}, {size}, {what}: {reasons} ({hint})")));
         }
     };
     say(out, "that language runtimes keep by design", "--all shows them", &|why| match why {
@@ -189,22 +183,21 @@ fn left_out(out: &mut String, table: &Table, style: Style) {
 
 /// The figure alone, in words.
 fn amount(measure: Measure, sums: &Sums) -> String {
-    let (blocks, size) = measure.blocks_and_bytes(sums);
+    let (number, size) = measure.blocks_and_bytes(sums);
     match measure {
         Measure::Live | Measure::Peak | Measure::Allocated => bytes(size),
-        Measure::Allocations | Measure::Temporary => format!("{} blocks", count(blocks)),
+        Measure::Allocations | Measure::Temporary => blocks(number),
     }
 }
 
 /// The columns before the name: figure, share, the other figure, size of a block.
 fn columns(measure: Measure, sums: &Sums, total: &Sums) -> [String; 4] {
-    let (blocks, size) = measure.blocks_and_bytes(sums);
+    let (number, size) = measure.blocks_and_bytes(sums);
     let share = share(measure.of(sums), measure.of(total));
-    let each = format!("{} each", bytes(size.checked_div(blocks).unwrap_or(0)));
-    let blocks = format!("{} block{}", count(blocks), if blocks == 1 { "" } else { "s" });
+    let each = format!("{} each", bytes(size.checked_div(number).unwrap_or(0)));
     match measure {
-        Measure::Live | Measure::Peak | Measure::Allocated => [bytes(size), share, blocks, each],
-        Measure::Allocations | Measure::Temporary => [blocks, share, bytes(size), each],
+        Measure::Live | Measure::Peak | Measure::Allocated => [bytes(size), share, blocks(number), each],
+        Measure::Allocations | Measure::Temporary => [blocks(number), share, bytes(size), each],
     }
 }
 
@@ -227,7 +220,7 @@ fn site_rows(out: &mut String, sites: &Sites<'_>, table: &Table, options: &TextO
 /// A site: its figures and innermost frame, then its callers.
 fn site(out: &mut String, sites: &Sites<'_>, node: NodeId, figures: &str, options: &TextOptions) {
     let frames = sites.frames(node);
-    let shown = if options.full_stacks { &frames[..] } else { &frames[site_start(&frames)..] };
+    let shown = if options.full_stacks { &frames[..] } else { &frames[site_start(&frames)..site_end(&frames)] };
     let Some((first, callers)) = shown.split_first() else {
         line(out, &format!("{figures}(no stack)"));
         return;
@@ -246,10 +239,10 @@ fn site(out: &mut String, sites: &Sites<'_>, node: NodeId, figures: &str, option
 
 /// `function  file:line  module`. The module is left out where the frame before has the same.
 fn frame(frame: &Frame<'_>, options: &TextOptions, module_before: Option<&str>) -> String {
-    let function = if options.full_stacks { frame.function } else { short_function(frame.function) };
+    let function = if options.full_stacks { frame.function.into() } else { short_function(frame.function) };
     let mut text = match module_before {
-        None => options.style.strong(function),
-        Some(_) => function.to_owned(),
+        None => options.style.strong(&function),
+        Some(_) => function.into_owned(),
     };
     if let Some(at) = frame.location.filter(|at| !at.file.is_empty()) {
         let file = if options.full_stacks { at.file.into() } else { short_path(at.file, options.here.as_deref()) };
@@ -277,9 +270,9 @@ fn plain_key(row: &Row, options: &TextOptions) -> String {
     match &row.key {
         RowKey::Site(_) => String::new(),
         RowKey::Function(function, module) => {
-            let name = if options.full_stacks { function } else { short_function(function) };
+            let name = if options.full_stacks { function.into() } else { short_function(function) };
             let with = row.with_callees.as_ref().map(|sums| format!("  ({} with what it calls)", amount(options.measure, sums)));
-            format!("{}  {}{}", options.style.strong(name), options.style.faint(&base(module)), with.unwrap_or_default())
+            format!("{}  {}{}", options.style.strong(&name), options.style.faint(&base(module)), with.unwrap_or_default())
         }
         RowKey::Module(module) if module.is_empty() => "(in no module)".to_owned(),
         RowKey::Module(module) => options.style.strong(&base(module)),

@@ -29,6 +29,11 @@ pub fn count(number: u64) -> String {
     text
 }
 
+/// `1 block`, `1,024 blocks`.
+pub fn blocks(number: u64) -> String {
+    format!("{} block{}", count(number), if number == 1 { "" } else { "s" })
+}
+
 /// `250 ms`, `2.31 s`, `3 min 20 s`, `2 h 5 min`.
 pub fn duration(ns: u64) -> String {
     let seconds = ns as f64 / 1e9;
