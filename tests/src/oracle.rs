@@ -78,6 +78,8 @@ pub struct Oracle {
     pub pid: u64,
     /// Where the executable was loaded.
     pub base: u64,
+    /// The return address of signal handlers; 0 if the program has none that allocate.
+    pub restorer: u64,
     /// Slots claimed but never filled: where a kill struck.
     pub unfinished: usize,
 }
@@ -96,11 +98,12 @@ impl Oracle {
         let ranges = |at: usize| (0..word(at) as usize).map(|i| word(at + 8 + i * 16)..word(at + 16 + i * 16)).collect();
         let mut oracle = Oracle {
             notes: Vec::with_capacity(used as usize),
-            own: ranges(56),
-            through: ranges(56 + 8 + 256),
-            facts: (0..64).map(|i| word(56 + 2 * (8 + 256) + i * 8)).collect(),
+            own: ranges(64),
+            through: ranges(64 + 8 + 256),
+            facts: (0..64).map(|i| word(64 + 2 * (8 + 256) + i * 8)).collect(),
             pid: word(40),
             base: word(48),
+            restorer: word(56),
             unfinished: 0,
         };
         let words = HEAD_BYTES + cap as usize * RECORD_BYTES;
