@@ -96,6 +96,9 @@ pub const THREAD_NAME: u8 = 2;
 /// `THREAD`: the thread is gone.
 pub const THREAD_EXIT: u8 = 3;
 
+/// `PROCESS`: the process is about to replace itself by another program (exec). If events of it follow, the attempt failed.
+pub const PROCESS_EXEC: u8 = 1;
+
 /// `MODE`: recording off.
 pub const MODE_OFF: u8 = 0;
 /// `MODE`: every event recorded.

@@ -114,6 +114,10 @@ pub const HOOKS: &[Hook] = &[
     hook("mremap", "mremap", Kind::Mremap, Role::Map),
 ];
 
+/// Functions hooked to see that the process replaces itself, and to learn of code made at run time.
+pub const WATCHED: &[&str] =
+    &["execve", "execv", "execvp", "execvpe", "execl", "execlp", "execle", "fexecve", "execveat", "__register_frame", "__deregister_frame"];
+
 /// Functions a program may call to steer the recording, exported beside [`HOOKS`].
 pub const PROGRAM_API: &[&str] = &[
     "memory_profiler_start",

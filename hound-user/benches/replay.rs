@@ -2,6 +2,7 @@
 
 use divan::counter::ItemsCount;
 use hound_common::hook::Kind;
+use hound_user::capture::Visitor;
 use hound_user::capture::model::{Alloc, StackId, StreamId};
 use hound_user::heap::{Block, Ending, Peak, Replay};
 
@@ -32,7 +33,7 @@ fn churn(bencher: divan::Bencher<'_, '_>, live: usize) {
             let alloc = Alloc { addr: addresses[slot], size, usable: None, kind: Kind::Malloc, flags: 0, previous: None, stack };
             replay.alloc(step * 100 + 50, stream, &alloc);
         }
-        divan::black_box(replay.finish().0);
+        divan::black_box(replay.finish());
         sum
     });
 }

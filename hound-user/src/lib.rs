@@ -4,5 +4,10 @@
 #![deny(unsafe_code)]
 
 pub mod capture;
+pub mod cli;
 pub mod heap;
+pub mod query;
+pub mod report;
+pub mod session;
 pub mod symbols;
+pub mod view;

@@ -10,13 +10,26 @@ use core::ffi::c_void;
 #[unsafe(naked)]
 unsafe extern "C" fn call(body: extern "C" fn(*mut c_void), argument: *mut c_void, anchor: *mut u64) -> u64 {
     naked_asm!(
-        "push rbx", "push rbp", "push r12", "push r13", "push r14", "push r15", "push rdx",
+        "push rbx",
+        "push rbp",
+        "push r12",
+        "push r13",
+        "push r14",
+        "push r15",
+        "push rdx",
         "mov [rdx], rsp",
         "mov rax, rdi",
         "mov rdi, rsi",
         "call rax",
         "xor eax, eax",
-        "pop rdx", "mov qword ptr [rdx], 0", "pop r15", "pop r14", "pop r13", "pop r12", "pop rbp", "pop rbx",
+        "pop rdx",
+        "mov qword ptr [rdx], 0",
+        "pop r15",
+        "pop r14",
+        "pop r13",
+        "pop r12",
+        "pop rbp",
+        "pop rbx",
         "ret",
     )
 }
@@ -27,7 +40,14 @@ unsafe extern "C" fn leave(anchor: u64) -> ! {
     naked_asm!(
         "mov rsp, rdi",
         "mov eax, 1",
-        "pop rdx", "mov qword ptr [rdx], 0", "pop r15", "pop r14", "pop r13", "pop r12", "pop rbp", "pop rbx",
+        "pop rdx",
+        "mov qword ptr [rdx], 0",
+        "pop r15",
+        "pop r14",
+        "pop r13",
+        "pop r12",
+        "pop rbp",
+        "pop rbx",
         "ret",
     )
 }

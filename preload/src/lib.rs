@@ -16,6 +16,7 @@ mod clock;
 mod collector;
 mod elf;
 mod environment;
+mod exec;
 mod full;
 mod guard;
 mod hooks;

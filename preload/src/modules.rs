@@ -3,11 +3,12 @@
 //! The loader's `_dl_find_object` answers without locks. Each module met is kept in a table that only grows while modules come; when one
 //! goes, its entry is marked gone. Frames registered at run time (`__register_frame`, JIT compilers) are kept beside.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use hound_unwind::{EndReason, Sections};
 
 use crate::elf::{self, LinkMap};
+use crate::sys;
 
 /// Most modules that a process may have met; more are looked up anew at each miss.
 const MODULES: usize = 1024;
@@ -33,9 +34,9 @@ struct Slot {
     link_map: AtomicUsize,
 }
 
-static SLOTS: [Slot; MODULES] = [const {
-    Slot { start: AtomicU64::new(0), end: AtomicU64::new(0), eh_frame_hdr: AtomicU64::new(0), link_map: AtomicUsize::new(0) }
-}; MODULES];
+static SLOTS: [Slot; MODULES] =
+    [const { Slot { start: AtomicU64::new(0), end: AtomicU64::new(0), eh_frame_hdr: AtomicU64::new(0), link_map: AtomicUsize::new(0) } };
+        MODULES];
 static USED: AtomicU32 = AtomicU32::new(0);
 
 /// glibc's `struct dl_find_object` (x86-64: no `dlfo_eh_dbase`).
@@ -153,7 +154,29 @@ pub fn describe(module: &Module) -> (u64, &'static [u8], &'static [u8]) {
     let id = unsafe { elf::build_id(headers, bias) };
     // SAFETY: the loader's entry lives as long as the module.
     let path = unsafe { module.link_map.as_ref() }.map_or(&[][..], LinkMap::name);
-    (bias, id, path)
+    // The loader has no name for the executable.
+    (bias, id, if path.is_empty() { executable() } else { path })
+}
+
+const PATH_BYTES: usize = 1024;
+/// The executable's path, found at start-up: later nothing may be opened or asked.
+static EXECUTABLE: [AtomicU8; PATH_BYTES] = [const { AtomicU8::new(0) }; PATH_BYTES];
+static EXECUTABLE_BYTES: AtomicUsize = AtomicUsize::new(0);
+
+/// Learns the executable's path.
+pub fn learn_executable() {
+    let mut path = [0; PATH_BYTES];
+    let length = sys::executable(&mut path).min(PATH_BYTES);
+    for (place, byte) in EXECUTABLE.iter().zip(path) {
+        place.store(byte, Ordering::Relaxed);
+    }
+    EXECUTABLE_BYTES.store(length, Ordering::Release);
+}
+
+fn executable() -> &'static [u8] {
+    let length = EXECUTABLE_BYTES.load(Ordering::Acquire).min(PATH_BYTES);
+    // SAFETY: `AtomicU8` has the layout of `u8`; written once at start-up, before the length.
+    unsafe { core::slice::from_raw_parts((&raw const EXECUTABLE).cast::<u8>(), length) }
 }
 
 /// Frames registered at run time: start of an `.eh_frame`-shaped table. 0 = free.

@@ -209,22 +209,23 @@ impl Path {
     /// that was found equal (`top` if not even `top - 1` was). All recorded slots must be mapped: they are those of the current stack.
     #[inline(always)]
     pub fn verify(&mut self, top: usize) -> usize {
-        let low = if top <= self.len && self.stop_top == 0 { self.verify_words(top) } else { self.verify_until_stop(top) };
+        let low = if top <= self.len && self.stop_top == 0 { self.verify_words(top, 0) } else { self.verify_with_stops(top) };
         if self.bp_top > low { self.verify_bp(low, top) } else { low }
     }
 
+    /// Frames `floor..top`, which have no stops.
     #[inline(always)]
-    fn verify_words(&mut self, top: usize) -> usize {
+    fn verify_words(&mut self, top: usize, floor: usize) -> usize {
         let mut i = top;
         // Four at a time: the loop then costs about one cycle a frame.
-        while i >= 4 {
+        while i >= floor + 4 {
             let equal = self.is_equal(i - 1) && self.is_equal(i - 2) && self.is_equal(i - 3) && self.is_equal(i - 4);
             if !equal {
                 break;
             }
             i -= 4;
         }
-        while i > 0 && self.is_equal(i - 1) {
+        while i > floor && self.is_equal(i - 1) {
             i -= 1;
         }
         i
@@ -238,10 +239,15 @@ impl Path {
         word.value == unsafe { (word.addr as *const u64).read_volatile() }
     }
 
-    #[cold]
     #[inline(never)]
-    fn verify_until_stop(&mut self, top: usize) -> usize {
+    fn verify_with_stops(&mut self, top: usize) -> usize {
         let mut i = top;
+        if top <= self.len && top > self.stop_top {
+            i = self.verify_words(top, self.stop_top);
+            if i > self.stop_top {
+                return i;
+            }
+        }
         while i > 0 {
             if i < self.hi && i != top && self.meta(i).flags & STOP != 0 {
                 break;
@@ -268,4 +274,3 @@ impl Path {
         low
     }
 }
-

@@ -157,6 +157,7 @@ fn connect() -> bool {
         return false;
     }
     thread::learn_tid_offset(pid);
+    modules::learn_executable();
     note_places(control);
     CONTROL.store((&raw const *control).cast_mut(), Ordering::Release);
     control.library.store(LIBRARY_READY, Ordering::Release); // pairs with hound's acquire load

@@ -10,9 +10,11 @@ macro_rules! real_functions {
     ($($name:ident: fn($($arg:ty),*) -> $result:ty;)*) => {
         $(
             /// Address and call of the real function of this name.
+            #[expect(clippy::allow_attributes, reason = "some of the functions are jumped to, not called")]
+            #[allow(dead_code, reason = "as above")]
             pub mod $name {
                 use super::*;
-                pub(super) static ADDRESS: AtomicUsize = AtomicUsize::new(0);
+                pub(crate) static ADDRESS: AtomicUsize = AtomicUsize::new(0);
 
                 /// The real function, if the target has one.
                 #[inline(always)]
@@ -48,6 +50,15 @@ real_functions! {
     mmap: fn(*mut c_void, usize, i32, i32, i32, i64) -> *mut c_void;
     munmap: fn(*mut c_void, usize) -> i32;
     mremap: fn(*mut c_void, usize, usize, i32, *mut c_void) -> *mut c_void;
+    execve: fn() -> i32;
+    execv: fn() -> i32;
+    execvp: fn() -> i32;
+    execvpe: fn() -> i32;
+    execl: fn() -> i32;
+    execlp: fn() -> i32;
+    execle: fn() -> i32;
+    fexecve: fn() -> i32;
+    execveat: fn() -> i32;
     __register_frame: fn(*mut c_void) -> ();
     __deregister_frame: fn(*mut c_void) -> ();
 }

@@ -5,8 +5,8 @@
 use core::ffi::c_void;
 
 use hound_common::event::{
-    ALLOC_MMAPPED, ALLOC_NON_MAIN_ARENA, ALLOC_REALLOC, ALLOC_WIDE, ALLOC_ZEROED, FREE_HAS_STACK, FREE_REALLOC, LOST_NESTED, LOST_NO_STREAM,
-    SLACK_UNKNOWN, size_word, tag,
+    ALLOC_MMAPPED, ALLOC_NON_MAIN_ARENA, ALLOC_REALLOC, ALLOC_WIDE, ALLOC_ZEROED, FREE_HAS_STACK, FREE_REALLOC, LOST_NESTED,
+    LOST_NO_STREAM, SLACK_UNKNOWN, size_word, tag,
 };
 use hound_common::hook::Kind;
 use hound_common::ring::{OPTION_FREE_STACKS, OPTION_MAPS, STATE_RECORDING};
@@ -281,6 +281,20 @@ pub fn marker(caller: Caller, value: u32) {
         if thread.producer.reserve(2 + 2) {
             thread.producer.put_header(now, tag::MARKER, 2, 0, 0);
             thread.producer.put(u64::from(value));
+            thread.producer.commit();
+        }
+        end(thread);
+    }
+}
+
+/// Something happened to the process as a whole: `[pid][0]`.
+pub fn process(caller: Caller, record: u8, what: u8, now: u64) {
+    if let Some(thread) = begin(caller) {
+        if thread.producer.reserve(2 + 3) {
+            thread.producer.put_header(now, record, 3, what, 0);
+            let pid = process::control().target_pid.load(core::sync::atomic::Ordering::Relaxed);
+            thread.producer.put(u64::from(pid));
+            thread.producer.put(0);
             thread.producer.commit();
         }
         end(thread);

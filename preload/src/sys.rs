@@ -84,6 +84,14 @@ pub fn getpid() -> u32 {
     unsafe { syscall(GETPID, [0; 6]) as u32 }
 }
 
+/// The executable's path, as much of it as fits.
+pub fn executable(path: &mut [u8]) -> usize {
+    const READLINK: usize = 89;
+    // SAFETY: the kernel writes at most the buffer's length into it.
+    let length = unsafe { syscall(READLINK, [c"/proc/self/exe".as_ptr() as usize, path.as_mut_ptr() as usize, path.len(), 0, 0, 0]) };
+    usize::try_from(length).unwrap_or(0)
+}
+
 /// A memfd of this size that nobody can resize.
 pub fn sealed_memfd(bytes: usize) -> Option<i32> {
     const CLOEXEC_ALLOW_SEALING: usize = 3;

@@ -20,7 +20,7 @@ pub fn update(thread: &mut Thread, slot: u64, bp: u64) -> bool {
     thread.window.enter(slot);
     let path = &mut thread.path;
     let len = path.len;
-    if len == 0 || path.stop_top != 0 {
+    if len == 0 {
         return walk(thread, slot, bp, None);
     }
     let top = len - 1;
@@ -155,7 +155,7 @@ impl Walk {
                 Stepped::NeedsFullRegs | Stepped::NeedsSections => return Outcome::NeedsFull,
                 Stepped::End(reason) => return Outcome::Ended(reason),
             }
-            if row == Row::FRAME_POINTER {
+            if row.kind() == RowKind::FramePointer {
                 self.frame_pointers = true;
                 thread.count(Counter::FramePointer, 1);
             }
@@ -170,8 +170,19 @@ impl Walk {
         let k = self.below.checked_sub(1)?;
         let word = *path.ra(k);
         let meta = *path.meta(k);
-        let equal = word.addr == frame.slot && word.value == frame.ra && (meta.flags & NEEDS_BP == 0 || meta.bp == frame.bp);
-        equal.then_some(k)
+        let needs_bp = meta.flags & NEEDS_BP != 0;
+        if word.addr != frame.slot || word.value != frame.ra || (needs_bp && meta.bp != frame.bp) {
+            return None;
+        }
+        // Where bp comes from is the younger frame's doing, and that one may be another now.
+        path.meta(k).bp_slot = frame.bp_slot;
+        if needs_bp && frame.bp_slot != 0 {
+            *path.bp(k) = Word { addr: frame.bp_slot, value: frame.bp };
+            path.bp_top = path.bp_top.max(k + 1);
+        } else {
+            *path.bp(k) = word;
+        }
+        Some(k)
     }
 
     fn start_run(&mut self, path: &mut Path, low: usize, high: usize) -> bool {
@@ -198,8 +209,7 @@ impl Walk {
         }
         for (i, recorded) in (low..=high).rev().enumerate() {
             let (word, meta) = (*path.ra(recorded), *path.meta(recorded));
-            *path.fresh(self.lead + i) =
-                Fresh { slot: word.addr, ra: word.value, bp: meta.bp, bp_slot: meta.bp_slot, flags: meta.flags };
+            *path.fresh(self.lead + i) = Fresh { slot: word.addr, ra: word.value, bp: meta.bp, bp_slot: meta.bp_slot, flags: meta.flags };
         }
         self.fresh += count;
         self.lead = self.fresh;
@@ -218,7 +228,7 @@ impl Walk {
     /// Notes on the frame being left what its rule means for later comparisons.
     fn flag(&self, path: &mut Path, recorded: Option<usize>, row: Row) {
         let uses = if matches!(row.kind(), RowKind::Bp | RowKind::DerefBp | RowKind::FramePointer) { USES_BP } else { 0 };
-        let stop = if row.follows_from_slots() || row == Row::FRAME_POINTER { 0 } else { STOP };
+        let stop = if row.follows_from_slots() { 0 } else { STOP };
         match recorded {
             Some(i) => {
                 let meta = path.meta(i);
@@ -264,7 +274,7 @@ impl Walk {
             cut_stale(path, len);
         }
         path.len = len;
-        settle_bp(thread, root, entry_bp);
+        settle_bp(thread, root, run_at..run_at + run_count, !in_place, entry_bp);
         if run_count > 0 {
             thread.count(Counter::Spliced, 1);
         }
@@ -325,41 +335,63 @@ fn cut_stale(path: &mut Path, len: usize) {
 }
 
 /// Finds out for the changed frames whose saved bp matters, root to leaf: bp after a frame matters if that frame's own rule uses it, or
-/// the next older frame keeps it and it matters there.
-fn settle_bp(thread: &mut Thread, root: usize, entry_bp: u64) {
+/// the next older frame keeps it and it matters there. `run` is the part that was met in the middle: where its first frames come out as
+/// they were, the rest of it does too.
+fn settle_bp(thread: &mut Thread, root: usize, run: core::ops::Range<usize>, moved: bool, entry_bp: u64) {
     let len = thread.path.len;
-    let mut bp_top = thread.path.bp_top.min(root);
-    let mut stop_top = thread.path.stop_top.min(root);
-    for i in root..len {
-        let path = &mut thread.path;
-        let needed_below = match i.checked_sub(1) {
-            Some(older) => path.meta(older).bp_slot == 0 && path.meta(older).flags & NEEDS_BP != 0,
-            None => false,
-        };
-        let word = *path.ra(i);
-        let meta = path.meta(i);
-        let needed = meta.flags & USES_BP != 0 || needed_below;
-        let was_needed = meta.flags & NEEDS_BP != 0;
-        meta.flags = if needed { meta.flags | NEEDS_BP } else { meta.flags & !NEEDS_BP };
-        if meta.flags & STOP != 0 {
-            stop_top = i + 1;
-        }
-        let (slot, mut bp) = (meta.bp_slot, meta.bp);
-        let known = was_needed || meta.flags & BP_KNOWN != 0;
-        meta.flags &= !BP_KNOWN;
-        if needed && !known {
-            // Recorded when nobody asked for bp: what it is now is in memory.
-            bp = bp_now(thread, i, len, entry_bp);
-            thread.path.meta(i).bp = bp;
-        }
-        let compare = needed && slot != 0;
-        *thread.path.bp(i) = if compare { Word { addr: slot, value: bp } } else { word };
-        if compare {
-            bp_top = i + 1;
+    let (old_bp_top, old_stop_top) = (thread.path.bp_top, thread.path.stop_top);
+    let mut tops = (old_bp_top.min(root), old_stop_top.min(root));
+    let mut i = root;
+    while i < len {
+        let unchanged = settle_frame(thread, i, len, entry_bp, &mut tops);
+        i += 1;
+        if unchanged && run.contains(&i) {
+            // Upper bounds are enough; those of a run that was moved are not known better than its end.
+            let bound = |old: usize| {
+                if old <= i {
+                    0
+                } else if moved {
+                    run.end
+                } else {
+                    old.min(run.end)
+                }
+            };
+            tops = (tops.0.max(bound(old_bp_top)), tops.1.max(bound(old_stop_top)));
+            i = run.end;
         }
     }
-    thread.path.bp_top = bp_top;
-    thread.path.stop_top = stop_top;
+    (thread.path.bp_top, thread.path.stop_top) = tops;
+}
+
+/// One frame of [`settle_bp`]. True if nothing changed that a younger frame could depend on.
+#[inline(always)]
+fn settle_frame(thread: &mut Thread, i: usize, len: usize, entry_bp: u64, tops: &mut (usize, usize)) -> bool {
+    let path = &mut thread.path;
+    let needed_below = match i.checked_sub(1) {
+        Some(older) => path.meta(older).bp_slot == 0 && path.meta(older).flags & NEEDS_BP != 0,
+        None => false,
+    };
+    let word = *path.ra(i);
+    let meta = path.meta(i);
+    let needed = meta.flags & USES_BP != 0 || needed_below;
+    let was_needed = meta.flags & NEEDS_BP != 0;
+    let fresh = meta.flags & BP_KNOWN != 0;
+    meta.flags = if needed { meta.flags | NEEDS_BP } else { meta.flags & !NEEDS_BP } & !BP_KNOWN;
+    if meta.flags & STOP != 0 && i > 0 {
+        tops.1 = i + 1; // nothing is older than the root: its link does not matter
+    }
+    let (slot, mut bp) = (meta.bp_slot, meta.bp);
+    if needed && !was_needed && !fresh {
+        // Recorded when nobody asked for bp: what it is now is in memory.
+        bp = bp_now(thread, i, len, entry_bp);
+        thread.path.meta(i).bp = bp;
+    }
+    let compare = needed && slot != 0;
+    *thread.path.bp(i) = if compare { Word { addr: slot, value: bp } } else { word };
+    if compare {
+        tops.0 = i + 1;
+    }
+    !fresh && needed == was_needed
 }
 
 fn bp_now(thread: &mut Thread, i: usize, len: usize, entry_bp: u64) -> u64 {

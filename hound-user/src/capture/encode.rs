@@ -376,8 +376,8 @@ impl StreamEncoder {
     #[inline(never)]
     fn rare(&mut self, header: Header, record: &[[u8; 8]], out: &mut Vec<Section>) -> bool {
         let least = match header.tag {
-            tag::LOST | tag::RATE | tag::MARKER | tag::FAULT | tag::THREAD => 1,
-            tag::END | tag::PROCESS | tag::MODULE_GONE | tag::UNMAP | tag::BRK => 2,
+            tag::LOST | tag::RATE | tag::MARKER | tag::FAULT | tag::THREAD | tag::END => 1,
+            tag::PROCESS | tag::MODULE_GONE | tag::UNMAP | tag::BRK => 2,
             tag::PROTECT => 3,
             tag::MAP | tag::REMAP | tag::MODULE => 5,
             _ => 0,

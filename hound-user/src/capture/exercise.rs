@@ -1,6 +1,6 @@
 //! Runs the whole reader over arbitrary bytes: what the fuzz target and the damage tests call.
 
-use super::model::{Alloc, Stamped, StackId, StreamId};
+use super::model::{Alloc, StackId, Stamped, StreamId};
 use super::reader::{Capture, Visitor};
 use super::session::SessionInfo;
 use super::writer::{CaptureWriter, MemorySink};

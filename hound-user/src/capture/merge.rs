@@ -78,7 +78,7 @@ pub fn visit(capture: &mut Capture, visitor: &mut impl Visitor, anomalies: &mut 
             Err(_) => Loader::Here(source, Decompressor::new().ok()),
         };
         let mut merge = Merge { queue: &queue, loader, active: BinaryHeap::new(), unknown: 0 };
-        while merge.step(&mut capture.tree, &capture.clock, visitor, anomalies) {}
+        while visitor.wants_more() && merge.step(&mut capture.tree, &capture.clock, visitor, anomalies) {}
         if merge.unknown > 0 {
             anomalies.push(Anomaly::UnknownEvents { count: merge.unknown });
         }

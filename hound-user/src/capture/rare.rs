@@ -140,9 +140,7 @@ impl RareRecord {
         let at = |i: usize| self.words.get(i).copied().unwrap_or(0);
         match self.header.a {
             event::THREAD_START => Event::Thread(ThreadEvent::Start { tid: at(0) as u32 }),
-            event::THREAD_NAME => {
-                Event::Thread(ThreadEvent::Name(String::from_utf8_lossy(&self.bytes(2, at(1) as usize)).into_owned()))
-            }
+            event::THREAD_NAME => Event::Thread(ThreadEvent::Name(String::from_utf8_lossy(&self.bytes(2, at(1) as usize)).into_owned())),
             event::THREAD_EXIT => Event::Thread(ThreadEvent::Exit),
             _ => self.other(),
         }

@@ -28,6 +28,10 @@ pub trait Visitor {
     fn stacks(&mut self, stacks: &StackTree) {
         let _ = stacks;
     }
+    /// Asked now and then: false ends the visit early.
+    fn wants_more(&self) -> bool {
+        true
+    }
 }
 
 /// How many events of each sort the chunks' headers count.
@@ -208,6 +212,11 @@ impl Capture {
     /// The call paths met so far: complete after [`Self::visit`].
     pub fn stacks(&self) -> &StackTree {
         &self.tree
+    }
+
+    /// Whether symbols were stored.
+    pub fn has_symbols(&self) -> bool {
+        !self.symbols.is_empty()
     }
 
     /// The symbols stored at the capture's end. `None` if there are none or they are damaged.

@@ -124,10 +124,4 @@ impl StackMirror {
         }
         self.nodes[self.path - 1]
     }
-
-    /// The current path, root first, without what was lost.
-    #[cfg(test)]
-    pub fn path(&self) -> &[u64] {
-        self.ips.get(self.lost..self.path).unwrap_or(&[])
-    }
 }

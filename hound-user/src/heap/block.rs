@@ -58,9 +58,32 @@ pub enum Ending {
         time_ns: u64,
     },
     /// It lived when the recording ended.
-    Alive,
+    Alive {
+        /// When that was: the last event.
+        time_ns: u64,
+    },
     /// It lived when the recording was switched off; what became of it afterwards was not recorded.
-    Censored,
+    Censored {
+        /// When the recording ended.
+        time_ns: u64,
+    },
+}
+
+impl Ending {
+    /// Up to when the block is known to have lived, in nanoseconds of the capture.
+    pub fn time_ns(&self) -> u64 {
+        match *self {
+            Ending::Freed(Death { time_ns, .. })
+            | Ending::Replaced { time_ns }
+            | Ending::Alive { time_ns }
+            | Ending::Censored { time_ns } => time_ns,
+        }
+    }
+
+    /// Whether the block was still there at the end, for all that is known.
+    pub fn is_live(&self) -> bool {
+        matches!(self, Ending::Alive { .. } | Ending::Censored { .. })
+    }
 }
 
 /// The moment at which most bytes lived.

@@ -3,6 +3,7 @@
 use super::addresses::AddressMap;
 use super::block::{Anomalies, Block, Death, Ending, Outcome, Peak, Totals};
 use super::order::{Held, Operation, Order, Step};
+use crate::capture::Visitor;
 use crate::capture::model::{Alloc, Event, StackId, Stamped, StreamId};
 use hound_common::event::MODE_OFF;
 use hound_common::hook::Kind;
@@ -41,6 +42,30 @@ pub struct Replay<S> {
     censored_to: u64,
 }
 
+impl<S: FnMut(&Block, &Ending, &Peak)> Visitor for Replay<S> {
+    fn alloc(&mut self, time_ns: u64, stream: StreamId, alloc: &Alloc) {
+        self.advance(time_ns);
+        if !self.order.is_idle() && self.order.holds(alloc.addr) || !self.place(time_ns, stream, alloc) {
+            self.hold(time_ns, stream, alloc.addr, Operation::Alloc(*alloc));
+        }
+    }
+
+    fn free(&mut self, time_ns: u64, stream: StreamId, addr: u64, kind: Kind, realloc: bool, stack: Option<StackId>) {
+        self.advance(time_ns);
+        if !self.order.is_idle() && self.order.holds(addr) || !self.release(time_ns, stream, addr, kind, realloc, stack) {
+            self.hold(time_ns, stream, addr, Operation::Free { kind, realloc, stack });
+        }
+    }
+
+    /// Only the switching of the recording matters here.
+    fn other(&mut self, event: &Stamped) {
+        self.advance(event.time_ns);
+        if event.event == (Event::Mode { mode: MODE_OFF }) {
+            self.censored_to = self.ordinal;
+        }
+    }
+}
+
 impl<S: FnMut(&Block, &Ending, &Peak)> Replay<S> {
     /// A replay with nothing in it.
     pub fn new(sink: S) -> Self {
@@ -60,37 +85,8 @@ impl<S: FnMut(&Block, &Ending, &Peak)> Replay<S> {
         }
     }
 
-    /// A block came to be.
-    pub fn alloc(&mut self, time_ns: u64, stream: StreamId, alloc: &Alloc) {
-        self.advance(time_ns);
-        if !self.order.is_idle() && self.order.holds(alloc.addr) || !self.place(time_ns, stream, alloc) {
-            self.hold(time_ns, stream, alloc.addr, Operation::Alloc(*alloc));
-        }
-    }
-
-    /// A block was released.
-    pub fn free(&mut self, time_ns: u64, stream: StreamId, addr: u64, kind: Kind, realloc: bool, stack: Option<StackId>) {
-        self.advance(time_ns);
-        if !self.order.is_idle() && self.order.holds(addr) || !self.release(time_ns, stream, addr, kind, realloc, stack) {
-            self.hold(time_ns, stream, addr, Operation::Free { kind, realloc, stack });
-        }
-    }
-
-    /// Anything else: only the switching of the recording matters here.
-    pub fn other(&mut self, event: &Stamped) {
-        self.advance(event.time_ns);
-        if event.event == (Event::Mode { mode: MODE_OFF }) {
-            self.censored_to = self.ordinal;
-        }
-    }
-
-    /// What has been summed so far, and the peak so far.
-    pub fn so_far(&self) -> (&Totals, &Peak) {
-        (&self.totals, &self.peak)
-    }
-
     /// The end of the recording: whatever waits is decided, and the sink hears of the blocks that live.
-    pub fn finish(mut self) -> (Outcome, S) {
+    pub fn finish(mut self) -> Outcome {
         while let Some(addr) = self.order.any() {
             self.settle(addr, u64::MAX);
         }
@@ -103,14 +99,13 @@ impl<S: FnMut(&Block, &Ending, &Peak)> Replay<S> {
             let ending = if block.ordinal <= self.censored_to {
                 self.totals.censored_blocks += 1;
                 self.totals.censored_bytes = self.totals.censored_bytes.wrapping_add(block.size);
-                Ending::Censored
+                Ending::Censored { time_ns: self.now_ns }
             } else {
-                Ending::Alive
+                Ending::Alive { time_ns: self.now_ns }
             };
             (self.sink)(block, &ending, &self.peak);
         }
-        let outcome = Outcome { totals: self.totals, peak: self.peak, anomalies: self.anomalies, end_ns: self.now_ns };
-        (outcome, self.sink)
+        Outcome { totals: self.totals, peak: self.peak, anomalies: self.anomalies, end_ns: self.now_ns }
     }
 
     /// Time passes: what has waited long enough is decided.

@@ -1,6 +1,7 @@
 //! Histories made by hand and by chance, and what must come out of them.
 
 use super::*;
+use crate::capture::Visitor;
 use crate::capture::model::{Alloc, Event, StackId, Stamped, StreamId};
 use hound_common::event::MODE_OFF;
 use hound_common::hook::Kind;
@@ -54,7 +55,7 @@ fn replay(steps: &[Step]) -> (Outcome, Vec<(Block, Ending)>) {
     let mut blocks = Vec::new();
     let mut replay = Replay::new(|block: &Block, ending: &Ending, _: &Peak| blocks.push((*block, *ending)));
     steps.iter().for_each(|step| feed(&mut replay, step));
-    let outcome = replay.finish().0;
+    let outcome = replay.finish();
     blocks.sort_by_key(|(block, _)| block.ordinal);
     (outcome, blocks)
 }
@@ -71,7 +72,7 @@ fn a_freed_block_is_not_live_and_an_unfreed_one_is() {
     assert_eq!((outcome.totals.live_blocks, outcome.totals.live_bytes), (1, 50));
     assert_eq!((outcome.totals.allocations, outcome.totals.frees, outcome.totals.unknown_frees), (2, 1, 0));
     assert!(matches!(blocks[0].1, Ending::Freed(death) if death.time_ns == 9000 && !death.temporary));
-    assert_eq!(blocks[1].1, Ending::Alive);
+    assert_eq!(blocks[1].1, Ending::Alive { time_ns: 9000 });
 }
 
 #[test]
@@ -107,7 +108,7 @@ fn a_sum_that_restarts_with_the_peak_holds_what_lived_at_it() {
         }
     });
     steps.iter().for_each(|step| feed(&mut replay, step));
-    let peak = replay.finish().0.peak;
+    let peak = replay.finish().peak;
     assert_eq!(peak.bytes, 12 * 13 + 10 + 11 + 12);
     assert_eq!((sum, at), (peak.bytes, peak.ordinal));
 }
@@ -152,7 +153,7 @@ fn an_alloc_stamped_before_the_free_by_another_thread_waits_for_it() {
     let (outcome, blocks) = replay(&[alloc(10, 0, 16, 8), alloc(5000, 1, 16, 9), free(5600, 0, 16)]);
     assert_eq!((outcome.totals.live_bytes, outcome.anomalies.allocated_alive), (9, 0));
     assert!(matches!(blocks[0].1, Ending::Freed(_)));
-    assert_eq!((blocks[1].0.stream, blocks[1].1), (StreamId(1), Ending::Alive));
+    assert_eq!((blocks[1].0.stream, blocks[1].1), (StreamId(1), Ending::Alive { time_ns: 5600 }));
 }
 
 #[test]
@@ -163,7 +164,7 @@ fn an_address_handed_on_twice_within_the_window_comes_out_right() {
     // Truth: alloc 0, free 0, alloc 1; the last is stamped first.
     let (outcome, blocks) = replay(&[alloc(9000, 1, 16, 8), alloc(9300, 0, 16, 7), free(9400, 0, 16), alloc(90_000, 0, 64, 1)]);
     assert_eq!((outcome.totals.live_bytes, outcome.anomalies.allocated_alive), (9, 0));
-    assert!(matches!(blocks[0], (Block { stream: StreamId(1), .. }, Ending::Alive)));
+    assert!(matches!(blocks[0], (Block { stream: StreamId(1), .. }, Ending::Alive { .. })));
 }
 
 #[test]
@@ -173,9 +174,12 @@ fn blocks_that_lived_through_a_pause_are_censored() {
     [alloc(10, 0, 16, 8), alloc(11, 0, 32, 8)].iter().for_each(|step| feed(&mut replay, step));
     replay.other(&Stamped { time_ns: 20, stream: StreamId(0), event: Event::Mode { mode: MODE_OFF } });
     [alloc(50_000, 0, 16, 8)].iter().for_each(|step| feed(&mut replay, step));
-    let outcome = replay.finish().0;
+    let outcome = replay.finish();
     endings.sort_by_key(|(addr, _)| *addr);
-    assert_eq!(endings, [(16, Ending::Replaced { time_ns: 50_000 }), (16, Ending::Alive), (32, Ending::Censored)]);
+    assert_eq!(
+        endings,
+        [(16, Ending::Replaced { time_ns: 50_000 }), (16, Ending::Alive { time_ns: 50_000 }), (32, Ending::Censored { time_ns: 50_000 })]
+    );
     assert_eq!((outcome.anomalies.allocated_alive, outcome.totals.censored_bytes), (0, 8));
 }
 
@@ -209,7 +213,7 @@ fn perturbed(history: &[(Step, u64)]) -> Vec<Step> {
 }
 
 fn live(blocks: &[(Block, Ending)]) -> BTreeMap<u64, u64> {
-    blocks.iter().filter(|(_, ending)| *ending == Ending::Alive).map(|(block, _)| (block.addr, block.size)).collect()
+    blocks.iter().filter(|(_, ending)| ending.is_live()).map(|(block, _)| (block.addr, block.size)).collect()
 }
 
 proptest! {

@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use hound_common::event::{END_EXIT, END_SIGNAL};
-use hound_common::ring::{LIBRARY_ABSENT, LIBRARY_OUT, OPTION_DROP, OPTION_FREE_STACKS, OPTION_MAPS, OPTION_SHADOW_STACK, OUT_NO_ALLOCATOR, OUT_NO_HEARTBEAT};
+use hound_common::ring::{
+    LIBRARY_ABSENT, LIBRARY_OUT, OPTION_DROP, OPTION_FREE_STACKS, OPTION_MAPS, OPTION_SHADOW_STACK, OUT_NO_ALLOCATOR, OUT_NO_HEARTBEAT,
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::program::Program;
@@ -65,9 +67,9 @@ pub fn launch(launch: &Launch) -> anyhow::Result<Launched> {
     // The file is made before the program is started: an output that cannot be written must not cost a run. Its name may hold the
     // program's process id, which is known only later; hound's own stands in until then.
     let provisional = output::expand(&template, &program.name(), std::process::id());
+    let cannot_write = || format!("cannot write '{}'; choose another place with -o FILE", provisional.display());
+    std::fs::File::create(&provisional).with_context(cannot_write)?;
     let session = session(launch);
-    let writer = CaptureWriter::create(&provisional, &session)
-        .with_context(|| format!("cannot write '{}'; choose another place with -o FILE", provisional.display()))?;
     let ring = Arc::new(Ring::create().context("cannot make the shared memory; is there memory left?")?);
     ring.control().initialise(0, options(launch), clock::choose(), MAX_WAIT_MS);
     ring.prefault();
@@ -84,7 +86,18 @@ pub fn launch(launch: &Launch) -> anyhow::Result<Launched> {
         };
         ring.keep()?;
         let pid = child.id().unwrap_or(0);
-        let recording = Recording::start(Arc::clone(&ring), writer, SessionInfo { pid, ..session }, provisional.clone(), pid)?;
+        let session = SessionInfo { pid, ..session };
+        let writer = CaptureWriter::create(&provisional, &session).with_context(cannot_write);
+        let recording = writer.and_then(|writer| Ok(Recording::start(Arc::clone(&ring), writer, session, provisional.clone(), pid)?));
+        let recording = match recording {
+            Ok(recording) => recording,
+            Err(error) => {
+                // The program runs already: it is left in peace, unrecorded.
+                ring.control().change(false);
+                child.wait().await?;
+                return Err(error);
+            }
+        };
         let status = wait(&mut child, pid, &recording, launch.quiet).await?;
         let wall = started.elapsed();
         recording.finish(end(status, wall)).with_context(|| format!("cannot complete '{}'", provisional.display()))?;
@@ -214,7 +227,9 @@ pub(super) fn warnings(ring: &Ring) -> Vec<String> {
                 .into(),
         ],
         (LIBRARY_OUT, OUT_NO_HEARTBEAT) => vec!["recording ended early: the program waited two seconds for hound and got no answer".into()],
-        (LIBRARY_OUT, OUT_NO_ALLOCATOR) => vec!["nothing was recorded: the program's libraries have no malloc and free to be hooked".into()],
+        (LIBRARY_OUT, OUT_NO_ALLOCATOR) => {
+            vec!["nothing was recorded: the program's libraries have no malloc and free to be hooked".into()]
+        }
         (LIBRARY_OUT, _) => vec!["recording ended early: libhound.so had no memory for its own state".into()],
         _ => Vec::new(),
     }

@@ -87,7 +87,8 @@ impl Pipeline {
         let (jobs, job_inbox) = sync_channel(SECTIONS);
         let (spare_out, spare) = channel();
         let progress = Arc::new(Progress::default());
-        let encoder = Encoder { session: session.clone(), streams: HashMap::new(), finished: Vec::new(), jobs: jobs.clone(), spare: spare_out };
+        let encoder =
+            Encoder { session: session.clone(), streams: HashMap::new(), finished: Vec::new(), jobs: jobs.clone(), spare: spare_out };
         let encode = std::thread::Builder::new().name("hound-encode".into()).spawn(move || encoder.run(&inbox))?;
         let shown = Arc::clone(&progress);
         let store = std::thread::Builder::new().name("hound-store".into()).spawn(move || store(writer, &job_inbox, &shown))?;

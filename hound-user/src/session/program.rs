@@ -42,19 +42,35 @@ impl fmt::Display for Refusal {
             }
             Refusal::NotExecutable(path) => write!(f, "cannot run '{}': it is not executable; try chmod +x", path.display()),
             Refusal::Foreign(path) => {
-                write!(f, "cannot run '{}': it is neither an ELF program nor a script with a '#!' line; start it through its interpreter", path.display())
+                write!(
+                    f,
+                    "cannot run '{}': it is neither an ELF program nor a script with a '#!' line; start it through its interpreter",
+                    path.display()
+                )
             }
             Refusal::OtherMachine(path) => {
-                write!(f, "cannot record '{}': it is a 32-bit program or for another processor; hound records x86-64 programs only", path.display())
+                write!(
+                    f,
+                    "cannot record '{}': it is a 32-bit program or for another processor; hound records x86-64 programs only",
+                    path.display()
+                )
             }
             Refusal::Static(path) => {
-                write!(f, "cannot record '{}': it is statically linked, so no library can be put before its allocator; link it dynamically", path.display())
+                write!(
+                    f,
+                    "cannot record '{}': it is statically linked, so no library can be put before its allocator; link it dynamically",
+                    path.display()
+                )
             }
             Refusal::OtherLibc(path, loader) => {
                 write!(f, "cannot record '{}': its loader {loader} is not glibc's; use a build of it for glibc", path.display())
             }
             Refusal::SetId(path) => {
-                write!(f, "cannot record '{}': it is set-user-ID or set-group-ID, and the loader drops LD_PRELOAD for those; run it as that user from a copy without the bit", path.display())
+                write!(
+                    f,
+                    "cannot record '{}': it is set-user-ID or set-group-ID, and the loader drops LD_PRELOAD for those; run it as that user from a copy without the bit",
+                    path.display()
+                )
             }
         }
     }

@@ -1,21 +1,23 @@
 //! One recording: the ring is drained on a thread until the target is gone, and the capture is completed.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use hound_common::event::{METRIC_MAP_RSS, METRIC_PROCESS_RSS, tag};
+use hound_common::hook::Kind;
 use hound_common::ring::OPTION_MAPS;
 
 use super::drain::{Drain, Parcel, lost_without_stream};
 use super::pipeline::{OWN_STREAM, Order, Pipeline, Progress};
 use super::ring::Ring;
 use super::{clock, surroundings};
-use crate::capture::{Capture, CaptureWriter, Clock, End, SessionInfo};
-use crate::symbols;
+use crate::capture::model::{Alloc, StackId, Stamped, StreamId};
+use crate::capture::{Capture, CaptureWriter, Clock, End, SessionInfo, Visitor};
+use crate::symbols::{Files, SymbolTable, symbolise};
 
 /// Longest sleep between two looks at an idle ring: a thread that starts at full speed fills the ring in about 6 ms.
 const IDLE: Duration = Duration::from_millis(4);
@@ -60,7 +62,7 @@ impl Recording {
         let mut writer = writer;
         // First a pair: it is what the last second's ticks are worth.
         writer.write_calibration(&[clock::calibrate(self.session.clock)])?;
-        if let Ok(bytes) = symbol_bytes(&self.path) {
+        if let Ok(bytes) = symbol_bytes(&self.path, self.session.pid) {
             let _ = writer.write_symbols(&bytes);
         }
         end.events = self.progress.events.load(Ordering::Relaxed);
@@ -73,25 +75,23 @@ impl Recording {
 }
 
 /// The symbols of everything in the capture written so far.
-fn symbol_bytes(path: &std::path::Path) -> anyhow::Result<Vec<u8>> {
-    struct Nothing;
-    impl crate::capture::Visitor for Nothing {
-        fn alloc(&mut self, _: u64, _: crate::capture::model::StreamId, _: &crate::capture::model::Alloc) {}
-        fn free(
-            &mut self,
-            _: u64,
-            _: crate::capture::model::StreamId,
-            _: u64,
-            _: hound_common::hook::Kind,
-            _: bool,
-            _: Option<crate::capture::model::StackId>,
-        ) {
-        }
-        fn other(&mut self, _: &crate::capture::model::Stamped) {}
-    }
+fn symbol_bytes(path: &Path, pid: u32) -> anyhow::Result<Vec<u8>> {
     let mut capture = Capture::open(path)?;
-    capture.visit(&mut Nothing);
-    Ok(symbols::of_capture(&capture).to_bytes())
+    capture.visit(&mut OnlyStacks);
+    let modules = capture.modules();
+    let mut table = SymbolTable::new(modules);
+    let files = Files { perf_map: Some(PathBuf::from(format!("/tmp/perf-{pid}.map"))), ..Files::default() };
+    symbolise(&mut table, capture.stacks(), modules, &files, |_, _| {});
+    Ok(table.to_bytes())
+}
+
+/// Reads a capture for its stacks alone.
+struct OnlyStacks;
+
+impl Visitor for OnlyStacks {
+    fn alloc(&mut self, _: u64, _: StreamId, _: &Alloc) {}
+    fn free(&mut self, _: u64, _: StreamId, _: u64, _: Kind, _: bool, _: Option<StackId>) {}
+    fn other(&mut self, _: &Stamped) {}
 }
 
 struct Watcher {

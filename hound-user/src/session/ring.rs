@@ -129,4 +129,3 @@ impl Drop for Ring {
         let _ = unsafe { munmap(self.base.cast(), RING_BYTES) };
     }
 }
-

@@ -10,7 +10,8 @@ fn small() -> (Vec<u8>, Vec<usize>) {
     let mut ring = Ring::default();
     ring.time(0);
     for i in 0..60u64 {
-        let what = if i % 2 == 0 { Do::Alloc(0x1000 + i % 7 * 32, i, None, 1, 0, None) } else { Do::Free(0x1000 + i % 7 * 32, false, false) };
+        let what =
+            if i % 2 == 0 { Do::Alloc(0x1000 + i % 7 * 32, i, None, 1, 0, None) } else { Do::Free(0x1000 + i % 7 * 32, false, false) };
         ring.step(&Step { dt: 5, stack: vec![1, 2, i % 3], reason: 0, frame_pointers: false, style: 0, what });
         if i % 10 == 9 {
             runs.push(std::mem::take(&mut ring.bytes));
@@ -116,7 +117,8 @@ fn a_full_disk_leaves_what_was_written_and_an_end_record_that_counts_the_loss() 
 fn foreign_files_and_newer_versions_are_refused_with_one_line() {
     let (mut newer, _) = small();
     newer[8] = 99;
-    let mut cases = vec![(newer, "newer"), (b"\x1F\x8B hello".to_vec(), "gzip"), (Vec::new(), "empty"), (b"HOUNDCAP\x01\0".to_vec(), "cut")];
+    let mut cases =
+        vec![(newer, "newer"), (b"\x1F\x8B hello".to_vec(), "gzip"), (Vec::new(), "empty"), (b"HOUNDCAP\x01\0".to_vec(), "cut")];
     for (bytes, word) in cases.drain(..) {
         let text = Capture::from_bytes(bytes).expect_err("refused").to_string();
         assert!(text.contains(word) && !text.contains('\n'), "{text}");

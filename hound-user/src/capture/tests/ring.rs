@@ -187,6 +187,12 @@ pub fn step() -> impl Strategy<Value = Step> {
     ];
     let dt = prop_oneof![6 => 0u64..300, 1 => 0u64..1 << 34];
     let reason = prop_oneof![6 => Just(0u8), 1 => 0u8..9];
-    (dt, stack, reason, proptest::bool::weighted(0.1), 0u8..3, what())
-        .prop_map(|(dt, stack, reason, frame_pointers, style, what)| Step { dt, stack, reason, frame_pointers, style, what })
+    (dt, stack, reason, proptest::bool::weighted(0.1), 0u8..3, what()).prop_map(|(dt, stack, reason, frame_pointers, style, what)| Step {
+        dt,
+        stack,
+        reason,
+        frame_pointers,
+        style,
+        what,
+    })
 }

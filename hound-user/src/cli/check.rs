@@ -1,0 +1,58 @@
+//! `hound check`: walks a whole capture and says what is damaged.
+
+use super::info::NOT_DONE;
+use crate::capture::model::{Alloc, StackId, Stamped, StreamId};
+use crate::capture::{Capture, Visitor};
+use anyhow::Context;
+use hound_common::hook::Kind;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Arguments of `hound check`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The capture.
+    pub file: PathBuf,
+}
+
+/// Counts what could be read.
+#[derive(Default)]
+struct Count(u64);
+
+impl Visitor for Count {
+    fn alloc(&mut self, _: u64, _: StreamId, _: &Alloc) {
+        self.0 += 1;
+    }
+
+    fn free(&mut self, _: u64, _: StreamId, _: u64, _: Kind, _: bool, _: Option<StackId>) {
+        self.0 += 1;
+    }
+
+    fn other(&mut self, _: &Stamped) {
+        self.0 += 1;
+    }
+}
+
+/// Exit status 0: nothing is wrong; 2: something is (it is printed), or the file is no capture.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let mut capture = Capture::open(&args.file)?;
+    let mut count = Count::default();
+    let anomalies = capture.visit(&mut count);
+    let symbols_damaged = capture.has_symbols() && capture.symbols().is_none();
+    let mut text = String::new();
+    for anomaly in &anomalies.0 {
+        text += &format!("{}: {anomaly}\n", args.file.display());
+    }
+    if symbols_damaged {
+        text +=
+            &format!("{}: the symbols are damaged; `hound report` names functions from the files on this machine\n", args.file.display());
+    }
+    let good = text.is_empty();
+    text += &match good {
+        true => format!("{}: good, {} events\n", args.file.display(), count.0),
+        false => format!("{}: damaged; {} events can be read, and every hound command reads them\n", args.file.display(), count.0),
+    };
+    super::dump::quiet_pipe(std::io::stdout().write_all(text.as_bytes())).context("cannot write to standard output")?;
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(NOT_DONE) })
+}

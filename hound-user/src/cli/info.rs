@@ -1,0 +1,219 @@
+//! `hound info`: what a capture is, at a glance. Counts come from decoding the events, so they are true also for a damaged file.
+
+use crate::capture::model::{Alloc, Event, StackId, Stamped, StreamId};
+use crate::capture::{Anomalies, Capture, Visitor};
+use anyhow::Context;
+use hound_common::hook::Kind;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Exit status of a command that could not do its job, or found that something is wrong.
+pub const NOT_DONE: u8 = 2;
+
+/// How to print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Arguments of `hound info`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The capture.
+    pub file: PathBuf,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// Events by what they are.
+struct Count {
+    kinds: [u64; 256],
+    others: BTreeMap<&'static str, u64>,
+    last_ns: u64,
+}
+
+impl Visitor for Count {
+    fn alloc(&mut self, time_ns: u64, _: StreamId, alloc: &Alloc) {
+        self.kinds[alloc.kind as usize] += 1;
+        self.last_ns = time_ns;
+    }
+
+    fn free(&mut self, time_ns: u64, _: StreamId, _: u64, kind: Kind, _: bool, _: Option<StackId>) {
+        // The release half of a realloc carries the realloc's own kind, and so does its other half: told apart by `dump` only.
+        self.kinds[kind as usize] += 1;
+        self.last_ns = time_ns;
+    }
+
+    fn other(&mut self, event: &Stamped) {
+        *self.others.entry(name(&event.event)).or_default() += 1;
+        self.last_ns = event.time_ns;
+    }
+}
+
+impl Count {
+    fn by_kind(&self) -> BTreeMap<&'static str, u64> {
+        let mut all = self.others.clone();
+        for (number, count) in self.kinds.iter().enumerate().filter(|(_, count)| **count > 0) {
+            let name = Kind::from_u8(number as u8).map_or("unknown", Kind::name);
+            *all.entry(name).or_default() += count;
+        }
+        all
+    }
+}
+
+/// What `hound dump` and `hound info` call an event.
+pub(super) fn name(event: &Event) -> &'static str {
+    match event {
+        Event::Alloc(_) => "alloc",
+        Event::Free { .. } => "free",
+        Event::Map { .. } => "map",
+        Event::Unmap { .. } => "unmap",
+        Event::Remap { .. } => "remap",
+        Event::Module(_) => "module",
+        Event::ModuleGone { .. } => "module_gone",
+        Event::Thread(_) => "thread",
+        Event::Marker(_) => "marker",
+        Event::Mode { .. } => "mode",
+        Event::Rate(_) => "rate",
+        Event::MapRss { .. } => "map_rss",
+        Event::ProcessRss { .. } => "process_rss",
+        Event::Lost { .. } => "lost",
+        Event::End { .. } => "end",
+        Event::Unwinding(_) => "unwinding",
+        Event::Other { .. } => "other",
+    }
+}
+
+/// What a `LOST_…` number means.
+pub(super) fn loss_reason(reason: u8) -> &'static str {
+    use hound_common::event::*;
+    match reason {
+        LOST_RING_FULL => "ring full",
+        LOST_NO_STREAM => "no stream for a thread",
+        LOST_NESTED => "signal handlers nested too deeply",
+        LOST_DAMAGED => "ring damaged by the target",
+        LOST_DISK => "disk full",
+        _ => "unknown",
+    }
+}
+
+/// What an `END_…` number means.
+pub(super) fn end_reason(reason: u8) -> &'static str {
+    use hound_common::event::*;
+    match reason {
+        END_THREAD => "thread ended",
+        END_EXIT => "exit",
+        END_SIGNAL => "signal",
+        END_EXEC => "exec",
+        END_DETACH => "detach",
+        _ => "unknown",
+    }
+}
+
+/// Prints it.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let mut capture = Capture::open(&args.file)?;
+    let mut count = Count { kinds: [0; 256], others: BTreeMap::new(), last_ns: 0 };
+    let anomalies = capture.visit(&mut count);
+    let facts = facts(&capture, &count, &anomalies);
+    let text = match args.format {
+        Format::Json => format!("{facts}\n"),
+        Format::Text => text(&capture, &facts, &anomalies)?,
+    };
+    super::dump::quiet_pipe(std::io::stdout().write_all(text.as_bytes())).context("cannot write to standard output")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn facts(capture: &Capture, count: &Count, anomalies: &Anomalies) -> Value {
+    let by_kind = count.by_kind();
+    let events: u64 = by_kind.values().sum();
+    let modules = capture.modules().iter().map(|span| {
+        let build_id: String = span.module.build_id.iter().map(|byte| format!("{byte:02x}")).collect();
+        let gone = (span.to_ns != u64::MAX).then_some(span.to_ns);
+        json!({"path": span.module.path, "start": span.module.start, "end": span.module.end, "bias": span.module.bias,
+            "build_id": build_id, "from_ns": span.from_ns, "to_ns": gone})
+    });
+    let threads = capture.streams().iter().map(|stream| {
+        json!({"stream": stream.id.0, "tid": stream.tid, "level": stream.level, "names": stream.names, "events": stream.events,
+            "from_ns": stream.from_ns, "to_ns": stream.to_ns})
+    });
+    let losses = capture
+        .losses()
+        .iter()
+        .map(|loss| json!({"t": loss.time_ns, "stream": loss.stream.0, "count": loss.count, "reason": loss_reason(loss.reason)}));
+    let end = capture.end().map(|end| {
+        let mut value = json!(end);
+        value["how"] = json!(end_reason(end.reason));
+        value
+    });
+    let anomalies: Vec<String> = anomalies.0.iter().map(ToString::to_string).collect();
+    json!({
+        "session": capture.session(),
+        "file_bytes": capture.file_bytes(),
+        "events": events,
+        "bytes_per_event": if events == 0 { 0.0 } else { capture.file_bytes() as f64 / events as f64 },
+        "by_kind": by_kind,
+        "duration_ns": count.last_ns,
+        "modules": modules.collect::<Vec<_>>(),
+        "threads": threads.collect::<Vec<_>>(),
+        "stacks": capture.stacks().len(),
+        "lost_events": capture.losses().iter().map(|loss| loss.count).fold(0, u64::saturating_add),
+        "losses": losses.collect::<Vec<_>>(),
+        "unwinding": capture.unwinding(),
+        "symbols": capture.has_symbols(),
+        "end": end,
+        "anomalies": anomalies,
+    })
+}
+
+fn text(capture: &Capture, facts: &Value, anomalies: &Anomalies) -> anyhow::Result<String> {
+    let session = capture.session();
+    let mut out = String::new();
+    for anomaly in &anomalies.0 {
+        writeln!(out, "warning: {anomaly}")?;
+    }
+    writeln!(out, "command    {}", session.command.join(" "))?;
+    writeln!(out, "process    {} ({} mode, hound {})", session.pid, session.mode, session.hound_version)?;
+    writeln!(out, "machine    {} {}", session.architecture, session.machine)?;
+    writeln!(out, "duration   {:.3} s", count_seconds(facts))?;
+    let per_event = facts["bytes_per_event"].as_f64().unwrap_or(0.0);
+    writeln!(out, "size       {} bytes, {} events, {per_event:.2} bytes an event", facts["file_bytes"], facts["events"])?;
+    match capture.end() {
+        Some(end) => writeln!(out, "end        {} {}", end_reason(end.reason), end.value)?,
+        None => writeln!(out, "end        none: the capture was cut")?,
+    }
+    writeln!(out, "lost       {} events", facts["lost_events"])?;
+    for loss in capture.losses() {
+        writeln!(out, "  {:>12}  {} at {:.3} s", loss.count, loss_reason(loss.reason), loss.time_ns as f64 / 1e9)?;
+    }
+    writeln!(out, "events")?;
+    for (kind, count) in facts["by_kind"].as_object().into_iter().flatten() {
+        writeln!(out, "  {:>12}  {kind}", count.to_string())?;
+    }
+    let u = capture.unwinding();
+    writeln!(out, "frames     {} verified, {} stepped, {} through frame pointers", u.verified, u.stepped, u.frame_pointer)?;
+    writeln!(out, "stacks     {} spliced, {} unwound in full; {} rows evaluated", u.spliced, u.full, u.evaluated)?;
+    writeln!(out, "threads    {}", capture.streams().len())?;
+    for stream in capture.streams() {
+        let nested = if stream.level > 0 { format!(" (signal level {})", stream.level) } else { String::new() };
+        writeln!(out, "  {:>12}  {} events{nested} {}", stream.tid, stream.events, stream.names.join(", "))?;
+    }
+    writeln!(out, "modules    {}", capture.modules().len())?;
+    for span in capture.modules() {
+        writeln!(out, "  {:012x}-{:012x}  {}", span.module.start, span.module.end, span.module.path)?;
+    }
+    Ok(out)
+}
+
+fn count_seconds(facts: &Value) -> f64 {
+    facts["duration_ns"].as_u64().unwrap_or(0) as f64 / 1e9
+}

@@ -1,0 +1,110 @@
+//! Questions to a heap: filter, group, measure, sort, limit. Pure.
+//!
+//! A [`Query`] is asked in two steps, because a capture is read once and may be larger than memory:
+//!
+//! 1. while it is replayed, [`Tally`] adds blocks up by (stack, module era, thread or size) as they end. Filters that look at one block
+//!    ([`BlockFilter`]) are decided here;
+//! 2. afterwards [`Sites`] gives the stacks their names, and [`ask`] applies the filters that look at names, leaves out what is
+//!    suppressed, and groups what remains into a [`Table`].
+//!
+//! Every sum is additive over blocks, so the second step is exact.
+
+mod filter;
+mod group;
+mod sites;
+mod suppress;
+mod tally;
+mod trim;
+
+pub use filter::{BlockFilter, FrameFilter, Only, ThreadFilter};
+pub use group::{Branch, Row, RowKey, Table, ask, tree};
+pub use sites::{NodeId, Sites};
+pub use suppress::{Pattern, Suppressed, Suppressions};
+pub use tally::{Entry, Key, Part, Split, Sums, Tally};
+pub use trim::site_start;
+
+/// A question.
+#[derive(Clone, Debug, Default)]
+pub struct Query {
+    /// Which blocks.
+    pub blocks: BlockFilter,
+    /// Allocated from where.
+    pub frames: FrameFilter,
+    /// Allocated by whom.
+    pub thread: Option<ThreadFilter>,
+    /// What makes a row.
+    pub group: Group,
+    /// What rows are sorted by.
+    pub measure: Measure,
+    /// Most rows; none = all.
+    pub limit: Option<usize>,
+    /// Keep rows whose figure is zero.
+    pub keep_zero: bool,
+}
+
+impl Query {
+    /// What a tally must tell apart for this question.
+    pub fn split(&self) -> Split {
+        Split { stream: self.thread.is_some() || self.group == Group::Thread, size: self.group == Group::Size }
+    }
+}
+
+/// What makes a row of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Group {
+    /// A call path.
+    #[default]
+    Site,
+    /// The function that allocates.
+    Function,
+    /// Call paths as a tree from the thread's first function.
+    Tree,
+    /// The module that allocates.
+    Module,
+    /// The thread that allocates.
+    Thread,
+    /// Sizes between two powers of two.
+    Size,
+}
+
+/// What rows are sorted by, and what "share" is a share of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Measure {
+    /// Bytes that live at the end.
+    #[default]
+    Live,
+    /// Bytes that lived when most lived.
+    Peak,
+    /// Number of allocations.
+    Allocations,
+    /// Bytes allocated, whatever became of them.
+    Allocated,
+    /// Number of blocks released with no other allocation of their thread between.
+    Temporary,
+}
+
+impl Measure {
+    /// The figure.
+    pub fn of(self, sums: &Sums) -> u64 {
+        match self {
+            Measure::Live => sums.live_bytes,
+            Measure::Peak => sums.peak_bytes,
+            Measure::Allocations => sums.allocations,
+            Measure::Allocated => sums.allocated_bytes,
+            Measure::Temporary => sums.temporary,
+        }
+    }
+
+    /// Blocks and bytes behind the figure.
+    pub fn blocks_and_bytes(self, sums: &Sums) -> (u64, u64) {
+        match self {
+            Measure::Live => (sums.live_blocks, sums.live_bytes),
+            Measure::Peak => (sums.peak_blocks, sums.peak_bytes),
+            Measure::Allocations | Measure::Allocated => (sums.allocations, sums.allocated_bytes),
+            Measure::Temporary => (sums.temporary, sums.temporary_bytes),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

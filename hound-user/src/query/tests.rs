@@ -1,0 +1,1 @@
+//! Questions to hand-made heaps.

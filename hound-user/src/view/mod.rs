@@ -1,0 +1,16 @@
+//! Answers as text and JSON. Pure: values in, a string out.
+
+mod json;
+mod names;
+mod summary;
+mod text;
+mod units;
+
+pub use json::json;
+pub use names::{short_function, short_path};
+pub use summary::{EndKind, Summary};
+pub use text::{Style, TextOptions, text};
+pub use units::{bytes, count, duration, share};
+
+#[cfg(test)]
+mod tests;

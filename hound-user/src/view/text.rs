@@ -1,0 +1,308 @@
+//! The report for people.
+
+use super::names::{short_function, short_path};
+use super::summary::{EndKind, Summary};
+use super::units::{bytes, count, duration, share};
+use crate::query::{Branch, Group, Measure, NodeId, Row, RowKey, Sites, Sums, Suppressed, Table, site_start};
+use crate::symbols::Frame;
+use std::fmt::Write;
+
+/// Whether text may have colours: only on a terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Style {
+    /// No escape sequences.
+    #[default]
+    Plain,
+    /// Escape sequences.
+    Colour,
+}
+
+impl Style {
+    fn paint(self, code: &str, text: &str) -> String {
+        match self {
+            Style::Plain => text.to_owned(),
+            Style::Colour => format!("\x1b[{code}m{text}\x1b[0m"),
+        }
+    }
+
+    fn strong(self, text: &str) -> String {
+        self.paint("1", text)
+    }
+
+    fn faint(self, text: &str) -> String {
+        self.paint("2", text)
+    }
+
+    fn warning(self, text: &str) -> String {
+        self.paint("31", text)
+    }
+}
+
+/// How to show.
+#[derive(Clone, Debug, Default)]
+pub struct TextOptions {
+    /// Colours or not.
+    pub style: Style,
+    /// Every frame with its whole name and path, the allocator's included.
+    pub full_stacks: bool,
+    /// Source paths below this folder are shown from it.
+    pub here: Option<String>,
+    /// What rows are.
+    pub group: Group,
+    /// What they are sorted by.
+    pub measure: Measure,
+}
+
+/// Callers shown below a site unless full stacks are wanted.
+const CALLERS: usize = 8;
+
+/// Lines about modules without names, or anomalies, before the rest is counted only.
+const REMARKS: usize = 5;
+
+/// The whole report. `branches` are a call tree's, if that was asked for.
+pub fn text(summary: &Summary, sites: &Sites<'_>, table: &Table, branches: &[Branch], options: &TextOptions) -> String {
+    let mut out = String::new();
+    head(&mut out, summary, options.style);
+    totals(&mut out, summary);
+    section(&mut out, summary, table, options);
+    match options.group {
+        Group::Tree => tree(&mut out, sites, branches, table, options),
+        Group::Site => site_rows(&mut out, sites, table, options),
+        _ => plain_rows(&mut out, table, options),
+    }
+    if table.omitted_rows > 0 {
+        let figure = amount(options.measure, &table.omitted);
+        let rows = count(table.omitted_rows as u64);
+        let more = if options.group == Group::Tree { format!("… {rows} more") } else { format!("… {rows} more with {figure}") };
+        line(&mut out, &options.style.faint(&format!("{more} (--limit N or --all to see them)")));
+    }
+    out
+}
+
+fn line(out: &mut String, text: &str) {
+    out.push_str(text.trim_end());
+    out.push('\n');
+}
+
+/// What was run, and first of all what is missing.
+fn head(out: &mut String, summary: &Summary, style: Style) {
+    let command = if summary.command.is_empty() { "(command not known)".to_owned() } else { summary.command.join(" ") };
+    line(out, &style.strong(&command));
+    let (pid, mode, wall) = (summary.pid, &summary.mode, duration(summary.wall_ns));
+    line(out, &format!("process {pid}, recorded in {mode} mode for {wall}; it {}", summary.end.words()));
+    let lost = summary.lost_events();
+    if lost == 0 {
+        line(out, "nothing lost");
+    } else {
+        line(out, &style.warning(&format!("LOST {} events: the figures below are short of them", count(lost))));
+        summary.losses.iter().for_each(|(why, number)| line(out, &format!("  {}: {why}", count(*number))));
+    }
+    let cut: u64 = summary.cut_stacks.iter().map(|(_, number)| number).sum();
+    if cut == 0 {
+        line(out, "every stack reaches its thread's first function");
+    } else {
+        let all = count(summary.totals.allocations);
+        line(out, &style.warning(&format!("stacks cut short: those of {} of {all} allocations", count(cut))));
+        summary.cut_stacks.iter().for_each(|(why, number)| line(out, &format!("  {}: {why}", count(*number))));
+    }
+    if summary.frame_pointer_stacks > 0 {
+        line(out, &format!("{} allocations have frames found by frame pointers alone", count(summary.frame_pointer_stacks)));
+    }
+    remarks(out, "anomaly: ", &summary.anomalies, style);
+    remarks(out, "", &summary.unresolved, Style::Plain);
+}
+
+fn remarks(out: &mut String, prefix: &str, remarks: &[String], style: Style) {
+    remarks.iter().take(REMARKS).for_each(|remark| line(out, &style.warning(&format!("{prefix}{remark}"))));
+    if remarks.len() > REMARKS {
+        line(out, &format!("  … and {} more (`hound check` and `--format json` list all)", remarks.len() - REMARKS));
+    }
+}
+
+fn totals(out: &mut String, summary: &Summary) {
+    let totals = &summary.totals;
+    out.push('\n');
+    let temporary = share(totals.temporary, totals.allocations);
+    line(
+        out,
+        &format!("allocated  {} in {} blocks, {temporary} of them temporary", bytes(totals.allocated_bytes), count(totals.allocations)),
+    );
+    let mut released = format!("released   {} in {} blocks", bytes(totals.freed_bytes), count(totals.frees));
+    if totals.unknown_frees > 0 {
+        let _ = write!(released, "; {} releases of blocks whose allocation was not recorded", count(totals.unknown_frees));
+    }
+    line(out, &released);
+    line(out, &format!("at the end {} in {} blocks", bytes(totals.live_bytes), count(totals.live_blocks)));
+    if totals.censored_blocks > 0 {
+        let (number, size) = (count(totals.censored_blocks), bytes(totals.censored_bytes));
+        line(
+            out,
+            &format!("           of these, {number} blocks ({size}) lived when recording was paused: they may have been released since"),
+        );
+    }
+    line(out, &format!("peak       {} after {}", bytes(summary.peak.bytes), duration(summary.peak.time_ns)));
+}
+
+/// The section's title, and what it leaves out.
+fn section(out: &mut String, summary: &Summary, table: &Table, options: &TextOptions) {
+    let (blocks, size) = options.measure.blocks_and_bytes(&table.total);
+    let (blocks, size) = (count(blocks), bytes(size));
+    let title = match (options.measure, summary.end) {
+        (Measure::Live, EndKind::Exit(_)) => format!("Leaks: {size} in {blocks} blocks were never released"),
+        (Measure::Live, EndKind::Signal(signal)) => format!("Alive when signal {signal} killed the program: {size} in {blocks} blocks"),
+        (Measure::Live, _) => format!("Alive when the recording ended (not leaks: the program ran on): {size} in {blocks} blocks"),
+        (Measure::Peak, _) => format!("Peak, {} after the start: {size} in {blocks} blocks", duration(summary.peak.time_ns)),
+        (Measure::Allocations | Measure::Allocated, _) => format!("Allocations: {size} in {blocks} blocks"),
+        (Measure::Temporary, _) => format!("Temporary: {blocks} blocks ({size}) were released before their thread allocated again"),
+    };
+    out.push('\n');
+    line(out, &options.style.strong(&title));
+    left_out(out, table, options.style);
+    if table.rows.is_empty() && options.group != Group::Tree {
+        line(out, "  nothing");
+    }
+}
+
+fn left_out(out: &mut String, table: &Table, style: Style) {
+    let say = |out: &mut String, what: &str, hint: &str, of: &dyn Fn(&Suppressed) -> Option<String>| {
+        let (mut sum, mut reasons) = (Sums::default(), Vec::new());
+        for (why, sums) in &table.left_out {
+            if let Some(reason) = of(why) {
+                sum.add(sums);
+                reasons.push(format!("{} in {}", bytes(sums.live_bytes), reason));
+            }
+        }
+        if !reasons.is_empty() {
+            let (blocks, size, reasons) = (count(sum.live_blocks), bytes(sum.live_bytes), reasons.join(", "));
+            line(out, &style.faint(&format!("left out: {blocks} blocks, {size}, {what}: {reasons} ({hint})")));
+        }
+    };
+    say(out, "that language runtimes keep by design", "--all shows them", &|why| match why {
+        Suppressed::Runtime(words) => Some((*words).to_owned()),
+        Suppressed::User(_) => None,
+    });
+    say(out, "by suppression files", "--all shows them", &|why| match why {
+        Suppressed::User(pattern) => Some(format!("leak:{pattern}")),
+        Suppressed::Runtime(_) => None,
+    });
+}
+
+/// The figure alone, in words.
+fn amount(measure: Measure, sums: &Sums) -> String {
+    let (blocks, size) = measure.blocks_and_bytes(sums);
+    match measure {
+        Measure::Live | Measure::Peak | Measure::Allocated => bytes(size),
+        Measure::Allocations | Measure::Temporary => format!("{} blocks", count(blocks)),
+    }
+}
+
+/// The columns before the name: figure, share, the other figure, size of a block.
+fn columns(measure: Measure, sums: &Sums, total: &Sums) -> [String; 4] {
+    let (blocks, size) = measure.blocks_and_bytes(sums);
+    let share = share(measure.of(sums), measure.of(total));
+    let each = format!("{} each", bytes(size.checked_div(blocks).unwrap_or(0)));
+    let blocks = format!("{} block{}", count(blocks), if blocks == 1 { "" } else { "s" });
+    match measure {
+        Measure::Live | Measure::Peak | Measure::Allocated => [bytes(size), share, blocks, each],
+        Measure::Allocations | Measure::Temporary => [blocks, share, bytes(size), each],
+    }
+}
+
+/// The columns of all rows, right-aligned, as one string a row.
+fn aligned(rows: &[[String; 4]]) -> Vec<String> {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..4).map(width).collect();
+    let padded = |row: &[String; 4]| row.iter().zip(&widths).fold(String::new(), |text, (cell, width)| text + &format!("{cell:>width$}  "));
+    rows.iter().map(padded).collect()
+}
+
+fn site_rows(out: &mut String, sites: &Sites<'_>, table: &Table, options: &TextOptions) {
+    let figures: Vec<_> = table.rows.iter().map(|row| columns(options.measure, &row.sums, &table.total)).collect();
+    for (row, figures) in table.rows.iter().zip(aligned(&figures)) {
+        let RowKey::Site(node) = row.key else { continue };
+        site(out, sites, node, &figures, options);
+    }
+}
+
+/// A site: its figures and innermost frame, then its callers.
+fn site(out: &mut String, sites: &Sites<'_>, node: NodeId, figures: &str, options: &TextOptions) {
+    let frames = sites.frames(node);
+    let shown = if options.full_stacks { &frames[..] } else { &frames[site_start(&frames)..] };
+    let Some((first, callers)) = shown.split_first() else {
+        line(out, &format!("{figures}(no stack)"));
+        return;
+    };
+    line(out, &format!("{figures}{}", frame(first, options, None)));
+    let limit = if options.full_stacks { callers.len() } else { CALLERS };
+    let mut module = first.module;
+    for caller in callers.iter().take(limit) {
+        line(out, &format!("        {}", frame(caller, options, Some(module))));
+        module = caller.module;
+    }
+    if callers.len() > limit {
+        line(out, &options.style.faint(&format!("        … {} more callers (--full-stacks)", callers.len() - limit)));
+    }
+}
+
+/// `function  file:line  module`. The module is left out where the frame before has the same.
+fn frame(frame: &Frame<'_>, options: &TextOptions, module_before: Option<&str>) -> String {
+    let function = if options.full_stacks { frame.function } else { short_function(frame.function) };
+    let mut text = match module_before {
+        None => options.style.strong(function),
+        Some(_) => function.to_owned(),
+    };
+    if let Some(at) = frame.location.filter(|at| !at.file.is_empty()) {
+        let file = if options.full_stacks { at.file.into() } else { short_path(at.file, options.here.as_deref()) };
+        let _ = write!(text, "  {file}");
+        if at.line > 0 {
+            let _ = write!(text, ":{}", at.line);
+        }
+    }
+    if module_before != Some(frame.module) && !frame.module.is_empty() {
+        let module = if options.full_stacks { frame.module } else { frame.module.rsplit('/').next().unwrap_or(frame.module) };
+        let _ = write!(text, "  {}", options.style.faint(module));
+    }
+    text
+}
+
+fn plain_rows(out: &mut String, table: &Table, options: &TextOptions) {
+    let figures: Vec<_> = table.rows.iter().map(|row| columns(options.measure, &row.sums, &table.total)).collect();
+    for (row, figures) in table.rows.iter().zip(aligned(&figures)) {
+        line(out, &format!("{figures}{}", plain_key(row, options)));
+    }
+}
+
+fn plain_key(row: &Row, options: &TextOptions) -> String {
+    let base = |path: &str| if options.full_stacks { path.to_owned() } else { path.rsplit('/').next().unwrap_or(path).to_owned() };
+    match &row.key {
+        RowKey::Site(_) => String::new(),
+        RowKey::Function(function, module) => {
+            let name = if options.full_stacks { function } else { short_function(function) };
+            let with = row.with_callees.as_ref().map(|sums| format!("  ({} with what it calls)", amount(options.measure, sums)));
+            format!("{}  {}{}", options.style.strong(name), options.style.faint(&base(module)), with.unwrap_or_default())
+        }
+        RowKey::Module(module) if module.is_empty() => "(in no module)".to_owned(),
+        RowKey::Module(module) => options.style.strong(&base(module)),
+        RowKey::Thread(tid, name) if name.is_empty() => options.style.strong(&format!("thread {tid}")),
+        RowKey::Thread(tid, name) => format!("{}  thread {tid}", options.style.strong(name)),
+        RowKey::Size(0) => "of 0 bytes".to_owned(),
+        RowKey::Size(bits) => format!("of {} to {} bytes", count(1u64 << (bits - 1)), count(u64::MAX >> (64 - bits))),
+    }
+}
+
+/// The call tree. Calls without a fork are not indented: only where paths part does the tree grow to the right.
+fn tree(out: &mut String, sites: &Sites<'_>, branches: &[Branch], table: &Table, options: &TextOptions) {
+    let figures: Vec<_> = branches.iter().map(|branch| columns(options.measure, &branch.sums, &table.total)).collect();
+    for (branch, figures) in branches.iter().zip(aligned(&figures)) {
+        let indent = "  ".repeat(branch.depth.min(40));
+        let frames: Vec<Frame<'_>> = sites.list(branch.node).map(|list| sites.table().frames(list).collect()).unwrap_or_default();
+        if frames.is_empty() {
+            line(out, &format!("{figures}{indent}(not named)"));
+        }
+        // Root first: the function before what was inlined into it.
+        for (index, shown) in frames.iter().rev().enumerate() {
+            let figures = if index == 0 { figures.clone() } else { " ".repeat(figures.chars().count()) };
+            line(out, &format!("{figures}{indent}{}", frame(shown, options, Some(""))));
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! `cargo xtask bench`: what hound costs, beside no profiler and beside heaptrack.
+//!
+//! Every figure comes from alternating runs (one of each kind, then the next round), so that a machine that gets slower
+//! or busier meanwhile harms all kinds alike; medians are shown. Each section holds the bounds the project has set
+//! itself, and the measurements behind them. A section that was measured whole replaces its part of `docs/overhead.md`;
+//! the words around those parts are written by hand.
+
+mod bounds;
+mod column;
+mod figures;
+mod machine;
+mod memory;
+mod page;
+mod pairs;
+mod reading;
+mod startup;
+mod whole;
+mod workload;
+
+use crate::setup::{self, Purpose};
+use crate::{Verdict, compile, place};
+use anyhow::{Result, bail};
+use bounds::Bound;
+use clap::Args;
+use std::path::PathBuf;
+
+/// The options of `cargo xtask bench`.
+#[derive(Args)]
+pub struct Options {
+    /// Sections (pairs, programs, memory, reading, startup) or single programs (redis, redis-pipelined, cc1plus,
+    /// sqlite, rust, cpp, python, handoff); all of them without a name
+    names: Vec<String>,
+    /// How many runs of each kind
+    #[arg(long, default_value_t = 3)]
+    runs: usize,
+    /// One short run of each kind: to see that everything works. Nothing is written to docs/overhead.md
+    #[arg(long)]
+    quick: bool,
+    /// Exit with 1 if a figure misses its bound
+    #[arg(long)]
+    check: bool,
+}
+
+/// How much to measure.
+struct Plan {
+    /// Rounds of alternating runs.
+    runs: usize,
+    /// What the sizes of the workloads are divided by.
+    shrink: u64,
+    /// Captures and outputs of the runs.
+    scratch: PathBuf,
+    /// The programs that were asked for; all of them if empty.
+    programs: Vec<String>,
+}
+
+impl Plan {
+    /// A workload's size under this plan.
+    fn size(&self, full: u64) -> u64 {
+        full / self.shrink
+    }
+}
+
+/// One part of the page.
+struct Section {
+    name: &'static str,
+    title: &'static str,
+    bounds: Vec<Bound>,
+    /// Tables behind the bounds, in Markdown.
+    detail: String,
+}
+
+type Measure = fn(&Plan) -> Result<Section>;
+/// Sections by name.
+type Sections = Vec<(&'static str, Measure)>;
+
+/// The sections, in the order of the page.
+const SECTIONS: &[(&str, Measure)] = &[
+    ("pairs", pairs::measure),
+    ("programs", whole::measure),
+    ("memory", memory::measure),
+    ("reading", reading::measure),
+    ("startup", startup::measure),
+];
+
+/// `cargo xtask bench`.
+pub fn task(options: &Options) -> Result<Verdict> {
+    let (sections, programs) = chosen(&options.names)?;
+    setup::ensure(&[Purpose::Bench])?;
+    compile::build()?;
+    let plan = Plan {
+        runs: if options.quick { 1 } else { options.runs.max(1) },
+        shrink: if options.quick { 20 } else { 1 },
+        scratch: place::scratch("bench")?,
+        programs,
+    };
+    let machine = machine::description()?;
+    let mut missed = false;
+    for (name, measure) in sections {
+        eprintln!("bench: {name}");
+        let section = measure(&plan)?;
+        println!("\n## {}\n\n{}\n{}", section.title, bounds::table(&section.bounds), section.detail);
+        missed |= section.bounds.iter().any(|bound| !bound.holds());
+        if !options.quick && plan.programs.is_empty() {
+            page::replace(&section, &machine, plan.runs)?;
+        }
+    }
+    if missed {
+        println!("bench: a figure misses its bound");
+    }
+    Ok(if missed && options.check { Verdict::Bad } else { Verdict::Good })
+}
+
+/// The sections and the single programs that the names stand for.
+fn chosen(names: &[String]) -> Result<(Sections, Vec<String>)> {
+    let (sections, programs): (Vec<_>, Vec<_>) = names.iter().cloned().partition(|name| SECTIONS.iter().any(|(known, _)| known == name));
+    if let Some(unknown) = programs.iter().find(|name| !workload::NAMES.contains(&name.as_str())) {
+        let known: Vec<&str> = SECTIONS.iter().map(|(name, _)| *name).chain(workload::NAMES.iter().copied()).collect();
+        bail!("there is no benchmark {unknown}; there are: {}", known.join(", "));
+    }
+    let wanted =
+        |name: &str| names.is_empty() || sections.iter().any(|section| section == name) || (name == "programs" && !programs.is_empty());
+    Ok((SECTIONS.iter().copied().filter(|(name, _)| wanted(name)).collect(), programs))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_programs_name_chooses_its_section_and_narrows_it() {
+        let (sections, programs) = chosen(&["redis".to_owned(), "startup".to_owned()]).unwrap();
+        assert_eq!(sections.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["programs", "startup"]);
+        assert_eq!(programs, ["redis"]);
+        assert!(chosen(&["nonsense".to_owned()]).is_err());
+        assert_eq!(chosen(&[]).unwrap().0.len(), SECTIONS.len());
+    }
+}

@@ -1,0 +1,78 @@
+//! The Debian packages that testing, the demonstration and the benchmarks need.
+//!
+//! `dpkg-query` is asked first and costs milliseconds; the network is touched only when something is missing. Nothing here ever asks a
+//! question: as root the packages are installed, otherwise the exact command is printed.
+
+use crate::{Verdict, exec};
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use std::process::{Command, Stdio};
+
+/// What packages are needed for.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Purpose {
+    /// `cargo xtask test`
+    Test,
+    /// `cargo xtask demo`
+    Demo,
+    /// `cargo xtask bench`
+    Bench,
+}
+
+use Purpose::{Bench, Demo, Test};
+
+/// The packages and what each is for. `redis-tools` holds the server too, as a program of two names (see `programs::redis_server`);
+/// `redis-server` would add nothing but a system service that starts at once.
+const PACKAGES: &[(&str, &[Purpose])] = &[
+    ("g++", &[Test, Demo, Bench]),
+    ("python3", &[Test, Bench]),
+    ("sqlite3", &[Test, Bench]),
+    ("redis-tools", &[Demo, Bench]),
+    ("heaptrack", &[Bench]),
+];
+
+/// `cargo xtask setup`: all purposes when none is named.
+pub fn task(purposes: &[Purpose]) -> Result<Verdict> {
+    ensure(if purposes.is_empty() { &[Test, Demo, Bench] } else { purposes })?;
+    println!("setup: every package is there");
+    Ok(Verdict::Good)
+}
+
+/// Sees to it that the packages for these purposes are installed, or says what to type.
+pub fn ensure(purposes: &[Purpose]) -> Result<()> {
+    let missing = missing(purposes)?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !rustix::process::geteuid().is_root() {
+        bail!("these packages are missing; install them with: sudo apt-get install -y --no-install-recommends {}", missing.join(" "));
+    }
+    apt_get(&["update", "-qq"])?;
+    let mut install = vec!["install", "-y", "-qq", "--no-install-recommends"];
+    install.extend(&missing);
+    apt_get(&install)
+}
+
+fn missing(purposes: &[Purpose]) -> Result<Vec<&'static str>> {
+    let wanted = PACKAGES.iter().filter(|(_, used_for)| used_for.iter().any(|purpose| purposes.contains(purpose)));
+    let mut missing = Vec::new();
+    for (package, _) in wanted {
+        if !installed(package)? {
+            missing.push(*package);
+        }
+    }
+    Ok(missing)
+}
+
+fn installed(package: &str) -> Result<bool> {
+    let asked =
+        Command::new("dpkg-query").args(["--show", "--showformat=${db:Status-Status}", package]).stdin(Stdio::null()).output().context(
+            "cannot ask dpkg-query what is installed; elsewhere than on Debian, install g++, python3, sqlite3, redis, heaptrack",
+        )?;
+    Ok(asked.status.success() && asked.stdout == b"installed")
+}
+
+fn apt_get(arguments: &[&str]) -> Result<()> {
+    exec::run(Command::new("apt-get").args(arguments).env("DEBIAN_FRONTEND", "noninteractive"))
+        .context("apt-get could not do it; see its messages above")
+}
