@@ -176,11 +176,7 @@ fn captured_steps<'a>(oracle: &Oracle, events: &'a [Event]) -> BTreeMap<u32, Vec
                 _ => called_by_program(oracle, event),
             };
             if own {
-                made.push(Made {
-                    step: step_of(event),
-                    stack: event.stack.as_deref().filter(|s| !s.is_empty()),
-                    end: event.end.as_deref(),
-                });
+                made.push(Made { step: step_of(event), stack: event.stack.as_deref().filter(|s| !s.is_empty()), end: event.end.as_str() });
             }
         }
         made
