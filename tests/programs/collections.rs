@@ -5,59 +5,47 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::c_void;
 
 extern "C" {
-    fn malloc(n: usize) -> *mut c_void;
-    fn calloc(a: usize, b: usize) -> *mut c_void;
-    fn realloc(p: *mut c_void, n: usize) -> *mut c_void;
-    fn aligned_alloc(a: usize, n: usize) -> *mut c_void;
-    fn free(p: *mut c_void);
-    fn oracle_note(op: u32, addr: *const c_void, size: u64, prev: *const c_void);
+    fn oracle_malloc(n: usize) -> *mut c_void;
+    fn oracle_calloc(a: usize, n: usize) -> *mut c_void;
+    fn oracle_realloc(p: *mut c_void, n: usize) -> *mut c_void;
+    fn oracle_aligned_alloc(a: usize, n: usize) -> *mut c_void;
+    fn oracle_free(p: *mut c_void);
     fn oracle_fact(i: i32, value: u64);
     fn oracle_end(status: i32) -> i32;
 }
 
-const MALLOC: u32 = 1;
-const CALLOC: u32 = 2;
-const REALLOC: u32 = 3;
-const ALIGNED_ALLOC: u32 = 7;
-const FREE: u32 = 10;
+/// What malloc aligns to by itself.
+const MALLOC_ALIGN: usize = 16;
 
 struct Noting;
 
 // SAFETY: hands everything to the C allocator, which keeps the contract; noting allocates nothing.
 unsafe impl GlobalAlloc for Noting {
     unsafe fn alloc(&self, l: Layout) -> *mut u8 {
-        let (p, op) = if l.align() <= 16 {
-            (malloc(l.size()), MALLOC)
-        } else {
-            (aligned_alloc(l.align(), l.size()), ALIGNED_ALLOC)
-        };
-        oracle_note(op, p, l.size() as u64, std::ptr::null());
-        p.cast()
+        if l.align() <= MALLOC_ALIGN { oracle_malloc(l.size()).cast() } else { oracle_aligned_alloc(l.align(), l.size()).cast() }
     }
+
     unsafe fn dealloc(&self, p: *mut u8, _: Layout) {
-        free(p.cast());
-        oracle_note(FREE, p.cast(), 0, std::ptr::null());
+        oracle_free(p.cast());
     }
+
     unsafe fn alloc_zeroed(&self, l: Layout) -> *mut u8 {
-        if l.align() > 16 {
-            let p = self.alloc(l);
-            p.write_bytes(0, l.size());
-            return p;
+        if l.align() <= MALLOC_ALIGN {
+            return oracle_calloc(1, l.size()).cast();
         }
-        let p = calloc(1, l.size());
-        oracle_note(CALLOC, p, l.size() as u64, std::ptr::null());
-        p.cast()
+        let p = self.alloc(l);
+        p.write_bytes(0, l.size());
+        p
     }
+
     unsafe fn realloc(&self, p: *mut u8, l: Layout, n: usize) -> *mut u8 {
-        if l.align() > 16 {
-            let new = self.alloc(Layout::from_size_align_unchecked(n, l.align()));
-            new.copy_from_nonoverlapping(p, n.min(l.size()));
-            self.dealloc(p, l);
-            return new;
+        if l.align() <= MALLOC_ALIGN {
+            return oracle_realloc(p.cast(), n).cast();
         }
-        let q = realloc(p.cast(), n);
-        oracle_note(REALLOC, q, n as u64, p.cast());
-        q.cast()
+        let new = self.alloc(Layout::from_size_align_unchecked(n, l.align()));
+        new.copy_from_nonoverlapping(p, n.min(l.size()));
+        self.dealloc(p, l);
+        new
     }
 }
 

@@ -75,6 +75,8 @@ struct o_head {
   uint64_t cap, words;
   uint64_t used_recs, used_words; // may run past cap/words: the surplus was not recorded, and the test fails
   uint64_t pid;
+  uint64_t base; // where the executable was loaded
+  uint64_t restorer; // the return address of signal handlers
   uint64_t own_count, own[16][2];       // code of the program itself and of the libraries it opened
   uint64_t through_count, through[16][2]; // code standing between the program and malloc: operator new and its kin
   uint64_t fact[64]; // program-defined numbers that its test wants
@@ -88,6 +90,12 @@ _Static_assert(sizeof(struct o_rec) == 56 && sizeof(struct o_head) <= O_HEAD_SIZ
 #endif
 
 extern char __executable_start[] __attribute__((weak)), etext[] __attribute__((weak));
+
+// The program's own code: all of the executable, unless the includer says otherwise.
+#ifndef O_OWN_START
+#define O_OWN_START __executable_start
+#define O_OWN_END etext
+#endif
 
 static struct o_head *o_head;
 static struct o_rec *o_recs;
@@ -139,8 +147,9 @@ O_UNUSED static void o_init(char **envp) {
   h->cap = O_CAP;
   h->words = O_WORDS;
   h->pid = (uint64_t)getpid();
-  h->own[0][0] = (uint64_t)(uintptr_t)__executable_start;
-  h->own[0][1] = (uint64_t)(uintptr_t)etext;
+  h->base = (uint64_t)(uintptr_t)__executable_start;
+  h->own[0][0] = (uint64_t)(uintptr_t)O_OWN_START;
+  h->own[0][1] = (uint64_t)(uintptr_t)O_OWN_END;
   h->own_count = 1;
   memcpy(h->magic, "ORACLE1\n", 8);
   o_head = h;
@@ -187,7 +196,9 @@ __attribute__((noinline)) O_UNUSED static void o_note_at(enum o_op op, uintptr_t
   errno = saved;
 }
 
-#define o_note(op, addr, size, prev) o_note_at((op), (uintptr_t)(addr), (size), (uintptr_t)(prev))
+// The empty statement behind the call keeps a compiler from making it a jump, which would leave the caller out of its stack.
+#define o_note(op, addr, size, prev) \
+  __extension__({ o_note_at((op), (uintptr_t)(addr), (size), (uintptr_t)(prev)); __asm__ volatile("" : : : "memory"); })
 
 // Code between [lo, hi) belongs to the program (a library it opened).
 O_UNUSED static void o_own(uint64_t lo, uint64_t hi) {
@@ -197,6 +208,13 @@ O_UNUSED static void o_own(uint64_t lo, uint64_t hi) {
   O_CHECK(o_head->own_count < 16);
   o_head->own[o_head->own_count][0] = lo;
   o_head->own[o_head->own_count++][1] = hi;
+}
+
+// Notes where handlers of this signal return to, as the kernel was told.
+O_UNUSED static void o_restorer(int sig) {
+  struct { void *handler; unsigned long flags; void *restorer; uint64_t mask; } action;
+  O_CHECK(!syscall(SYS_rt_sigaction, sig, NULL, &action, sizeof action.mask));
+  if (o_head) o_head->restorer = (uint64_t)(uintptr_t)action.restorer;
 }
 
 // A function of a library through which the program allocates (operator new): its frames stand between the two.

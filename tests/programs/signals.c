@@ -1,6 +1,7 @@
 // Signal handlers that allocate, at a high rate, on the normal and on an alternate stack. The main flow computes with
 // signals open and allocates with them blocked: malloc itself may not be interrupted by a handler that calls it.
 #define O_CAP (1u << 18)
+#define O_WORDS (1u << 23)
 #define O_NO_HASH
 #include "oracle.h"
 #include <sys/time.h>
@@ -56,6 +57,7 @@ int main(void) {
   a.sa_handler = on_user;
   a.sa_flags = SA_RESTART | SA_ONSTACK;
   O_CHECK(!sigaction(SIGUSR2, &a, NULL));
+  o_restorer(SIGUSR2);
   sigset_t both, old;
   sigemptyset(&both);
   sigaddset(&both, SIGALRM);
@@ -70,7 +72,7 @@ int main(void) {
     compute(i % 20);
     if (i % 16 == 0) {
       sigprocmask(SIG_BLOCK, &both, &old);
-      if (o_head && o_head->used_recs < O_CAP / 2) {
+      if (o_head && o_head->used_recs < O_CAP / 4) {
         void *p = o_malloc(48);
         o_free(p);
       }

@@ -42,9 +42,9 @@ pub struct Event {
     /// Return addresses, innermost first.
     #[serde(default)]
     pub stack: Option<Vec<u64>>,
-    /// Why the stack ends: `root` if it is whole.
+    /// Why the stack ends: `root` if it is whole. Other events than blocks have an address here, or nothing.
     #[serde(default)]
-    pub end: Option<String>,
+    pub end: serde_json::Value,
     /// A marker's.
     #[serde(default)]
     pub value: u64,

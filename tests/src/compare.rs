@@ -110,10 +110,12 @@ fn stack_difference(noted: &[u64], captured: &[u64], end: Option<&str>, oracle: 
     if noted.len() != captured.len() {
         return Some(format!("{} frames noted, {} captured", noted.len(), captured.len()));
     }
-    if let Some(i) = (1..noted.len()).find(|&i| noted[i] != captured[i]) {
+    // Where a signal struck is no return address. Captures store it plus one, so that "one before" is the instruction for every frame.
+    let expected = |i: usize| noted[i] + u64::from(noted[i - 1] == oracle.restorer);
+    if let Some(i) = (1..noted.len()).find(|&i| expected(i) != captured[i]) {
         return Some(format!("frame {i} differs"));
     }
-    let base = oracle.own.first()?.start;
+    let base = oracle.base;
     let function = |ip: u64| rules.function_starts.partition_point(|start| start + base < ip);
     let (wanted, got) = (*noted.first()?, *captured.first()?);
     (oracle.is_own(got) && function(wanted) != function(got)).then(|| "the innermost frames lie in different functions".into())
@@ -146,17 +148,20 @@ fn noted_steps<'a>(notes: &[&'a Note]) -> Vec<Made<'a>> {
 /// The program's own events of each thread.
 fn captured_steps<'a>(oracle: &Oracle, events: &'a [Event]) -> BTreeMap<u32, Vec<Made<'a>>> {
     let mut threads = BTreeMap::<u32, Vec<&Event>>::new();
-    let mut own_blocks = HashSet::new();
+    let (mut own_blocks, mut foreign_blocks) = (HashSet::new(), HashSet::new());
     let mut own_frees = HashSet::new();
-    for (i, event) in events.iter().enumerate() {
+    for event in events {
         if matches!(event.event.as_str(), "alloc" | "free" | "marker") {
             threads.entry(event.tid).or_default().push(event);
         }
-        // A free without a stack is the program's own if the block was.
-        if event.event == "alloc" && called_by_program(oracle, event) {
-            own_blocks.insert(event.addr);
-        } else if event.event == "free" && own_blocks.remove(&event.addr) && event.stack.is_none() {
-            own_frees.insert(std::ptr::from_ref(&events[i]));
+        // A free is the program's own if the block was: libraries reach free by jumps, which leave the program as its caller.
+        match event.event.as_str() {
+            "alloc" if called_by_program(oracle, event) => _ = own_blocks.insert(event.addr),
+            "alloc" => _ = foreign_blocks.insert(event.addr),
+            "free" if own_blocks.remove(&event.addr) || !foreign_blocks.remove(&event.addr) && called_by_program(oracle, event) => {
+                own_frees.insert(std::ptr::from_ref(event));
+            }
+            _ => {}
         }
     }
     let steps = |events: Vec<&'a Event>| {
@@ -165,18 +170,13 @@ fn captured_steps<'a>(oracle: &Oracle, events: &'a [Event]) -> BTreeMap<u32, Vec
             let continued = events.get(i + 1).filter(|next| event.realloc && next.event == "alloc" && next.prev == Some(event.addr));
             let own = match event.event.as_str() {
                 "marker" => true,
-                "free" => continued.map_or_else(
-                    || called_by_program(oracle, event) || own_frees.contains(&std::ptr::from_ref(*event)),
-                    |alloc| called_by_program(oracle, alloc),
-                ),
+                "free" => {
+                    continued.map_or_else(|| own_frees.contains(&std::ptr::from_ref(*event)), |alloc| called_by_program(oracle, alloc))
+                }
                 _ => called_by_program(oracle, event),
             };
             if own {
-                made.push(Made {
-                    step: step_of(event),
-                    stack: event.stack.as_deref().filter(|s| !s.is_empty()),
-                    end: event.end.as_deref(),
-                });
+                made.push(Made { step: step_of(event), stack: event.stack.as_deref().filter(|s| !s.is_empty()), end: event.end.as_str() });
             }
         }
         made
@@ -228,7 +228,16 @@ mod tests {
     }
 
     fn oracle(notes: Vec<Note>) -> Oracle {
-        Oracle { notes, own: range(0x1000, 0x2000), through: range(0x9000, 0x9100), facts: Vec::new(), pid: 1, unfinished: 0 }
+        Oracle {
+            notes,
+            own: range(0x1000, 0x2000),
+            through: range(0x9000, 0x9100),
+            facts: Vec::new(),
+            pid: 1,
+            base: 0,
+            restorer: 0,
+            unfinished: 0,
+        }
     }
 
     fn note(call: Call, addr: u64, size: u64, prev: u64) -> Note {

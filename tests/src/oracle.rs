@@ -68,7 +68,7 @@ pub struct Note {
 pub struct Oracle {
     /// In the order the slots were claimed: true within each thread.
     pub notes: Vec<Note>,
-    /// Code of the program itself; the first is the executable.
+    /// Code of the program itself.
     pub own: Vec<Range<u64>>,
     /// Code that stands between the program and the allocator (`operator new`).
     pub through: Vec<Range<u64>>,
@@ -76,6 +76,10 @@ pub struct Oracle {
     pub facts: Vec<u64>,
     /// The program's process id, as it sees it.
     pub pid: u64,
+    /// Where the executable was loaded.
+    pub base: u64,
+    /// The return address of signal handlers; 0 if the program has none that allocate.
+    pub restorer: u64,
     /// Slots claimed but never filled: where a kill struck.
     pub unfinished: usize,
 }
@@ -94,10 +98,12 @@ impl Oracle {
         let ranges = |at: usize| (0..word(at) as usize).map(|i| word(at + 8 + i * 16)..word(at + 16 + i * 16)).collect();
         let mut oracle = Oracle {
             notes: Vec::with_capacity(used as usize),
-            own: ranges(48),
-            through: ranges(48 + 8 + 256),
-            facts: (0..64).map(|i| word(48 + 2 * (8 + 256) + i * 8)).collect(),
+            own: ranges(64),
+            through: ranges(64 + 8 + 256),
+            facts: (0..64).map(|i| word(64 + 2 * (8 + 256) + i * 8)).collect(),
             pid: word(40),
+            base: word(48),
+            restorer: word(56),
             unfinished: 0,
         };
         let words = HEAD_BYTES + cap as usize * RECORD_BYTES;

@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use tempfile::NamedTempFile;
 
 /// Far above what any test needs, so that only a hang meets it, on however slow a machine.
-pub const DEADLINE: Duration = Duration::from_secs(120);
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// What a program did.
 #[derive(Debug)]
