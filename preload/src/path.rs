@@ -185,6 +185,20 @@ impl Path {
         unsafe { &mut *self.fresh.wrapping_add(i) }
     }
 
+    /// One more than the highest index whose frame can lie at `slot` or above it (nearer the root). Looked for from the path's top: the
+    /// next event is mostly near the last one.
+    #[inline(always)]
+    pub fn candidates(&mut self, slot: u64) -> usize {
+        let mut below = self.len;
+        if below > 0 && self.ra(below - 1).addr < slot {
+            return below; // shallower: the walk passes over the deeper frames
+        }
+        while below < self.hi && (self.ra(below).addr >= slot || self.ra(below).addr == 0) {
+            below += 1;
+        }
+        below
+    }
+
     /// Moves frames `from..from + count` to `to`.
     pub fn shift(&mut self, from: usize, to: usize, count: usize) {
         debug_assert!(from + count <= self.capacity && to + count <= self.capacity);

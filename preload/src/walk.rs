@@ -70,7 +70,7 @@ fn walk(thread: &mut Thread, slot: u64, bp: u64, matched: Option<usize>) -> bool
     if process::options() & OPTION_SHADOW_STACK == 0 {
         thread.path.clear();
     }
-    let below = if matched.is_some() { thread.path.len } else { thread.path.hi };
+    let below = if matched.is_some() { thread.path.len } else { thread.path.candidates(slot) };
     let mut walk = Walk { fresh: 0, lead: 0, run: None, below, limit: MAX_FRAMES, keep: true, frame_pointers: false };
     let mut outcome = walk.climb(thread, slot, bp, matched);
     if walk.total(&outcome) > MAX_FRAMES {

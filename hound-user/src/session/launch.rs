@@ -77,6 +77,7 @@ pub fn launch(launch: &Launch) -> anyhow::Result<Launched> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the event loop")?;
     let result = runtime.block_on(async {
         let started = Instant::now();
+        let start = clock::calibrate(session.clock);
         let mut child = match command(launch, &program, &library, &ring).spawn() {
             Ok(child) => child,
             Err(error) => {
@@ -86,7 +87,7 @@ pub fn launch(launch: &Launch) -> anyhow::Result<Launched> {
         };
         ring.keep()?;
         let pid = child.id().unwrap_or(0);
-        let session = SessionInfo { pid, ..session };
+        let session = SessionInfo { pid, start, ..session };
         let writer = CaptureWriter::create(&provisional, &session).with_context(cannot_write);
         let recording = writer.and_then(|writer| Ok(Recording::start(Arc::clone(&ring), writer, session, provisional.clone(), pid)?));
         let recording = match recording {

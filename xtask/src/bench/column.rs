@@ -118,7 +118,7 @@ impl Info {
         Ok(Self {
             events: json::number(&info, &["events"])?,
             file_bytes: json::number(&info, &["file_bytes"])?,
-            drainer_cpu: Duration::from_nanos(json::number(&info, &["session", "drainer_cpu_ns"])?),
+            drainer_cpu: Duration::from_nanos(json::number(&info, &["end", "drainer_cpu_ns"])?),
         })
     }
 
