@@ -54,7 +54,7 @@ int main(int argc, char **argv) {
     O_CHECK(!pthread_create(&lanes[i].taker, NULL, take, &lanes[i]));
   }
   for (int i = 0; i < pairs; i++) pthread_join(lanes[i].maker, NULL), pthread_join(lanes[i].taker, NULL);
-  // How often an address came back: without reuse the program would prove nothing.
+  // How often an address came back. With thread caches on it hardly does: the test turns them off and asks for many.
   uint64_t reused = 0;
   if (noting && o_head) {
     static uint64_t seen[1 << 16];
@@ -64,7 +64,6 @@ int main(int argc, char **argv) {
       reused += *s == o_recs[i].addr;
       *s = o_recs[i].addr;
     }
-    O_CHECK(reused > handoffs * (uint64_t)pairs / 4);
   }
   o_fact(0, reused);
   o_fact(1, handoffs * (uint64_t)pairs);
