@@ -203,6 +203,7 @@ fn own_ring(options: u32, pid: u32) -> Option<(i32, &'static Control)> {
     // SAFETY: as in `map`.
     let control = unsafe { &*memory.cast::<Control>() };
     control.initialise(pid, options, ring::CLOCK_TSC, MAX_WAIT_MS);
+    control.start_ticks.store(clock::now(), Ordering::Relaxed);
     Some((fd, control))
 }
 

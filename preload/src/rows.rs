@@ -56,12 +56,31 @@ fn miss(thread: &mut Thread, ra: u64) -> Row {
         return registered(thread, ra).unwrap_or(Row::FRAME_POINTER);
     };
     let row = match modules::sections(&module) {
+        Ok(sections) if is_made_by_hand(&module, &sections, ra) => Row::ROOT,
         Ok(sections) => compute(thread, &sections, ra),
         Err(reason) => Row::none(reason),
     };
     let row = if row == Row::none(EndReason::NoRow) { without_rules(ra) } else { row };
     insert(ra, row);
     row
+}
+
+/// Whether a return address was put there by no call: it is the first instruction of a function, and no call instruction ends before it
+/// (the last one of the function before may call something that does not return). `makecontext` starts a fiber's stack so; what is behind
+/// is no frame, though glibc's rules for that function pretend it is.
+fn is_made_by_hand(module: &Module, sections: &Sections<'_>, ra: u64) -> bool {
+    const LONGEST_CALL: u64 = 7;
+    const CALL_RELATIVE: u8 = 0xe8;
+    const INDIRECT: u8 = 0xff;
+    if ra < module.start + LONGEST_CALL || sections.fde_range(ra).map_or(true, |range| range.start != ra) {
+        return false;
+    }
+    // SAFETY: code of a loaded module, which has an entry for `ra` and begins well before it.
+    let before = unsafe { core::slice::from_raw_parts((ra - LONGEST_CALL) as *const u8, LONGEST_CALL as usize) };
+    let is_relative = before.get(2) == Some(&CALL_RELATIVE);
+    // `call r/m64` is FF /2, with two to seven bytes in all.
+    let is_indirect = before.windows(2).any(|pair| matches!(pair, [INDIRECT, modrm] if modrm >> 3 & 7 == 2));
+    !is_relative && !is_indirect
 }
 
 /// Code in a module, but without rules: a signal trampoline (musl's has none), else trust the frame pointer.
