@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
-use hound_common::ring::{COUNTERS, SEGMENT_BYTES, SEGMENT_FREE, SEGMENT_OWNED, SEGMENT_SEALED, STREAM_FREE, STREAM_OWNED, Segment, Stream};
+use hound_common::ring::{
+    COUNTERS, SEGMENT_BYTES, SEGMENT_FREE, SEGMENT_OWNED, SEGMENT_SEALED, STREAM_FREE, STREAM_OWNED, Segment, Stream,
+};
 
 use super::ring::Ring;
 use crate::capture::model::StreamId;
