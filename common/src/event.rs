@@ -123,6 +123,8 @@ pub const LOST_NESTED: u8 = 3;
 pub const LOST_DAMAGED: u8 = 4;
 /// `LOST`: the capture could not be written (disk full).
 pub const LOST_DISK: u8 = 5;
+/// `LOST`: the target had no memory left to record a deeper stack.
+pub const LOST_NO_MEMORY: u8 = 6;
 
 /// `END`: the thread ended.
 pub const END_THREAD: u8 = 1;

@@ -168,10 +168,10 @@ pub struct Stream {
     /// Counts claims, so that hound tells two threads apart that used the same stream.
     pub generation: AtomicU32,
     /// Events this stream could not record, by `LOST_…` reason.
-    pub lost: [AtomicU64; 6],
+    pub lost: [AtomicU64; 7],
     /// How frames were found: see [`Counter`].
     pub counters: [AtomicU64; COUNTERS],
-    _reserved: [AtomicU64; 2],
+    _reserved: [AtomicU64; 1],
 }
 
 /// One segment's head, on a cache line of its own: two producers must not share one.

@@ -70,7 +70,6 @@ pub struct Fresh {
 #[repr(C)]
 pub struct Path {
     ra: *mut Word,
-    bp: *mut Word,
     meta: *mut Meta,
     fresh: *mut Fresh,
     capacity: usize,
@@ -89,7 +88,7 @@ pub struct Path {
     grown_bytes: usize,
 }
 
-const FRAME_BYTES: usize = size_of::<Word>() * 2 + size_of::<Meta>() + size_of::<Fresh>();
+const FRAME_BYTES: usize = size_of::<Word>() + size_of::<Meta>() + size_of::<Fresh>();
 /// Capacity after the first growth: 50 KiB of address space, touched as deep as the stack goes.
 const FIRST_GROWTH: usize = 512;
 
@@ -107,9 +106,9 @@ impl Path {
     /// # Safety
     /// As `start`, for `capacity` frames.
     unsafe fn use_memory(&mut self, memory: *mut u8, capacity: usize) {
+        // Each array follows the one before inside the memory promised.
         self.ra = memory.cast();
-        self.bp = self.ra.wrapping_add(capacity);
-        self.meta = self.bp.wrapping_add(capacity).cast();
+        self.meta = self.ra.wrapping_add(capacity).cast();
         self.fresh = self.meta.wrapping_add(capacity).cast();
         self.capacity = capacity;
     }
@@ -129,13 +128,11 @@ impl Path {
         let capacity = (self.capacity * 8).clamp(FIRST_GROWTH, MAX_FRAMES);
         let bytes = (capacity * FRAME_BYTES).next_multiple_of(4096);
         let Some(memory) = sys::map_private(bytes, true) else { return false };
-        let (old_ra, old_bp, old_meta, old_fresh, old_capacity) = (self.ra, self.bp, self.meta, self.fresh, self.capacity);
+        let (old_ra, old_meta, old_fresh, old_capacity) = (self.ra, self.meta, self.fresh, self.capacity);
         // SAFETY: a fresh mapping of that size.
         unsafe { self.use_memory(memory, capacity) };
         // SAFETY: the old arrays have `old_capacity` elements and the new ones more; they do not overlap.
         unsafe { core::ptr::copy_nonoverlapping(old_ra, self.ra, old_capacity) };
-        // SAFETY: as above.
-        unsafe { core::ptr::copy_nonoverlapping(old_bp, self.bp, old_capacity) };
         // SAFETY: as above.
         unsafe { core::ptr::copy_nonoverlapping(old_meta, self.meta, old_capacity) };
         // SAFETY: as above.
@@ -159,14 +156,6 @@ impl Path {
         debug_assert!(i < self.capacity);
         // SAFETY: inside the array: callers stay below `hi` or have made sure of the capacity.
         unsafe { &mut *self.ra.wrapping_add(i) }
-    }
-
-    /// The saved-bp word of frame `i` (the return-address word again where bp is not compared).
-    #[inline(always)]
-    pub fn bp(&mut self, i: usize) -> &mut Word {
-        debug_assert!(i < self.capacity);
-        // SAFETY: as in `ra`.
-        unsafe { &mut *self.bp.wrapping_add(i) }
     }
 
     /// What else is known of frame `i`.
@@ -205,9 +194,6 @@ impl Path {
         let (source, target) = (self.ra.wrapping_add(from), self.ra.wrapping_add(to));
         // SAFETY: as above; `copy` allows overlap.
         unsafe { core::ptr::copy(source, target, count) };
-        let (source, target) = (self.bp.wrapping_add(from), self.bp.wrapping_add(to));
-        // SAFETY: as above.
-        unsafe { core::ptr::copy(source, target, count) };
         let (source, target) = (self.meta.wrapping_add(from), self.meta.wrapping_add(to));
         // SAFETY: as above.
         unsafe { core::ptr::copy(source, target, count) };
@@ -218,7 +204,9 @@ impl Path {
     #[inline(always)]
     pub fn verify(&mut self, top: usize) -> usize {
         let low = if top <= self.len && self.stop_top == 0 { self.verify_words(top, 0) } else { self.verify_with_stops(top) };
-        if self.bp_top > low { self.verify_bp(low, top) } else { low }
+        // Of frames behind the path it is not known whether bp is compared anywhere.
+        let bp_top = if top <= self.len { self.bp_top } else { top };
+        if bp_top > low { self.verify_bp(low, top.min(bp_top)) } else { low }
     }
 
     /// Frames `floor..top`, which have no stops.
@@ -268,13 +256,15 @@ impl Path {
         i
     }
 
+    /// The saved bp words of frames `low..top`. Returns the lowest index down to which they are equal.
     #[inline(never)]
     fn verify_bp(&mut self, low: usize, top: usize) -> usize {
-        let mut i = top.min(self.bp_top);
+        let mut i = top;
         while i > low {
-            let word = *self.bp(i - 1);
+            let Meta { bp, bp_slot, flags } = *self.meta(i - 1);
+            let compared = flags & NEEDS_BP != 0 && bp_slot != 0;
             // SAFETY: as in `is_equal`; the frame's return address has matched already.
-            if word.value != unsafe { (word.addr as *const u64).read_volatile() } {
+            if compared && bp != unsafe { (bp_slot as *const u64).read_volatile() } {
                 return i;
             }
             i -= 1;

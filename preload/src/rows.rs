@@ -3,57 +3,159 @@
 //! The cache is a table of atomics that only gains entries (and turns those of an unloaded module into tombstones): a reader needs no lock,
 //! and a signal handler that interrupts a writer finds the slot being written and computes the row for itself.
 
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use hound_common::ring::Counter;
 use hound_unwind::{EndReason, Row, Scratch, Sections, evaluate, is_signal_return};
 
 use crate::modules::{self, Module};
 use crate::thread::Thread;
-use crate::{guard, record};
+use crate::{guard, record, sys};
 
-const SLOTS: usize = 1 << 15;
+/// Slots of the first table; later ones are four times as large each. Rows are looked up at random, between the program's own accesses:
+/// a table of just the size needed is a third of the cost of one with room to spare (fewer cache and TLB misses).
+const FIRST_SLOTS: usize = 2048;
 const PROBES: usize = 16;
 const BUSY: u64 = 1;
 const TOMBSTONE: u64 = 2;
-
-struct Slot {
-    /// The return address; 0 = empty, [`BUSY`], [`TOMBSTONE`].
-    key: AtomicU64,
-    row: [AtomicU64; 2],
-}
-
-static CACHE: [Slot; SLOTS] = [const { Slot { key: AtomicU64::new(0), row: [AtomicU64::new(0), AtomicU64::new(0)] } }; SLOTS];
+const KEY_BITS: u32 = 48;
+const KEY_MASK: u64 = (1 << KEY_BITS) - 1;
 
 /// Marks a key as an ip that a signal interrupted: the instruction itself is looked up. A return address is looked up one byte before,
-/// in the call: behind it another function may begin.
-pub const EXACT: u64 = 1 << 63;
+/// in the call: behind it another function may begin. (User addresses end below this bit.)
+pub const EXACT: u64 = 1 << (KEY_BITS - 1);
+
+/// A key and its row in 16 bytes.
+struct Slot {
+    /// Bits 0..48: the key; 0 = empty, [`BUSY`], [`TOMBSTONE`]. Bits 48..64: the row's CFA offset in words.
+    key: AtomicU64,
+    /// The row's first word.
+    row: AtomicU64,
+}
+
+struct Table {
+    slots: AtomicPtr<Slot>,
+    mask: AtomicUsize,
+    used: AtomicUsize,
+}
+
+#[expect(clippy::declare_interior_mutable_const, reason = "the initial value of each slot")]
+const EMPTY: Slot = Slot { key: AtomicU64::new(0), row: AtomicU64::new(0) };
+static FIRST: [Slot; FIRST_SLOTS] = [EMPTY; FIRST_SLOTS];
+/// Tables are never freed: a reader may still be in the previous one. There are as many as the table has grown, which is a few.
+static TABLES: [Table; 8] =
+    [const { Table { slots: AtomicPtr::new(core::ptr::null_mut()), mask: AtomicUsize::new(0), used: AtomicUsize::new(0) } }; 8];
+/// Index of the table in use.
+static CURRENT: AtomicUsize = AtomicUsize::new(0);
+static GROWING: AtomicBool = AtomicBool::new(false);
 
 /// The address whose rules a key asks for.
 fn lookup_ip(key: u64) -> u64 {
     if key & EXACT != 0 { key & !EXACT } else { key.wrapping_sub(1) }
 }
 
+impl Table {
+    #[inline(always)]
+    fn current() -> &'static Table {
+        let index = CURRENT.load(Ordering::Acquire);
+        // An index is published after its table; the mask says that to the compiler.
+        &TABLES[index % TABLES.len()]
+    }
+
+    /// The slot at a position, wrapped around.
+    #[inline(always)]
+    fn slot(&self, position: usize) -> Option<&'static Slot> {
+        let slots = self.slots.load(Ordering::Relaxed);
+        if slots.is_null() {
+            return FIRST.get(position % FIRST_SLOTS);
+        }
+        // SAFETY: the table has mask + 1 slots and is never freed.
+        Some(unsafe { &*slots.wrapping_add(position & self.mask.load(Ordering::Relaxed)) })
+    }
+
+    fn len(&self) -> usize {
+        if self.slots.load(Ordering::Relaxed).is_null() { FIRST_SLOTS } else { self.mask.load(Ordering::Relaxed) + 1 }
+    }
+
+    /// Puts a row in. False if its neighbourhood is full.
+    fn insert(&self, key: u64, packed: (u64, u64)) -> bool {
+        for probe in 0..PROBES {
+            let Some(slot) = self.slot(hash(key).wrapping_add(probe)) else { return false };
+            let found = slot.key.load(Ordering::Relaxed);
+            if found & KEY_MASK == key {
+                return true;
+            }
+            if found == 0 && slot.key.compare_exchange(0, BUSY, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+                slot.row.store(packed.1, Ordering::Relaxed);
+                slot.key.store(packed.0, Ordering::Release); // pairs with the acquire in `row`
+                self.used.fetch_add(1, Ordering::Relaxed);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Makes a larger table the current one, with all rows of this one.
+    #[cold]
+    fn grow(&self) {
+        if GROWING.swap(true, Ordering::Acquire) {
+            return;
+        }
+        let next = CURRENT.load(Ordering::Relaxed) + 1;
+        let slots = self.len() * 4;
+        if let Some(table) = TABLES.get(next)
+            && let Some(memory) = sys::map_private(slots * size_of::<Slot>(), false)
+        {
+            table.mask.store(slots - 1, Ordering::Relaxed);
+            table.slots.store(memory.cast(), Ordering::Relaxed);
+            for position in 0..self.len() {
+                let Some(slot) = self.slot(position) else { continue };
+                let key = slot.key.load(Ordering::Acquire);
+                if key & KEY_MASK > TOMBSTONE {
+                    table.insert(key & KEY_MASK, (key, slot.row.load(Ordering::Relaxed)));
+                }
+            }
+            CURRENT.store(next, Ordering::Release); // pairs with `current`
+        }
+        GROWING.store(false, Ordering::Release);
+    }
+}
+
+/// A key with its row as a slot holds them; `None` for a row that does not fit (frames of over 256 KiB).
+fn pack(key: u64, row: Row) -> Option<(u64, u64)> {
+    let [word, _] = row.to_bits();
+    let offset = row.cfa_offset();
+    let words = i16::try_from(offset / 8).ok().filter(|words| i32::from(*words) * 8 == offset)?;
+    Some((key | u64::from(words as u16) << KEY_BITS, word))
+}
+
 #[inline(always)]
-fn hash(ra: u64) -> usize {
-    (ra.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - SLOTS.trailing_zeros())) as usize
+fn unpack(key: u64, word: u64) -> Row {
+    let offset = i32::from((key >> KEY_BITS) as i16) * 8;
+    Row::from_bits([word, u64::from(offset as u32)])
+}
+
+#[inline(always)]
+fn hash(key: u64) -> usize {
+    (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize
 }
 
 /// The row for a return address, or for an ip marked [`EXACT`]. From the cache, or computed and cached.
 #[inline(always)]
-pub fn row(thread: &mut Thread, ra: u64) -> Row {
-    let start = hash(ra);
+pub fn row(thread: &mut Thread, key: u64) -> Row {
+    let table = Table::current();
+    let start = hash(key);
     for probe in 0..PROBES {
-        let Some(slot) = CACHE.get((start + probe) % SLOTS) else { break };
-        let key = slot.key.load(Ordering::Acquire); // pairs with the release in `insert`
-        if key == ra {
-            return Row::from_bits([slot.row[0].load(Ordering::Relaxed), slot.row[1].load(Ordering::Relaxed)]);
+        let Some(slot) = table.slot(start.wrapping_add(probe)) else { break };
+        let found = slot.key.load(Ordering::Acquire); // pairs with the release in `insert`
+        if found & KEY_MASK == key {
+            return unpack(found, slot.row.load(Ordering::Relaxed));
         }
-        if key == 0 {
+        if found == 0 {
             break;
         }
     }
-    miss(thread, ra)
+    miss(thread, key)
 }
 
 #[cold]
@@ -159,30 +261,21 @@ fn compute(thread: &mut Thread, sections: &Sections<'_>, ip: u64) -> Row {
     if guard::protected(&mut thread.anchor, &mut body) { row } else { Row::none(EndReason::BadSection) }
 }
 
-fn insert(ra: u64, row: Row) {
-    let start = hash(ra);
-    for probe in 0..PROBES {
-        let Some(slot) = CACHE.get((start + probe) % SLOTS) else { return };
-        let key = slot.key.load(Ordering::Relaxed);
-        if key == ra {
-            return;
-        }
-        if (key == 0 || key == TOMBSTONE) && slot.key.compare_exchange(key, BUSY, Ordering::Acquire, Ordering::Relaxed).is_ok() {
-            let bits = row.to_bits();
-            slot.row[0].store(bits[0], Ordering::Relaxed);
-            slot.row[1].store(bits[1], Ordering::Relaxed);
-            slot.key.store(ra, Ordering::Release); // pairs with the acquire in `row`
-            return;
-        }
+fn insert(key: u64, row: Row) {
+    let table = Table::current();
+    let Some(packed) = pack(key, row) else { return };
+    if !table.insert(key, packed) || table.used.load(Ordering::Relaxed) * 2 > table.len() {
+        table.grow();
     }
 }
 
 /// Forgets all rows of the addresses `start..end`.
 pub fn forget(start: u64, end: u64) {
-    for slot in &CACHE {
+    let table = Table::current();
+    for slot in (0..table.len()).filter_map(|position| table.slot(position)) {
         let key = slot.key.load(Ordering::Relaxed);
-        let ip = lookup_ip(key);
-        if key > TOMBSTONE && ip >= start && ip < end {
+        let ip = lookup_ip(key & KEY_MASK);
+        if key & KEY_MASK > TOMBSTONE && ip >= start && ip < end {
             let _ = slot.key.compare_exchange(key, TOMBSTONE, Ordering::AcqRel, Ordering::Relaxed);
         }
     }

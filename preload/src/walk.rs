@@ -1,6 +1,6 @@
 //! Bringing the path up to date with the stack, and telling hound what changed.
 
-use hound_common::event::{MAX_FRAMES, MAX_STACK_RECORD_IPS, STACK_FRAME_POINTER, STACK_MORE, StackEdit, tag};
+use hound_common::event::{LOST_NO_MEMORY, MAX_FRAMES, MAX_STACK_RECORD_IPS, STACK_FRAME_POINTER, STACK_MORE, StackEdit, tag};
 use hound_common::ring::{Counter, OPTION_SHADOW_STACK};
 use hound_unwind::{EndReason, Regs, Row, RowKind, Stepped, step};
 
@@ -27,7 +27,8 @@ pub fn update(thread: &mut Thread, slot: u64, bp: u64) -> bool {
     let word = *path.ra(top);
     // SAFETY: the slot of our own hook's return address.
     let ra = unsafe { (slot as *const u64).read_volatile() };
-    if word.addr != slot || word.value != ra || (path.meta(top).flags & NEEDS_BP != 0 && path.meta(top).bp != bp) {
+    let meta = *path.meta(top);
+    if word.addr != slot || word.value != ra || meta.flags & STOP != 0 || (meta.flags & NEEDS_BP != 0 && meta.bp != bp) {
         return walk(thread, slot, bp, None);
     }
     let low = path.verify(top);
@@ -47,13 +48,21 @@ struct Walk {
     lead: usize,
     /// Recorded frames met in the middle (lowest and highest index).
     run: Option<(usize, usize)>,
+    /// Flags of the run's oldest frame: its link to the frames before is made anew. Set in the path only when the walk is done, for until
+    /// then the recorded frames around it are candidates with their old links.
+    run_flags: u64,
     /// Recorded frames at or above this index are no candidates any more.
     below: usize,
     /// Most frames to unwind.
     limit: usize,
     /// Something on the way (a signal frame) makes the path unfit to be kept.
     keep: bool,
+    /// A run was given up for another one: what is recorded behind the path may hang together otherwise than it says.
+    spilled: bool,
     frame_pointers: bool,
+    /// Frames found by comparing and by applying a row.
+    verified: usize,
+    stepped: usize,
 }
 
 enum Outcome {
@@ -71,11 +80,22 @@ fn walk(thread: &mut Thread, slot: u64, bp: u64, matched: Option<usize>) -> bool
         thread.path.clear();
     }
     let below = if matched.is_some() { thread.path.len } else { thread.path.candidates(slot) };
-    let mut walk = Walk { fresh: 0, lead: 0, run: None, below, limit: MAX_FRAMES, keep: true, frame_pointers: false };
+    let mut walk = Walk {
+        fresh: 0,
+        lead: 0,
+        run: None,
+        run_flags: 0,
+        below,
+        limit: MAX_FRAMES,
+        keep: true,
+        frame_pointers: false,
+        verified: 0,
+        stepped: 0,
+    };
     let mut outcome = walk.climb(thread, slot, bp, matched);
     if walk.total(&outcome) > MAX_FRAMES {
         thread.path.clear();
-        walk = Walk { fresh: 0, lead: 0, run: None, below: 0, limit: CUT_FRAMES, keep: false, frame_pointers: false };
+        walk = Walk { fresh: 0, lead: 0, run: None, run_flags: 0, below: 0, limit: CUT_FRAMES, keep: false, frame_pointers: false, ..walk };
         outcome = walk.climb(thread, slot, bp, None);
     }
     let (root, end) = match outcome {
@@ -111,7 +131,7 @@ impl Walk {
                         None if thread.path.meta(k).flags & STOP != 0 => k,
                         None => thread.path.verify(k),
                     };
-                    thread.count(Counter::Verified, (k - low + 1) as u64);
+                    self.verified += k - low + 1;
                     if low == 0 {
                         return Outcome::Met(k + 1);
                     }
@@ -119,6 +139,11 @@ impl Walk {
                         return Outcome::Ended(EndReason::DepthLimit);
                     }
                     let Some(bp) = bp_after(thread, low, k, frame.bp) else { return Outcome::Ended(EndReason::BadRead) };
+                    if let Some(differing) = same_slots(thread, low, bp) {
+                        regs = Regs { ip: differing.ra, sp: differing.slot + 8, bp: differing.bp };
+                        frame = differing;
+                        continue;
+                    }
                     let word = *thread.path.ra(low);
                     regs = Regs { ip: word.value, sp: word.addr + 8, bp };
                     Some(low)
@@ -142,11 +167,11 @@ impl Walk {
             let window = &mut thread.window;
             match step(row, &mut regs, |addr| window.read(addr)) {
                 Stepped::Frame { ra_slot, bp_slot } => {
-                    thread.count(Counter::Stepped, 1);
+                    self.stepped += 1;
                     frame = Fresh { slot: ra_slot, ra: regs.ip, bp: regs.bp, bp_slot, flags: 0 };
                 }
                 Stepped::SignalFrame => {
-                    thread.count(Counter::Stepped, 1);
+                    self.stepped += 1;
                     if !self.spill(&mut thread.path) {
                         return Outcome::Ended(EndReason::DepthLimit);
                     }
@@ -181,10 +206,7 @@ impl Walk {
         // Where bp comes from is the younger frame's doing, and that one may be another now.
         path.meta(k).bp_slot = frame.bp_slot;
         if needs_bp && frame.bp_slot != 0 {
-            *path.bp(k) = Word { addr: frame.bp_slot, value: frame.bp };
             path.bp_top = path.bp_top.max(k + 1);
-        } else {
-            *path.bp(k) = word;
         }
         Some(k)
     }
@@ -194,6 +216,7 @@ impl Walk {
             return false;
         }
         self.run = Some((low, high));
+        self.run_flags = path.meta(low).flags & (USES_BP | STOP);
         self.lead = self.fresh;
         self.below = low;
         true
@@ -203,6 +226,7 @@ impl Walk {
     fn spill(&mut self, path: &mut Path) -> bool {
         let Some((low, high)) = self.run.take() else { return true };
         let count = high - low + 1;
+        self.spilled = true;
         while self.fresh + count > path.capacity() {
             if !path.grow() {
                 return false;
@@ -213,7 +237,8 @@ impl Walk {
         }
         for (i, recorded) in (low..=high).rev().enumerate() {
             let (word, meta) = (*path.ra(recorded), *path.meta(recorded));
-            *path.fresh(self.lead + i) = Fresh { slot: word.addr, ra: word.value, bp: meta.bp, bp_slot: meta.bp_slot, flags: meta.flags };
+            let flags = if recorded == low { meta.flags & NEEDS_BP | self.run_flags } else { meta.flags };
+            *path.fresh(self.lead + i) = Fresh { slot: word.addr, ra: word.value, bp: meta.bp, bp_slot: meta.bp_slot, flags };
         }
         self.fresh += count;
         self.lead = self.fresh;
@@ -230,14 +255,11 @@ impl Walk {
     }
 
     /// Notes on the frame being left what its rule means for later comparisons.
-    fn flag(&self, path: &mut Path, recorded: Option<usize>, row: Row) {
+    fn flag(&mut self, path: &mut Path, recorded: Option<usize>, row: Row) {
         let uses = if matches!(row.kind(), RowKind::Bp | RowKind::DerefBp | RowKind::FramePointer) { USES_BP } else { 0 };
         let stop = if row.follows_from_slots() { 0 } else { STOP };
         match recorded {
-            Some(i) => {
-                let meta = path.meta(i);
-                meta.flags = meta.flags & NEEDS_BP | uses | stop;
-            }
+            Some(_) => self.run_flags = uses | stop,
             None => path.fresh(self.fresh - 1).flags = uses | stop | BP_KNOWN,
         }
     }
@@ -251,9 +273,13 @@ impl Walk {
         while len > path.capacity() {
             if !path.grow() {
                 path.clear();
-                thread.producer.lose(hound_common::event::LOST_NESTED);
+                thread.producer.lose(LOST_NO_MEMORY);
                 return false;
             }
+        }
+        if run_count > 0 {
+            let meta = path.meta(run_low);
+            meta.flags = meta.flags & NEEDS_BP | self.run_flags;
         }
         let run_at = root + middle;
         let in_place = run_count == 0 || run_at == run_low;
@@ -272,13 +298,17 @@ impl Walk {
         } else {
             path.frame_pointers |= self.frame_pointers;
         }
-        path.hi = if in_place && root + run_count > 0 { path.hi.max(len) } else { len };
-        let grew_at_top = lead > 0 || (run_count == 0 && middle > 0);
-        if grew_at_top {
-            cut_stale(path, len);
+        path.hi = if in_place && root + run_count > 0 && !self.spilled { path.hi.max(len) } else { len };
+        cut_stale(path, len);
+        // Frames that were behind the path and belong to it again: whether bp is compared there is not known.
+        let reached = if self.run.is_some_and(|(_, high)| high >= path.len) { run_at + run_count } else { root };
+        if reached > path.len {
+            path.bp_top = path.bp_top.max(reached);
         }
         path.len = len;
         settle_bp(thread, root, run_at..run_at + run_count, !in_place, entry_bp);
+        thread.count(Counter::Verified, self.verified as u64);
+        thread.count(Counter::Stepped, self.stepped as u64);
         if run_count > 0 {
             thread.count(Counter::Spliced, 1);
         }
@@ -311,6 +341,20 @@ impl Walk {
     }
 }
 
+/// The next older frame of `low`, if it lies where the recorded one does: the step to it is the same, only what it reads there differs.
+/// `bp` is as it is after `low`.
+fn same_slots(thread: &mut Thread, low: usize, bp: u64) -> Option<Fresh> {
+    let older = low.checked_sub(1)?;
+    let slot = thread.path.ra(older).addr;
+    if slot == 0 || thread.path.meta(low).flags & STOP != 0 {
+        return None;
+    }
+    let bp_slot = thread.path.meta(older).bp_slot;
+    let ra = thread.window.read(slot).filter(|ra| *ra != 0)?;
+    let bp = if bp_slot == 0 { bp } else { thread.window.read(bp_slot)? };
+    Some(Fresh { slot, ra, bp, bp_slot, flags: 0 })
+}
+
 /// bp as it is after frame `low` of a run `low..=high` that was met with `entry`.
 fn bp_after(thread: &mut Thread, low: usize, high: usize, entry: u64) -> Option<u64> {
     for i in low..=high {
@@ -323,7 +367,8 @@ fn bp_after(thread: &mut Thread, low: usize, high: usize, entry: u64) -> Option<
     Some(entry)
 }
 
-/// The frames behind a new top hang from another parent now, and those that lie in its part of the stack are gone.
+/// The frames behind the path's top hang from another parent now (or from the same one by another way of saving bp), and those that lie
+/// in its part of the stack are gone.
 fn cut_stale(path: &mut Path, len: usize) {
     let Some(top) = len.checked_sub(1) else { return };
     let top_slot = path.ra(top).addr;
@@ -349,17 +394,9 @@ fn settle_bp(thread: &mut Thread, root: usize, run: core::ops::Range<usize>, mov
     while i < len {
         let unchanged = settle_frame(thread, i, len, entry_bp, &mut tops);
         i += 1;
-        if unchanged && run.contains(&i) {
-            // Upper bounds are enough; those of a run that was moved are not known better than its end.
-            let bound = |old: usize| {
-                if old <= i {
-                    0
-                } else if moved {
-                    run.end
-                } else {
-                    old.min(run.end)
-                }
-            };
+        if unchanged && !moved && run.contains(&i) {
+            // What is known of where bp is compared and where stops are holds for the rest, as upper bounds.
+            let bound = |old: usize| if old <= i { 0 } else { old.min(run.end) };
             tops = (tops.0.max(bound(old_bp_top)), tops.1.max(bound(old_stop_top)));
             i = run.end;
         }
@@ -375,7 +412,6 @@ fn settle_frame(thread: &mut Thread, i: usize, len: usize, entry_bp: u64, tops: 
         Some(older) => path.meta(older).bp_slot == 0 && path.meta(older).flags & NEEDS_BP != 0,
         None => false,
     };
-    let word = *path.ra(i);
     let meta = path.meta(i);
     let needed = meta.flags & USES_BP != 0 || needed_below;
     let was_needed = meta.flags & NEEDS_BP != 0;
@@ -384,15 +420,12 @@ fn settle_frame(thread: &mut Thread, i: usize, len: usize, entry_bp: u64, tops: 
     if meta.flags & STOP != 0 && i > 0 {
         tops.1 = i + 1; // nothing is older than the root: its link does not matter
     }
-    let (slot, mut bp) = (meta.bp_slot, meta.bp);
+    let slot = meta.bp_slot;
     if needed && !was_needed && !fresh {
         // Recorded when nobody asked for bp: what it is now is in memory.
-        bp = bp_now(thread, i, len, entry_bp);
-        thread.path.meta(i).bp = bp;
+        thread.path.meta(i).bp = bp_now(thread, i, len, entry_bp);
     }
-    let compare = needed && slot != 0;
-    *thread.path.bp(i) = if compare { Word { addr: slot, value: bp } } else { word };
-    if compare {
+    if needed && slot != 0 {
         tops.0 = i + 1;
     }
     !fresh && needed == was_needed
