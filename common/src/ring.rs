@@ -127,6 +127,8 @@ pub struct Control {
     pub lost: [AtomicU64; 8],
     /// Total time threads waited for ring space, in ticks of the ring's clock.
     pub waited_ticks: AtomicU64,
+    /// When a library that made its own ring did so, in ticks: before its first event. 0 in a ring that hound made.
+    pub start_ticks: AtomicU64,
     /// `avma` of the library's image in the target, for hound to leave its frames out.
     pub library_start: AtomicU64,
     /// End of the library's image.

@@ -9,10 +9,11 @@ use core::ffi::{CStr, c_char};
 
 use crate::elf;
 use crate::environment::Environment;
-use crate::sys::syscall;
+use crate::sys::{self, syscall};
 
 const CLONE: usize = 56;
 const EXECVE: usize = 59;
+const FCNTL: usize = 72;
 const EXIT: usize = 60;
 const WAIT4: usize = 61;
 const SETSID: usize = 112;
@@ -33,13 +34,18 @@ pub fn start(fd: i32, pid: u32, environment: &mut Environment, own_dynamic: u64)
         return false;
     }
     environment.hide_preload();
+    // A short program may be gone before the collector can ask what it was.
+    let mut program = [0u8; PATH_BYTES];
+    if let Some(place) = program.get_mut(..PATH_BYTES - 1) {
+        sys::executable(place);
+    }
     let mut digits = [0u8; 12];
     decimal(pid, &mut digits);
     let adopts = pid == 1 || is_subreaper();
     // SAFETY: a plain fork without exit signal; the child only makes system calls on memory prepared before.
     let child = unsafe { syscall(CLONE, [0; 6]) };
     if child == 0 {
-        in_child(fd, &path, &digits, environment, adopts);
+        in_child(fd, &path, &program, &digits, environment, adopts);
     }
     if child < 0 {
         return false;
@@ -52,7 +58,7 @@ pub fn start(fd: i32, pid: u32, environment: &mut Environment, own_dynamic: u64)
     true
 }
 
-fn in_child(fd: i32, path: &[u8; PATH_BYTES], pid: &[u8; 12], environment: &Environment, stay: bool) -> ! {
+fn in_child(fd: i32, path: &[u8; PATH_BYTES], program: &[u8; PATH_BYTES], pid: &[u8; 12], environment: &Environment, stay: bool) -> ! {
     // SAFETY: system calls of a process of our own; all pointers are to live memory.
     unsafe { syscall(SETSID, [0; 6]) };
     let unblocked = 0u64;
@@ -61,6 +67,9 @@ fn in_child(fd: i32, path: &[u8; PATH_BYTES], pid: &[u8; 12], environment: &Envi
     unsafe { syscall(RT_SIGPROCMASK, [SIG_SETMASK, &raw const unblocked as usize, 0, 8, 0, 0]) };
     // SAFETY: as above. The ring moves to a descriptor that is not the target's standard streams.
     unsafe { syscall(DUP2, [fd as usize, RING_FD, 0, 0, 0, 0]) };
+    const F_SETFD: usize = 2;
+    // SAFETY: as above. Where the ring had that number already, it would still be closed at exec.
+    unsafe { syscall(FCNTL, [RING_FD, F_SETFD, 0, 0, 0, 0]) };
     // SAFETY: as above. Descriptors held open here would keep the target's pipes from ending.
     unsafe { syscall(CLOSE_RANGE, [RING_FD + 1, usize::MAX & 0xffff_ffff, 0, 0, 0, 0]) };
     for standard in 0..RING_FD {
@@ -71,19 +80,21 @@ fn in_child(fd: i32, path: &[u8; PATH_BYTES], pid: &[u8; 12], environment: &Envi
             // SAFETY: as above.
             unsafe { syscall(DUP2, [null as usize, standard, 0, 0, 0, 0]) };
             // SAFETY: as above.
-            unsafe { syscall(crate::sys::CLOSE, [null as usize, 0, 0, 0, 0, 0]) };
+            unsafe { syscall(sys::CLOSE, [null as usize, 0, 0, 0, 0, 0]) };
         }
     }
     // SAFETY: a fork, as in `start`.
     let collector = unsafe { syscall(CLONE, [0; 6]) };
     if collector == 0 {
-        let arguments: [*const c_char; 7] = [
+        let arguments: [*const c_char; 9] = [
             path.as_ptr().cast(),
             c"collect".as_ptr(),
             c"--ring-fd".as_ptr(),
             c"3".as_ptr(),
             c"--pid".as_ptr(),
             pid.as_ptr().cast(),
+            c"--program".as_ptr(),
+            program.as_ptr().cast(),
             core::ptr::null(),
         ];
         // SAFETY: terminated arrays of terminated strings.

@@ -32,6 +32,9 @@ pub struct LinkMap {
 struct RDebug {
     version: i32,
     map: *const LinkMap,
+    brk: u64,
+    state: i32,
+    loader: u64,
 }
 
 #[repr(C)]
@@ -107,6 +110,17 @@ pub fn modules() -> impl Iterator<Item = &'static LinkMap> {
         next = module.next;
         Some(module)
     })
+}
+
+/// First and end avma of the dynamic loader itself; both 0 where there is none.
+pub fn loader() -> (u64, u64) {
+    let debug = weak_address!("_r_debug") as *const RDebug;
+    // SAFETY: `_r_debug` is the loader's own structure, valid for the life of the process.
+    let Some(start) = (unsafe { debug.as_ref() }).map(|d| d.loader).filter(|start| *start != 0) else { return (0, 0) };
+    // SAFETY: the loader's image is mapped there and stays.
+    let headers = unsafe { program_headers(start) };
+    let end = headers.iter().filter(|h| h.kind == PT_LOAD).map(|h| start + h.svma + h.memory_size).max();
+    (start, end.unwrap_or(start))
 }
 
 /// Address of the loader's `_dl_find_object` (glibc 2.35), 0 if it has none.

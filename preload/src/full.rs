@@ -43,6 +43,7 @@ pub fn climb(thread: &mut Thread, slot: u64, bp: u64) -> (usize, EndReason) {
     capture(&mut regs);
     thread.window.enter(regs.sp);
     let mut recording = false;
+    let mut exact = false;
     let mut count = 0;
     loop {
         if !recording && regs.sp > slot {
@@ -57,15 +58,18 @@ pub fn climb(thread: &mut Thread, slot: u64, bp: u64) -> (usize, EndReason) {
             if count >= MAX_FRAMES || (count == thread.path.capacity() && !thread.path.grow()) {
                 return (count, EndReason::DepthLimit);
             }
-            *thread.path.fresh(count) = Fresh { slot: regs.sp.wrapping_sub(8), ra: regs.ip, bp: regs.bp, bp_slot: 0, flags: 0 };
+            // An interrupted ip is exact; stored plus one, all ips are looked up at minus one.
+            let ra = regs.ip + u64::from(exact);
+            *thread.path.fresh(count) = Fresh { slot: regs.sp.wrapping_sub(8), ra, bp: regs.bp, bp_slot: 0, flags: 0 };
             count += 1;
         }
-        match one_step(thread, &mut regs) {
+        let stepped = one_step(thread, &mut regs, exact);
+        exact = stepped == Stepped::SignalFrame;
+        match stepped {
             Stepped::Frame { .. } => thread.count(Counter::Stepped, 1),
             Stepped::SignalFrame => {
                 thread.count(Counter::Stepped, 1);
                 thread.window.enter(regs.sp);
-                regs.ip += 1; // looked up and recorded at minus one, like a return address
             }
             Stepped::End(reason) if recording => return (count, reason),
             Stepped::NeedsFullRegs | Stepped::NeedsSections if recording => return (count, EndReason::Unsupported),
@@ -77,13 +81,14 @@ pub fn climb(thread: &mut Thread, slot: u64, bp: u64) -> (usize, EndReason) {
     }
 }
 
-fn one_step(thread: &mut Thread, regs: &mut FullRegs) -> Stepped {
-    let row = rows::row(thread, regs.ip);
+fn one_step(thread: &mut Thread, regs: &mut FullRegs, exact: bool) -> Stepped {
+    let (key, lookup) = if exact { (regs.ip | rows::EXACT, regs.ip) } else { (regs.ip, regs.ip - 1) };
+    let row = rows::row(thread, key);
     if row.kind() != RowKind::General {
         let window = &mut thread.window;
         return step_full(row, regs, |addr| window.read(addr));
     }
-    let sections = match rows::module_of(thread, regs.ip - 1).map(|module| modules::sections(&module)) {
+    let sections = match rows::module_of(thread, lookup).map(|module| modules::sections(&module)) {
         Some(Ok(sections)) => sections,
         Some(Err(reason)) => return Stepped::End(reason),
         None => return Stepped::End(EndReason::NoModule),
@@ -91,7 +96,6 @@ fn one_step(thread: &mut Thread, regs: &mut FullRegs) -> Stepped {
     let mut stepped = Stepped::End(EndReason::TooComplex);
     let Thread { anchor, window, .. } = thread;
     let mut body = || {
-        let lookup = regs.ip - 1;
         if let Some(result) = rows::with_scratch(|scratch| step_general(&sections, lookup, scratch, regs, |addr| window.read(addr))) {
             stepped = result;
         }

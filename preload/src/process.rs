@@ -166,10 +166,9 @@ fn connect() -> bool {
 }
 
 fn note_places(control: &Control) {
-    if let Some(loader) = modules::ask_loader(elf::dl_find_object_address() as u64) {
-        LOADER_START.store(loader.start, Ordering::Relaxed);
-        LOADER_BYTES.store(loader.end - loader.start, Ordering::Relaxed);
-    }
+    let (start, end) = elf::loader();
+    LOADER_START.store(start, Ordering::Relaxed);
+    LOADER_BYTES.store(end - start, Ordering::Relaxed);
     if let Some(own) = modules::ask_loader(ready as *const () as u64) {
         control.library_start.store(own.start, Ordering::Relaxed);
         control.library_end.store(own.end, Ordering::Relaxed);
@@ -203,6 +202,7 @@ fn own_ring(options: u32, pid: u32) -> Option<(i32, &'static Control)> {
     // SAFETY: as in `map`.
     let control = unsafe { &*memory.cast::<Control>() };
     control.initialise(pid, options, ring::CLOCK_TSC, MAX_WAIT_MS);
+    control.start_ticks.store(clock::now(), Ordering::Relaxed);
     Some((fd, control))
 }
 

@@ -101,6 +101,7 @@ impl Walk {
         let Some(ra) = thread.window.read(slot) else { return Outcome::Ended(EndReason::BadRead) };
         let mut frame = Fresh { slot, ra, bp, bp_slot: 0, flags: 0 };
         let mut regs = Regs { ip: ra, sp: slot + 8, bp };
+        let mut interrupted = false;
         loop {
             let met = if self.keep { self.meet(&mut thread.path, &frame) } else { None };
             let from_run = match met {
@@ -132,8 +133,10 @@ impl Walk {
             };
             let key = match from_run {
                 Some(low) => thread.path.ra(low).value,
+                None if interrupted => regs.ip | rows::EXACT,
                 None => frame.ra,
             };
+            interrupted = false;
             let row = rows::row(thread, key);
             self.flag(&mut thread.path, from_run, row);
             let window = &mut thread.window;
@@ -148,6 +151,7 @@ impl Walk {
                         return Outcome::Ended(EndReason::DepthLimit);
                     }
                     self.keep = false;
+                    interrupted = true;
                     // An interrupted ip is exact; stored plus one, all ips are looked up at minus one.
                     frame = Fresh { slot: regs.sp, ra: regs.ip + 1, bp: regs.bp, bp_slot: 0, flags: 0 };
                     thread.window.enter(regs.sp);

@@ -89,11 +89,14 @@ pub struct CollectArgs {
     /// The program's process id.
     #[arg(long)]
     pid: u32,
+    /// Its executable.
+    #[arg(long, default_value = "program")]
+    program: String,
 }
 
 /// Records until the program has ended.
 pub fn collect(args: &CollectArgs) -> anyhow::Result<ExitCode> {
     let output = setting("OUTPUT").map(|text| text.to_string_lossy().into_owned());
-    collect_ring(&Collect { ring_fd: args.ring_fd, pid: args.pid, output })?;
+    collect_ring(&Collect { ring_fd: args.ring_fd, pid: args.pid, program: args.program.clone(), output })?;
     Ok(ExitCode::SUCCESS)
 }

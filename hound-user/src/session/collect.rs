@@ -11,7 +11,7 @@ use hound_common::ring::OPTION_FREE_STACKS;
 use super::recording::Recording;
 use super::ring::Ring;
 use super::{clock, launch, output};
-use crate::capture::{CaptureWriter, End, SessionInfo};
+use crate::capture::{Calibration, CaptureWriter, End, SessionInfo};
 
 /// Which ring, and whose.
 #[derive(Clone, Debug)]
@@ -20,6 +20,8 @@ pub struct Collect {
     pub ring_fd: RawFd,
     /// The target.
     pub pid: u32,
+    /// The target's executable, for when the target is gone before it can be asked.
+    pub program: String,
     /// Where the capture goes; may hold placeholders.
     pub output: Option<String>,
 }
@@ -27,16 +29,21 @@ pub struct Collect {
 /// Records until the target is gone.
 pub fn collect(collect: &Collect) -> anyhow::Result<PathBuf> {
     let started = Instant::now();
-    let target = pidfd(collect.pid).with_context(|| format!("cannot watch process {}; has it ended?", collect.pid))?;
+    // None: a short program is gone already. What it did is in the ring.
+    let target = pidfd(collect.pid).ok();
     let ring = Ring::adopt(inherited(collect.ring_fd)?).context("cannot use the ring that libhound.so handed over")?;
     let ring = Arc::new(ring);
     let control = ring.control();
-    let command = command_line(collect.pid);
+    let mut command = command_line(collect.pid);
+    if command.is_empty() {
+        command.push(collect.program.clone());
+    }
     let name = command.first().map_or("program", |word| word.rsplit('/').next().unwrap_or(word)).to_owned();
     let template = collect.output.clone().unwrap_or_else(|| output::DEFAULT_OUTPUT.to_owned());
     let path = output::expand(&template, &name, collect.pid);
     let options = control.options.load(std::sync::atomic::Ordering::Relaxed);
     let here = launch::here();
+    let start = start(control.start_ticks.load(std::sync::atomic::Ordering::Relaxed), &here);
     let clock_kind = clock::kind(control.clock.load(std::sync::atomic::Ordering::Relaxed));
     let session = SessionInfo {
         command,
@@ -44,16 +51,31 @@ pub fn collect(collect: &Collect) -> anyhow::Result<PathBuf> {
         mode: "launch".into(),
         free_stacks: options & OPTION_FREE_STACKS != 0,
         clock: clock_kind,
+        start,
         ..here
     };
     let writer = CaptureWriter::create(&path, &session)
         .with_context(|| format!("cannot write '{}'; choose another place with HOUND_OUTPUT", path.display()))?;
     let recording = Recording::start(Arc::clone(&ring), writer, session, path.clone(), collect.pid)?;
-    wait(&target)?;
+    if let Some(target) = target {
+        wait(&target)?;
+    }
     let wall = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
     // Not the target's parent: how it ended is not told to us.
     recording.finish(End { target_wall_ns: wall, ..End::default() })?;
     Ok(path)
+}
+
+/// The moment the library made the ring, on all clocks: events may be older than the collector.
+fn start(ticks: u64, here: &SessionInfo) -> Calibration {
+    let now = here.start;
+    if ticks == 0 || ticks > now.ticks {
+        return now;
+    }
+    let ago = u128::from(now.ticks - ticks) * 1_000_000_000 / u128::from(here.ticks_per_second.max(1));
+    let ago = u64::try_from(ago).unwrap_or(0);
+    let before = |time: u64| time.saturating_sub(ago);
+    Calibration { ticks, monotonic_ns: before(now.monotonic_ns), realtime_ns: before(now.realtime_ns) }
 }
 
 #[expect(unsafe_code, reason = "takes a descriptor given by number")]

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
-use hound_common::ring::{COUNTERS, SEGMENT_BYTES, SEGMENT_FREE, SEGMENT_OWNED, SEGMENT_SEALED, STREAM_FREE, STREAM_OWNED, Segment};
+use hound_common::ring::{
+    COUNTERS, SEGMENT_BYTES, SEGMENT_FREE, SEGMENT_OWNED, SEGMENT_SEALED, STREAM_FREE, STREAM_OWNED, Segment, Stream,
+};
 
 use super::ring::Ring;
 use crate::capture::model::StreamId;
@@ -159,16 +161,24 @@ impl Drain {
     /// Ends the streams whose thread is gone (`alive` says no) after a last look, and frees their places. Call it after a `round` that
     /// began after the thread was found dead: so the check comes first here, and the reading after it.
     pub fn reap(&mut self, ring: &Ring, mut alive: impl FnMut(u32) -> bool, mut hand_on: impl FnMut(Parcel)) {
-        let dead: Vec<u32> = self.known.iter().filter(|(_, known)| known.tid != 0 && !alive(known.tid)).map(|(index, _)| *index).collect();
+        // Who is dead is found out before the last look: whatever a thread wrote before its death is in the ring then.
+        let mut dead: Vec<u32> =
+            self.known.iter().filter(|(_, known)| known.tid != 0 && !alive(known.tid)).map(|(index, _)| *index).collect();
+        dead.extend(self.silent(ring, &mut alive));
         self.end(ring, &dead, &mut hand_on);
-        // Threads that took a stream and ended without an event.
+    }
+
+    /// Streams whose thread is gone and which were never read from.
+    fn silent(&self, ring: &Ring, alive: &mut impl FnMut(u32) -> bool) -> Vec<u32> {
         let high = ring.control().streams_high.load(Ordering::Relaxed) as usize;
-        for (index, head) in ring.streams().iter().enumerate().take(high) {
-            let tid = head.tid.load(Ordering::Relaxed);
-            if head.state.load(Ordering::Acquire) == STREAM_OWNED && tid != 0 && !self.known.contains_key(&(index as u32)) && !alive(tid) {
-                let _ = head.state.compare_exchange(STREAM_OWNED, STREAM_FREE, Ordering::Release, Ordering::Relaxed);
-            }
-        }
+        let taken = ring
+            .streams()
+            .iter()
+            .enumerate()
+            .take(high)
+            .filter(|(index, head)| head.state.load(Ordering::Acquire) == STREAM_OWNED && !self.known.contains_key(&(*index as u32)));
+        let tids = taken.map(|(index, head)| (index as u32, head.tid.load(Ordering::Relaxed)));
+        tids.filter(|(_, tid)| *tid != 0 && !alive(*tid)).map(|(index, _)| index).collect()
     }
 
     /// Ends all streams: the target is gone.
@@ -184,20 +194,26 @@ impl Drain {
         }
         self.round(ring, &mut *hand_on);
         for stream in streams {
-            let Some(known) = self.known.remove(stream) else { continue };
             let Some(head) = ring.streams().get(*stream as usize) else { continue };
+            let Some(known) = self.known.remove(stream) else {
+                // It took a stream and ended without an event.
+                free(head);
+                continue;
+            };
             let counters = std::array::from_fn(|i| head.counters.get(i).map_or(0, |c| c.load(Ordering::Relaxed)));
             let lost = head.lost.iter().enumerate().map(|(reason, c)| (reason as u8, c.load(Ordering::Relaxed)));
             let lost = lost.filter(|(_, count)| *count > 0).collect();
             for (index, segment) in ring.segments().iter().enumerate() {
-                let theirs = segment.stream.load(Ordering::Relaxed) == *stream;
-                if theirs && segment.state.load(Ordering::Acquire) != SEGMENT_FREE {
+                // State first: the other fields of a segment that is being taken are not valid.
+                let state = segment.state.load(Ordering::Acquire);
+                let theirs =
+                    segment.stream.load(Ordering::Relaxed) == *stream && segment.generation.load(Ordering::Relaxed) == known.generation;
+                if theirs && (state == SEGMENT_OWNED || state == SEGMENT_SEALED) {
                     self.release(ring, index, segment);
                 }
             }
             hand_on(Parcel::End { stream: known.id, counters, lost });
-            // Release: the segments were freed before. Pairs with the claim's acquire.
-            let _ = head.state.compare_exchange(STREAM_OWNED, STREAM_FREE, Ordering::Release, Ordering::Relaxed);
+            free(head);
         }
         wake(ring);
     }
@@ -206,6 +222,12 @@ impl Drain {
     pub fn streams(&self) -> impl ExactSizeIterator<Item = (StreamId, u32)> + '_ {
         self.known.values().map(|known| (known.id, known.tid))
     }
+}
+
+/// Gives a stream's place to whoever comes next.
+fn free(head: &Stream) {
+    // Release: its segments were freed before. Pairs with the claim's acquire.
+    let _ = head.state.compare_exchange(STREAM_OWNED, STREAM_FREE, Ordering::Release, Ordering::Relaxed);
 }
 
 /// Events lost without a stream to count them, by reason.
