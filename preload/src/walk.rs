@@ -88,6 +88,7 @@ fn walk(thread: &mut Thread, slot: u64, bp: u64, matched: Option<usize>) -> bool
         below,
         limit: MAX_FRAMES,
         keep: true,
+        spilled: false,
         frame_pointers: false,
         verified: 0,
         stepped: 0,
