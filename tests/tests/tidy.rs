@@ -286,7 +286,8 @@ fn the_analysis_does_no_input_and_no_output() {
         let pure = PURE
             .iter()
             .any(|p| source.path.starts_with(&format!("hound-user/src/{p}/")) || source.path == format!("hound-user/src/{p}.rs"));
-        let impure = IMPURE.iter().filter(|i| pure && source.code.contains(**i));
+        let tests = source.path.ends_with("/tests.rs");
+        let impure = IMPURE.iter().filter(|i| pure && !tests && source.code.contains(**i));
         offences.extend(impure.map(|i| format!("{}: uses {i}", source.path)));
     }
     none(offences);
