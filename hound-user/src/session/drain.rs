@@ -162,14 +162,14 @@ impl Drain {
     /// began after the thread was found dead: so the check comes first here, and the reading after it.
     pub fn reap(&mut self, ring: &Ring, mut alive: impl FnMut(u32) -> bool, mut hand_on: impl FnMut(Parcel)) {
         // Who is dead is found out before the last look: whatever a thread wrote before its death is in the ring then.
-        let mut dead: Vec<u32> =
-            self.known.iter().filter(|(_, known)| known.tid != 0 && !alive(known.tid)).map(|(index, _)| *index).collect();
+        let gone = self.known.iter().filter(|(_, known)| known.tid != 0 && !alive(known.tid));
+        let mut dead: Vec<(u32, u32)> = gone.map(|(index, known)| (*index, known.tid)).collect();
         dead.extend(self.silent(ring, &mut alive));
         self.end(ring, &dead, &mut hand_on);
     }
 
-    /// Streams whose thread is gone and which were never read from.
-    fn silent(&self, ring: &Ring, alive: &mut impl FnMut(u32) -> bool) -> Vec<u32> {
+    /// Streams, with their thread ids, whose thread is gone and which were never read from.
+    fn silent(&self, ring: &Ring, alive: &mut impl FnMut(u32) -> bool) -> Vec<(u32, u32)> {
         let high = ring.control().streams_high.load(Ordering::Relaxed) as usize;
         let taken = ring
             .streams()
@@ -178,26 +178,29 @@ impl Drain {
             .take(high)
             .filter(|(index, head)| head.state.load(Ordering::Acquire) == STREAM_OWNED && !self.known.contains_key(&(*index as u32)));
         let tids = taken.map(|(index, head)| (index as u32, head.tid.load(Ordering::Relaxed)));
-        tids.filter(|(_, tid)| *tid != 0 && !alive(*tid)).map(|(index, _)| index).collect()
+        tids.filter(|(_, tid)| *tid != 0 && !alive(*tid)).collect()
     }
 
     /// Ends all streams: the target is gone.
     pub fn finish(&mut self, ring: &Ring, mut hand_on: impl FnMut(Parcel)) {
         self.round(ring, &mut hand_on);
-        let all: Vec<u32> = self.known.keys().copied().collect();
+        let all: Vec<(u32, u32)> = self.known.iter().map(|(index, known)| (*index, known.tid)).collect();
         self.end(ring, &all, &mut hand_on);
     }
 
-    fn end(&mut self, ring: &Ring, streams: &[u32], hand_on: &mut impl FnMut(Parcel)) {
+    /// Ends streams, given with the ids of their threads, after a last look.
+    fn end(&mut self, ring: &Ring, streams: &[(u32, u32)], hand_on: &mut impl FnMut(Parcel)) {
         if streams.is_empty() {
             return;
         }
         self.round(ring, &mut *hand_on);
-        for stream in streams {
+        for (stream, tid) in streams {
             let Some(head) = ring.streams().get(*stream as usize) else { continue };
             let Some(known) = self.known.remove(stream) else {
-                // It took a stream and ended without an event.
-                free(head);
+                // It took a stream and ended without an event, unless somebody else has come since.
+                if head.tid.load(Ordering::Relaxed) == *tid {
+                    free(head);
+                }
                 continue;
             };
             let counters = std::array::from_fn(|i| head.counters.get(i).map_or(0, |c| c.load(Ordering::Relaxed)));
@@ -226,6 +229,8 @@ impl Drain {
 
 /// Gives a stream's place to whoever comes next.
 fn free(head: &Stream) {
+    // Nobody's: whoever claims it is not taken for the dead thread in the moment before it has stored its own id.
+    head.tid.store(0, Ordering::Relaxed);
     // Release: its segments were freed before. Pairs with the claim's acquire.
     let _ = head.state.compare_exchange(STREAM_OWNED, STREAM_FREE, Ordering::Release, Ordering::Relaxed);
 }
