@@ -2,15 +2,23 @@
 
 use super::info::NOT_DONE;
 use crate::capture::model::{Alloc, StackId, Stamped, StreamId};
-use crate::capture::{Capture, Visitor};
+use crate::capture::{Anomaly, Capture, Visitor};
 use anyhow::Context;
 use hound_common::hook::Kind;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Arguments of `hound check`.
+const EXAMPLES: &str = "\
+Examples:
+  hound check app.hound                         is the file as it was written?
+  hound check app.hound && cp app.hound /backup";
+
+/// Check that a capture is whole: read all of it, and say what is damaged or missing.
+///
+/// Exit status 0: it is whole; 2: something is damaged or missing, or the file is no capture.
 #[derive(Debug, clap::Args)]
+#[command(before_help = EXAMPLES)]
 pub struct Args {
     /// The capture.
     pub file: PathBuf,
@@ -49,9 +57,12 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             &format!("{}: the symbols are damaged; `hound report` names functions from the files on this machine\n", args.file.display());
     }
     let good = text.is_empty();
-    text += &match good {
-        true => format!("{}: good, {} events\n", args.file.display(), count.0),
-        false => format!("{}: damaged; {} events can be read, and every hound command reads them\n", args.file.display(), count.0),
+    // A file in which the disk was full is whole: it says itself what is not in it.
+    let only_lost = !symbols_damaged && anomalies.0.iter().all(|anomaly| matches!(anomaly, Anomaly::LostOnDisk { .. }));
+    text += &match (good, only_lost) {
+        (true, _) => format!("{}: good, {} events\n", args.file.display(), count.0),
+        (false, true) => format!("{}: not damaged, but not complete; {} events are in it\n", args.file.display(), count.0),
+        (false, false) => format!("{}: damaged; {} events can be read, and every hound command reads them\n", args.file.display(), count.0),
     };
     super::dump::quiet_pipe(std::io::stdout().write_all(text.as_bytes())).context("cannot write to standard output")?;
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(NOT_DONE) })

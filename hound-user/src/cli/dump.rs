@@ -13,8 +13,14 @@ use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Arguments of `hound dump`.
+const EXAMPLES: &str = "\
+Examples:
+  hound dump app.hound | head                   how the program began
+  hound dump app.hound --format json | jq -c .  for scripts: one object a line";
+
+/// Print every event of a capture in time order, one line each.
 #[derive(Debug, clap::Args)]
+#[command(before_help = EXAMPLES)]
 pub struct Args {
     /// The capture.
     pub file: PathBuf,

@@ -24,8 +24,14 @@ pub enum Format {
     Json,
 }
 
-/// Arguments of `hound info`.
+const EXAMPLES: &str = "\
+Examples:
+  hound info app.hound                          what was recorded, when, and how completely
+  hound info app.hound --format json | jq .end  how the recording ended";
+
+/// Show what a capture contains: the program, how it ended, events by kind, threads, modules, and what was lost.
 #[derive(Debug, clap::Args)]
+#[command(before_help = EXAMPLES)]
 pub struct Args {
     /// The capture.
     pub file: PathBuf,
