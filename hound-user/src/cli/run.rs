@@ -9,7 +9,7 @@ use clap::ValueEnum;
 
 use super::{setting, switch};
 use crate::report::{Options, leak_report};
-use crate::session::{Collect, Launch, collect as collect_ring, launch};
+use crate::session::{Collect, Launch, Launched, collect as collect_ring, launch};
 use crate::view::Style;
 
 /// What to do when the program produces events faster than hound can take them.
@@ -25,7 +25,7 @@ enum Overload {
 ///
 /// When the program ends, the leak report is printed to standard error. The program's output and exit status are passed through.
 #[derive(clap::Args, Debug)]
-#[command(after_help = RUN_EXAMPLES)]
+#[command(before_help = RUN_EXAMPLES)]
 pub struct Args {
     /// Where the capture goes. %p is replaced by the process id, %t by the time, %e by the program's name, %n by the first free number.
     #[arg(short, long, value_name = "FILE")]
@@ -68,16 +68,21 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         drop_on_overload: args.on_overload == Overload::Drop,
         quiet: args.quiet,
     })?;
+    let reported = if args.quiet { Ok(()) } else { show(&launched) };
+    // Last, where they are seen, and also if nothing else may be said.
     for warning in &launched.warnings {
         eprintln!("hound: {warning}");
     }
-    if !args.quiet {
-        let style = if std::io::stderr().is_terminal() { Style::Colour } else { Style::Plain };
-        eprint!("{}", leak_report(&launched.output, &Options { progress: true, style, ..Options::default() })?);
-        eprintln!("hound: capture in {}", launched.output.display());
-    }
+    reported?;
     let status = launched.status.code().unwrap_or_else(|| KILLED + launched.status.signal().unwrap_or(0));
     Ok(ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX)))
+}
+
+fn show(launched: &Launched) -> anyhow::Result<()> {
+    let style = if std::io::stderr().is_terminal() { Style::Colour } else { Style::Plain };
+    eprint!("{}", leak_report(&launched.output, &Options { progress: true, style, ..Options::default() })?);
+    eprintln!("hound: capture in {}", launched.output.display());
+    Ok(())
 }
 
 /// Record a program that libhound.so was preloaded into. Started by the library.

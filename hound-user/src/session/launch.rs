@@ -15,11 +15,12 @@ use hound_common::event::{END_EXIT, END_SIGNAL};
 use hound_common::ring::{
     LIBRARY_ABSENT, LIBRARY_OUT, OPTION_DROP, OPTION_FREE_STACKS, OPTION_MAPS, OPTION_SHADOW_STACK, OUT_NO_ALLOCATOR, OUT_NO_HEARTBEAT,
 };
-use tokio::signal::unix::{SignalKind, signal};
 
+use super::preload::Preload;
 use super::program::Program;
-use super::recording::Recording;
+use super::recording::{Recording, Written};
 use super::ring::Ring;
+use super::signals::{self, Signals};
 use super::status::StatusLine;
 use super::{clock, output};
 use crate::capture::{CaptureWriter, Clock, End, SessionInfo};
@@ -62,7 +63,7 @@ const STATUS_EVERY: Duration = Duration::from_millis(500);
 pub fn launch(launch: &Launch) -> anyhow::Result<Launched> {
     let Some(name) = launch.command.first() else { bail!("no program given; write it after '--': hound run -- PROGRAM ARGUMENTS") };
     let program = Program::find(name)?;
-    let library = library()?;
+    let library = Preload::of(library()?)?;
     let template = launch.output.clone().unwrap_or_else(|| output::DEFAULT_OUTPUT.into());
     // The file is made before the program is started: an output that cannot be written must not cost a run. Its name may hold the
     // program's process id, which is known only later; hound's own stands in until then.
@@ -78,9 +79,10 @@ pub fn launch(launch: &Launch) -> anyhow::Result<Launched> {
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the event loop")?;
     let result = runtime.block_on(async {
+        let signals = Signals::catch().context("cannot catch signals")?;
         let started = Instant::now();
         let start = clock::calibrate(session.clock);
-        let mut child = match command(launch, &program, &library, &ring).spawn() {
+        let mut child = match command(launch, &program, &library.path, &ring).spawn() {
             Ok(child) => child,
             Err(error) => {
                 let _ = std::fs::remove_file(&provisional);
@@ -101,17 +103,17 @@ pub fn launch(launch: &Launch) -> anyhow::Result<Launched> {
                 return Err(error);
             }
         };
-        let status = wait(&mut child, pid, &recording, launch.quiet).await?;
+        let status = wait(&mut child, pid, &recording, signals, launch.quiet).await?;
         let wall = started.elapsed();
-        recording.finish(end(status, wall)).with_context(|| format!("cannot complete '{}'", provisional.display()))?;
-        Ok((status, pid))
+        let written = recording.finish(end(status, wall)).with_context(|| format!("cannot complete '{}'", provisional.display()))?;
+        Ok((status, pid, written))
     });
-    let (status, pid) = result?;
+    let (status, pid, written) = result?;
     let output = match output::has(&template, b'p') {
         true => output::settle(provisional, output::expand(&template, &program.name(), pid, seconds)),
         false => provisional,
     };
-    Ok(Launched { status, output, warnings: warnings(&ring) })
+    Ok(Launched { status, output, warnings: warnings(&ring, &written) })
 }
 
 fn options(launch: &Launch) -> u32 {
@@ -177,31 +179,24 @@ fn command(launch: &Launch, program: &Program, library: &Path, ring: &Ring) -> t
 
 /// Waits for the program's end. The terminal's Ctrl-C reaches the program by itself; hound stays to complete the capture. What is sent to
 /// hound alone is passed on.
-async fn wait(child: &mut tokio::process::Child, pid: u32, recording: &Recording, quiet: bool) -> io::Result<ExitStatus> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut quit = signal(SignalKind::quit())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hangup = signal(SignalKind::hangup())?;
+async fn wait(
+    child: &mut tokio::process::Child,
+    pid: u32,
+    recording: &Recording,
+    mut signals: Signals,
+    quiet: bool,
+) -> io::Result<ExitStatus> {
     let mut status_line = StatusLine::new(quiet);
     let mut ticks = tokio::time::interval(STATUS_EVERY);
     let status = loop {
         tokio::select! {
             status = child.wait() => break status?,
-            _ = interrupt.recv() => {}
-            _ = quit.recv() => {}
-            _ = terminate.recv() => pass_on(pid, nix::sys::signal::Signal::SIGTERM),
-            _ = hangup.recv() => pass_on(pid, nix::sys::signal::Signal::SIGHUP),
+            signal = signals.next() => signals::pass_on(pid, signal),
             _ = ticks.tick(), if status_line.is_enabled() => status_line.draw(recording),
         }
     };
     status_line.clear();
     Ok(status)
-}
-
-fn pass_on(pid: u32, signal: nix::sys::signal::Signal) {
-    if let Ok(pid) = i32::try_from(pid) {
-        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal);
-    }
 }
 
 fn end(status: ExitStatus, wall: Duration) -> End {
@@ -213,20 +208,30 @@ fn end(status: ExitStatus, wall: Duration) -> End {
     End { reason, value, target_wall_ns: u64::try_from(wall.as_nanos()).unwrap_or(u64::MAX), ..End::default() }
 }
 
-/// What went otherwise than asked for.
-pub(super) fn warnings(ring: &Ring) -> Vec<String> {
+/// What went otherwise than asked for; that nothing was recorded comes last.
+fn warnings(ring: &Ring, written: &Written) -> Vec<String> {
     let control = ring.control();
-    match (control.library.load(Ordering::Acquire), control.bow_out.load(Ordering::Relaxed)) {
-        (LIBRARY_ABSENT, _) => vec![
+    let mut warnings = Vec::new();
+    if written.lost_on_disk > 0 {
+        let lost = written.lost_on_disk;
+        warnings.push(format!(
+            "the capture is not complete: {lost} events could not be written; make room on the disk, or choose another place with -o FILE"
+        ));
+    }
+    let nothing = match (control.library.load(Ordering::Acquire), control.bow_out.load(Ordering::Relaxed)) {
+        (LIBRARY_ABSENT, _) => {
             "nothing was recorded: libhound.so was not loaded into the program (it may have been started with a cleared environment, or \
              be a wrapper that drops LD_PRELOAD); run the program itself under hound"
-                .into(),
-        ],
-        (LIBRARY_OUT, OUT_NO_HEARTBEAT) => vec!["recording ended early: the program waited two seconds for hound and got no answer".into()],
-        (LIBRARY_OUT, OUT_NO_ALLOCATOR) => {
-            vec!["nothing was recorded: the program's libraries have no malloc and free to be hooked".into()]
         }
-        (LIBRARY_OUT, _) => vec!["recording ended early: libhound.so had no memory for its own state".into()],
-        _ => Vec::new(),
-    }
+        (LIBRARY_OUT, OUT_NO_HEARTBEAT) => "recording ended early: the program waited two seconds for hound and got no answer",
+        (LIBRARY_OUT, OUT_NO_ALLOCATOR) => "nothing was recorded: the program's libraries have no malloc and free to be hooked",
+        (LIBRARY_OUT, _) => "recording ended early: libhound.so had no memory for its own state",
+        _ if control.streams_high.load(Ordering::Relaxed) == 0 || written.allocations == Some(0) && written.lost_on_disk == 0 => {
+            "nothing was recorded: the program allocated nothing, or uses an allocator of its own (its executable exports malloc, or it is \
+             linked with one), which hound run does not reach yet"
+        }
+        _ => return warnings,
+    };
+    warnings.push(nothing.into());
+    warnings
 }

@@ -11,9 +11,11 @@ mod drain;
 mod launch;
 mod output;
 mod pipeline;
+mod preload;
 mod program;
 mod recording;
 mod ring;
+mod signals;
 mod status;
 mod surroundings;
 

@@ -57,15 +57,17 @@ impl Recording {
     }
 
     /// The target is gone: reads what is left, adds symbols and the end record.
-    pub fn finish(self, mut end: End) -> io::Result<()> {
+    pub fn finish(self, mut end: End) -> io::Result<Written> {
         self.gone.store(true, Ordering::Release); // pairs with the watcher's acquire
         let writer = self.thread.join().map_err(|_| io::Error::other("the draining thread panicked"))??;
         let mut writer = writer;
-        // First a pair: it is what the last second's ticks are worth.
-        writer.write_calibration(&[clock::calibrate(self.session.clock)])?;
-        if let Ok((bytes, execed)) = symbol_bytes(&self.path, self.session.pid) {
+        // First a pair: it is what the last second's ticks are worth. A full disk must not cost the end record, which says so.
+        let _ = writer.write_calibration(&[clock::calibrate(self.session.clock)]);
+        let mut written = Written::default();
+        if let Ok((bytes, seen)) = symbol_bytes(&self.path, self.session.pid) {
             let _ = writer.write_symbols(&bytes);
-            if execed {
+            written.allocations = Some(seen.allocations);
+            if seen.last_is_exec {
                 end.reason = END_EXEC;
             }
         }
@@ -73,36 +75,52 @@ impl Recording {
         end.drainer_cpu_ns = surroundings::own_cpu_ns();
         let waited = self.ring.control().waited_ticks.load(Ordering::Relaxed);
         end.waited_ns = u64::try_from(u128::from(waited) * 1_000_000_000 / u128::from(self.session.ticks_per_second.max(1))).unwrap_or(0);
+        written.lost_on_disk = writer.lost_events();
         writer.finish(end)?;
-        Ok(())
+        Ok(written)
     }
 }
 
-/// The symbols of everything in the capture written so far, and whether the recorded program ended by exec.
-fn symbol_bytes(path: &Path, pid: u32) -> anyhow::Result<(Vec<u8>, bool)> {
+/// What became of a recording.
+#[derive(Clone, Debug, Default)]
+pub struct Written {
+    /// Allocations in the capture; `None` if it could not be read back.
+    pub allocations: Option<u64>,
+    /// Events that could not be written.
+    pub lost_on_disk: u64,
+}
+
+/// The symbols of everything in the capture written so far, and what else was seen on the way.
+fn symbol_bytes(path: &Path, pid: u32) -> anyhow::Result<(Vec<u8>, Seen)> {
     let mut capture = Capture::open(path)?;
-    let mut execed = LastIsExec(false);
-    capture.visit(&mut execed);
+    let mut seen = Seen::default();
+    capture.visit(&mut seen);
     let modules = capture.modules();
     let mut table = SymbolTable::new(modules);
     let files = Files { perf_map: Some(PathBuf::from(format!("/tmp/perf-{pid}.map"))), ..Files::of_command(&capture.session().command) };
     symbolise(&mut table, capture.stacks(), modules, &files, |_, _| {});
-    Ok((table.to_bytes(), execed.0))
+    Ok((table.to_bytes(), seen))
 }
 
-/// Reads a capture for its stacks, and for whether the last thing the program did was to replace itself.
-struct LastIsExec(bool);
+/// Reads a capture for its stacks.
+#[derive(Default)]
+struct Seen {
+    allocations: u64,
+    /// Whether the last thing the program did was to replace itself.
+    last_is_exec: bool,
+}
 
-impl Visitor for LastIsExec {
+impl Visitor for Seen {
     fn alloc(&mut self, _: u64, _: StreamId, _: &Alloc) {
-        self.0 = false;
+        self.allocations += 1;
+        self.last_is_exec = false;
     }
     fn free(&mut self, _: u64, _: StreamId, _: u64, _: Kind, _: bool, _: Option<StackId>) {
-        self.0 = false;
+        self.last_is_exec = false;
     }
     fn other(&mut self, event: &Stamped) {
         if let Event::Other { tag: tag::PROCESS, a: PROCESS_EXEC, .. } = event.event {
-            self.0 = true;
+            self.last_is_exec = true;
         }
     }
 }
