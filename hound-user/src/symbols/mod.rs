@@ -10,6 +10,7 @@
 //! thing in its own: it is looked up one byte before.
 
 mod bytes;
+mod demangle;
 mod files;
 mod perf_map;
 mod resolve;

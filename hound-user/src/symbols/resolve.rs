@@ -3,6 +3,7 @@
 //! For each module: its separate debug file by build-id, else the file itself (with its own debug information, or what its debug link
 //! names), else its symbol tables alone (where the debug information cannot be read), else `module+0xsvma`.
 
+use super::demangle::demangle;
 use super::files::Files;
 use super::perf_map::PerfMap;
 use super::table::{NOWHERE, StoredFrame, SymbolTable};
@@ -51,7 +52,7 @@ pub fn symbolise(
     let wanted = missing(table, stacks);
     let all: usize = wanted.values().map(BTreeSet::len).sum();
     let (mut done, mut unresolved) = (0, Vec::new());
-    let symbolizer = Symbolizer::builder().set_debug_dirs(Some(&files.debug_dirs)).build();
+    let symbolizer = Symbolizer::builder().set_debug_dirs(Some(&files.debug_dirs)).enable_demangling(false).build();
     for (span, ips) in wanted {
         let ips: Vec<u64> = ips.into_iter().collect();
         if span == NOWHERE {
@@ -159,7 +160,7 @@ fn stored_frames(table: &mut SymbolTable, symbol: &Sym<'_>, module: &str) -> Vec
         return Vec::new();
     }
     // glibc's alias for calls from inside itself: people, and suppressions, know the function by its other name.
-    let plain = |name: &str| name.strip_prefix("__GI_").unwrap_or(name).to_owned();
+    let plain = |name: &str| demangle(name.strip_prefix("__GI_").unwrap_or(name)).into_owned();
     let inlined = symbol.inlined.iter().rev().filter(|function| !function.name.is_empty());
     let mut frames: Vec<_> = inlined.map(|function| frame(&plain(&function.name), function.code_info.as_ref(), true)).collect();
     frames.push(frame(&plain(&symbol.name), symbol.code_info.as_deref(), false));
