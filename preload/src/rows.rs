@@ -47,6 +47,8 @@ static TABLES: [Table; 8] =
     [const { Table { slots: AtomicPtr::new(core::ptr::null_mut()), mask: AtomicUsize::new(0), used: AtomicUsize::new(0) } }; 8];
 /// Index of the table in use.
 static CURRENT: AtomicUsize = AtomicUsize::new(0);
+/// How many modules' rows were forgotten.
+static FORGOTTEN: AtomicUsize = AtomicUsize::new(0);
 static GROWING: AtomicBool = AtomicBool::new(false);
 
 /// The address whose rules a key asks for.
@@ -101,6 +103,7 @@ impl Table {
         if GROWING.swap(true, Ordering::Acquire) {
             return;
         }
+        let forgotten = FORGOTTEN.load(Ordering::Acquire);
         let next = CURRENT.load(Ordering::Relaxed) + 1;
         let slots = self.len() * 4;
         if let Some(table) = TABLES.get(next)
@@ -115,7 +118,12 @@ impl Table {
                     table.insert(key & KEY_MASK, (key, slot.row.load(Ordering::Relaxed)));
                 }
             }
-            CURRENT.store(next, Ordering::Release); // pairs with `current`
+            // If a module was unloaded meanwhile, some of its rows may have been copied: this table is not used then.
+            if FORGOTTEN.load(Ordering::Acquire) == forgotten {
+                CURRENT.store(next, Ordering::Release); // pairs with `current`
+            } else {
+                table.slots.store(core::ptr::null_mut(), Ordering::Relaxed);
+            }
         }
         GROWING.store(false, Ordering::Release);
     }
@@ -208,8 +216,8 @@ pub fn module_of(thread: &mut Thread, avma: u64) -> Option<Module> {
         return Some(module);
     }
     let module = modules::ask_loader(avma)?;
-    if modules::remember(module) {
-        record::module(thread, &module);
+    if modules::remember(module) && !record::module(thread, &module) {
+        modules::forget(&module); // hound is told at the next miss
     }
     Some(module)
 }
@@ -271,6 +279,7 @@ fn insert(key: u64, row: Row) {
 
 /// Forgets all rows of the addresses `start..end`.
 pub fn forget(start: u64, end: u64) {
+    FORGOTTEN.fetch_add(1, Ordering::AcqRel); // pairs with the check in `grow`
     let table = Table::current();
     for slot in (0..table.len()).filter_map(|position| table.slot(position)) {
         let key = slot.key.load(Ordering::Relaxed);
