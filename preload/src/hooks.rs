@@ -10,7 +10,7 @@ use hound_common::event::tag;
 use hound_common::hook::Kind;
 
 use crate::record::{self, Caller};
-use crate::{api, clock, modules, process, real, stack};
+use crate::{api, clock, modules, process, real, rows, stack};
 
 /// The real function; found now if this is the first call of all.
 macro_rules! real {
@@ -91,6 +91,7 @@ macro_rules! alloc_body {
     ($body:ident, $name:ident, $kind:expr, ($($arg:ident),*), $size:expr) => {
         unsafe extern "C" fn $body($($arg: usize,)* slot: u64, bp: u64) -> *mut c_void {
             let Some(real) = real!($name) else { return core::ptr::null_mut() };
+            rows::prefetch(Caller { slot, bp }.ra());
             // SAFETY: the caller's own call, passed on.
             let block = unsafe { real($($arg),*) };
             record::alloc(Caller { slot, bp }, $kind, block, $size);
