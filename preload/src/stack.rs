@@ -1,7 +1,7 @@
 //! Which part of the current stack is known to be mapped, so that unwinding never reads what is not there.
 //!
 //! The window starts as the page under the stack pointer and grows upwards page by page, each page tested once before it is read. A
-//! thread that changes stacks (fibers, alternate signal stacks) gets a new window; the last few are kept.
+//! thread that changes stacks (fibers, alternate signal stacks) gets a new window each time.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -12,7 +12,6 @@ const PAGE: u64 = 4096;
 const REACH: u64 = 16 << 20;
 /// Below the window by no more than this, a stack pointer is taken for the same stack grown deeper (each page is tested all the same).
 const GROWTH: u64 = 1 << 20;
-const REMEMBERED: usize = 3;
 
 /// Counts unmappings that the library sees in the whole process: any of them may have taken away (part of) a stack that a thread is going
 /// to come back to.
@@ -29,13 +28,12 @@ pub fn unmappings() -> u32 {
     UNMAPPINGS.load(Ordering::Acquire)
 }
 
-/// Mapped stack addresses `lo..hi`, and other stacks of the same thread.
+/// Mapped stack addresses `lo..hi`.
 #[repr(C)]
 #[derive(Default)]
 pub struct Window {
     lo: u64,
     hi: u64,
-    others: [(u64, u64); REMEMBERED],
 }
 
 impl Window {
@@ -67,21 +65,12 @@ impl Window {
     #[cold]
     fn change(&mut self, sp: u64) {
         let page = sp & !(PAGE - 1);
-        if page < self.lo && self.lo - page <= GROWTH && (page + PAGE..self.lo).step_by(PAGE as usize).all(sys::is_readable) {
+        let grown = page < self.lo && self.lo - page <= GROWTH;
+        if grown && (page + PAGE..self.lo).step_by(PAGE as usize).all(sys::is_readable) {
             self.lo = page;
-            return;
-        }
-        let leaving = (self.lo, self.hi);
-        let found = self.others.iter().position(|(lo, hi)| sp >= *lo && sp < *hi);
-        let slot = found.unwrap_or(REMEMBERED - 1);
-        if let Some(place) = self.others.get_mut(slot) {
-            // What lay above on a stack that was left may have been unmapped since: it is tested again, page by page.
-            *place = leaving;
+        } else {
+            // Another stack. What is known of the one left is not kept: it may have been unmapped when the thread comes back to it.
             (self.lo, self.hi) = (page, page + PAGE);
-        }
-        // Most recently left first.
-        if let Some(upto) = self.others.get_mut(..=slot) {
-            upto.rotate_right(1);
         }
     }
 
@@ -103,7 +92,6 @@ impl Window {
     /// taken away as a whole; what may lie there now instead is a smaller one.)
     #[cold]
     pub fn doubt(&mut self) {
-        self.others = Default::default();
         if self.hi != 0 && !sys::is_readable(self.hi - PAGE) {
             (self.lo, self.hi) = (0, 0);
         }
