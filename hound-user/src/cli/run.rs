@@ -29,7 +29,7 @@ enum Overload {
 pub struct Args {
     /// Where the capture goes. %p is replaced by the process id, %t by the time, %e by the program's name, %n by the first free number.
     #[arg(short, long, value_name = "FILE")]
-    output: Option<String>,
+    output: Option<OsString>,
     /// Do not record where blocks are freed: smaller captures, cheaper frees.
     #[arg(long)]
     no_free_stacks: bool,
@@ -58,7 +58,7 @@ const KILLED: i32 = 128;
 
 /// Runs the program.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let output = args.output.clone().or_else(|| setting("OUTPUT").map(|text| text.to_string_lossy().into_owned()));
+    let output = args.output.clone().or_else(|| setting("OUTPUT"));
     let launched = launch(&Launch {
         command: args.command.clone(),
         output,
@@ -91,12 +91,12 @@ pub struct CollectArgs {
     pid: u32,
     /// Its executable.
     #[arg(long, default_value = "program")]
-    program: String,
+    program: OsString,
 }
 
 /// Records until the program has ended.
 pub fn collect(args: &CollectArgs) -> anyhow::Result<ExitCode> {
-    let output = setting("OUTPUT").map(|text| text.to_string_lossy().into_owned());
+    let output = setting("OUTPUT");
     collect_ring(&Collect { ring_fd: args.ring_fd, pid: args.pid, program: args.program.clone(), output })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,12 +1,15 @@
 //! `hound collect`: drains the ring of a target that was started with plain `LD_PRELOAD=libhound.so`. Started by the library, not by people.
 
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use anyhow::Context;
-use hound_common::ring::OPTION_FREE_STACKS;
+use hound_common::ring::{LIBRARY_OUT, OPTION_FREE_STACKS, OUT_NO_HEARTBEAT};
 
 use super::recording::Recording;
 use super::ring::Ring;
@@ -21,9 +24,9 @@ pub struct Collect {
     /// The target.
     pub pid: u32,
     /// The target's executable, for when the target is gone before it can be asked.
-    pub program: String,
+    pub program: OsString,
     /// Where the capture goes; may hold placeholders.
-    pub output: Option<String>,
+    pub output: Option<OsString>,
 }
 
 /// Records until the target is gone.
@@ -33,30 +36,40 @@ pub fn collect(collect: &Collect) -> anyhow::Result<PathBuf> {
     let target = pidfd(collect.pid).ok();
     let ring = Ring::adopt(inherited(collect.ring_fd)?).context("cannot use the ring that libhound.so handed over")?;
     let ring = Arc::new(ring);
+    let result = record(collect, &ring, target, started);
+    if result.is_err() {
+        // Nobody reads the ring any more: the target must not wait for it.
+        let control = ring.control();
+        control.bow_out.store(OUT_NO_HEARTBEAT, Ordering::Relaxed);
+        control.library.store(LIBRARY_OUT, Ordering::Release);
+        control.change(false);
+    }
+    result
+}
+
+fn record(collect: &Collect, ring: &Arc<Ring>, target: Option<OwnedFd>, started: Instant) -> anyhow::Result<PathBuf> {
     let control = ring.control();
     let mut command = command_line(collect.pid);
     if command.is_empty() {
         command.push(collect.program.clone());
     }
-    let name = command.first().map_or("program", |word| word.rsplit('/').next().unwrap_or(word)).to_owned();
-    let template = collect.output.clone().unwrap_or_else(|| output::DEFAULT_OUTPUT.to_owned());
-    let path = output::expand(&template, &name, collect.pid);
-    let options = control.options.load(std::sync::atomic::Ordering::Relaxed);
-    let here = launch::here();
-    let start = start(control.start_ticks.load(std::sync::atomic::Ordering::Relaxed), &here);
-    let clock_kind = clock::kind(control.clock.load(std::sync::atomic::Ordering::Relaxed));
+    let name = output::program_name(Path::new(&command[0]));
+    let template = collect.output.clone().unwrap_or_else(|| output::DEFAULT_OUTPUT.into());
+    let path = output::expand(&template, &name, collect.pid, output::now());
+    let options = control.options.load(Ordering::Relaxed);
+    let here = launch::here(clock::kind(control.clock.load(Ordering::Relaxed)));
+    let start = start(control.start_ticks.load(Ordering::Relaxed), &here);
     let session = SessionInfo {
-        command,
+        command: command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
         pid: collect.pid,
         mode: "launch".into(),
         free_stacks: options & OPTION_FREE_STACKS != 0,
-        clock: clock_kind,
         start,
         ..here
     };
     let writer = CaptureWriter::create(&path, &session)
         .with_context(|| format!("cannot write '{}'; choose another place with HOUND_OUTPUT", path.display()))?;
-    let recording = Recording::start(Arc::clone(&ring), writer, session, path.clone(), collect.pid)?;
+    let recording = Recording::start(Arc::clone(ring), writer, session, path.clone(), collect.pid)?;
     if let Some(target) = target {
         wait(&target)?;
     }
@@ -115,7 +128,7 @@ fn wait(target: &OwnedFd) -> anyhow::Result<()> {
     }
 }
 
-fn command_line(pid: u32) -> Vec<String> {
+fn command_line(pid: u32) -> Vec<OsString> {
     let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    bytes.split(|b| *b == 0).filter(|word| !word.is_empty()).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
+    bytes.split(|b| *b == 0).filter(|word| !word.is_empty()).map(|word| OsStr::from_bytes(word).to_owned()).collect()
 }

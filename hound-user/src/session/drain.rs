@@ -3,12 +3,16 @@
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
+use hound_common::event::LOST_DAMAGED;
 use hound_common::ring::{
     COUNTERS, SEGMENT_BYTES, SEGMENT_FREE, SEGMENT_OWNED, SEGMENT_SEALED, STREAM_FREE, STREAM_OWNED, Segment, Stream,
 };
 
 use super::ring::Ring;
 use crate::capture::model::StreamId;
+
+/// What an event usually takes: the estimate for bytes that cannot be read.
+const EVENT_BYTES: u64 = 24;
 
 /// What the drain hands on.
 #[derive(Debug)]
@@ -48,6 +52,8 @@ struct Known {
     tid: u32,
     /// Number of the segment to read next.
     sequence: u32,
+    /// The last round saw full segments of this stream, and not the one to read next.
+    stuck: bool,
 }
 
 /// The reading end of a ring.
@@ -101,6 +107,7 @@ impl Drain {
             bytes += read;
             freed += u32::from(done);
         }
+        self.pass_holes(ring, &order, &mut hand_on);
         self.order = order;
         if freed > 0 && control.waiters.load(Ordering::Acquire) > 0 {
             wake(ring);
@@ -125,7 +132,7 @@ impl Drain {
             self.next_id += 1;
             let (tid, level) = (head.tid.load(Ordering::Relaxed), head.level.load(Ordering::Relaxed));
             hand_on(Parcel::Start { stream: id, tid, level });
-            Known { id, generation, tid, sequence: 0 }
+            Known { id, generation, tid, sequence: 0, stuck: false }
         });
         if known.generation != generation || known.sequence != sequence {
             return (0, false); // not its turn: an older segment of the stream is not read to its end
@@ -149,6 +156,37 @@ impl Drain {
         (read, sealed)
     }
 
+    /// A stream whose next segment is nowhere (the target has scribbled on a segment's head) goes on with the nearest one there is.
+    ///
+    /// One round without it proves nothing: a segment may be taken at a place already passed while another is looked at. But it was taken
+    /// before the full one behind it, so that the next round finds it, whatever else is being taken.
+    fn pass_holes(&mut self, ring: &Ring, order: &[(u32, u32, usize)], hand_on: &mut impl FnMut(Parcel)) {
+        for present in order.chunk_by(|a, b| a.0 == b.0) {
+            let Some(known) = present.first().and_then(|(stream, ..)| self.known.get_mut(stream)) else { continue };
+            let theirs = present.iter().filter_map(|(_, sequence, index)| Some((*sequence, ring.segments().get(*index)?)));
+            let theirs = theirs.filter(|(_, segment)| segment.generation.load(Ordering::Relaxed) == known.generation);
+            let (mut full, mut nearest) = (false, None);
+            for (sequence, segment) in theirs {
+                let state = segment.state.load(Ordering::Acquire);
+                // What was freed in this round is not there any more.
+                if state == SEGMENT_OWNED || state == SEGMENT_SEALED {
+                    let distance = sequence.wrapping_sub(known.sequence);
+                    full |= state == SEGMENT_SEALED;
+                    nearest = Some(nearest.map_or(distance, |least: u32| least.min(distance)));
+                }
+            }
+            let hole = nearest.filter(|distance| full && *distance > 0);
+            if let (Some(distance), true) = (hole, known.stuck) {
+                known.sequence = known.sequence.wrapping_add(distance);
+                known.stuck = false;
+                // No record has zero words: the encoder counts these as lost, and knows that the stack it follows is lost too.
+                hand_on(Parcel::Bytes { stream: known.id, bytes: vec![0; SEGMENT_BYTES] });
+            } else {
+                known.stuck = hole.is_some();
+            }
+        }
+    }
+
     fn release(&mut self, ring: &Ring, index: usize, segment: &Segment) {
         if let Some(place) = self.read.get_mut(index) {
             *place = 0;
@@ -162,14 +200,14 @@ impl Drain {
     /// began after the thread was found dead: so the check comes first here, and the reading after it.
     pub fn reap(&mut self, ring: &Ring, mut alive: impl FnMut(u32) -> bool, mut hand_on: impl FnMut(Parcel)) {
         // Who is dead is found out before the last look: whatever a thread wrote before its death is in the ring then.
-        let mut dead: Vec<u32> =
-            self.known.iter().filter(|(_, known)| known.tid != 0 && !alive(known.tid)).map(|(index, _)| *index).collect();
+        let gone = self.known.iter().filter(|(_, known)| known.tid != 0 && !alive(known.tid));
+        let mut dead: Vec<(u32, u32)> = gone.map(|(index, known)| (*index, known.tid)).collect();
         dead.extend(self.silent(ring, &mut alive));
         self.end(ring, &dead, &mut hand_on);
     }
 
-    /// Streams whose thread is gone and which were never read from.
-    fn silent(&self, ring: &Ring, alive: &mut impl FnMut(u32) -> bool) -> Vec<u32> {
+    /// Streams, with their thread ids, whose thread is gone and which were never read from.
+    fn silent(&self, ring: &Ring, alive: &mut impl FnMut(u32) -> bool) -> Vec<(u32, u32)> {
         let high = ring.control().streams_high.load(Ordering::Relaxed) as usize;
         let taken = ring
             .streams()
@@ -178,37 +216,50 @@ impl Drain {
             .take(high)
             .filter(|(index, head)| head.state.load(Ordering::Acquire) == STREAM_OWNED && !self.known.contains_key(&(*index as u32)));
         let tids = taken.map(|(index, head)| (index as u32, head.tid.load(Ordering::Relaxed)));
-        tids.filter(|(_, tid)| *tid != 0 && !alive(*tid)).map(|(index, _)| index).collect()
+        tids.filter(|(_, tid)| *tid != 0 && !alive(*tid)).collect()
     }
 
     /// Ends all streams: the target is gone.
     pub fn finish(&mut self, ring: &Ring, mut hand_on: impl FnMut(Parcel)) {
-        self.round(ring, &mut hand_on);
-        let all: Vec<u32> = self.known.keys().copied().collect();
+        // Until nothing comes any more: behind a hole may be whole segments. Each round frees one at least.
+        for _ in 0..ring.segments().len() {
+            if self.round(ring, &mut hand_on) == 0 && !self.known.values().any(|known| known.stuck) {
+                break;
+            }
+        }
+        let all: Vec<(u32, u32)> = self.known.iter().map(|(index, known)| (*index, known.tid)).collect();
         self.end(ring, &all, &mut hand_on);
     }
 
-    fn end(&mut self, ring: &Ring, streams: &[u32], hand_on: &mut impl FnMut(Parcel)) {
+    /// Ends streams, given with the ids of their threads, after a last look.
+    fn end(&mut self, ring: &Ring, streams: &[(u32, u32)], hand_on: &mut impl FnMut(Parcel)) {
         if streams.is_empty() {
             return;
         }
         self.round(ring, &mut *hand_on);
-        for stream in streams {
+        for (stream, tid) in streams {
             let Some(head) = ring.streams().get(*stream as usize) else { continue };
             let Some(known) = self.known.remove(stream) else {
-                // It took a stream and ended without an event.
-                free(head);
+                // It took a stream and ended without an event, unless somebody else has come since.
+                if head.tid.load(Ordering::Relaxed) == *tid {
+                    free(head);
+                }
                 continue;
             };
             let counters = std::array::from_fn(|i| head.counters.get(i).map_or(0, |c| c.load(Ordering::Relaxed)));
             let lost = head.lost.iter().enumerate().map(|(reason, c)| (reason as u8, c.load(Ordering::Relaxed)));
-            let lost = lost.filter(|(_, count)| *count > 0).collect();
+            let mut lost: Vec<(u8, u64)> = lost.filter(|(_, count)| *count > 0).collect();
             for (index, segment) in ring.segments().iter().enumerate() {
                 // State first: the other fields of a segment that is being taken are not valid.
                 let state = segment.state.load(Ordering::Acquire);
                 let theirs =
                     segment.stream.load(Ordering::Relaxed) == *stream && segment.generation.load(Ordering::Relaxed) == known.generation;
                 if theirs && (state == SEGMENT_OWNED || state == SEGMENT_SEALED) {
+                    let committed = (segment.committed.load(Ordering::Acquire) as usize).min(SEGMENT_BYTES);
+                    let unread = committed.saturating_sub(self.read.get(index).copied().unwrap_or(0)) as u64;
+                    if unread >= 8 {
+                        lost.push((LOST_DAMAGED, (unread / EVENT_BYTES).max(1))); // its turn never came
+                    }
                     self.release(ring, index, segment);
                 }
             }
@@ -226,6 +277,8 @@ impl Drain {
 
 /// Gives a stream's place to whoever comes next.
 fn free(head: &Stream) {
+    // Nobody's: whoever claims it is not taken for the dead thread in the moment before it has stored its own id.
+    head.tid.store(0, Ordering::Relaxed);
     // Release: its segments were freed before. Pairs with the claim's acquire.
     let _ = head.state.compare_exchange(STREAM_OWNED, STREAM_FREE, Ordering::Release, Ordering::Relaxed);
 }
@@ -247,4 +300,89 @@ fn wake(ring: &Ring) {
 fn futex_wake(word: &std::sync::atomic::AtomicU32) {
     // SAFETY: wakes waiters on a word that lives in the mapped ring; reads and writes nothing.
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hound_common::ring::CLOCK_MONOTONIC;
+
+    /// A ring in which stream 0 belongs to a thread.
+    fn ring() -> Ring {
+        let ring = Ring::create().expect("shared memory");
+        ring.control().initialise(0, 0, CLOCK_MONOTONIC, 0);
+        ring.control().streams_high.store(1, Ordering::Relaxed);
+        ring.streams()[0].tid.store(7, Ordering::Relaxed);
+        ring.streams()[0].state.store(STREAM_OWNED, Ordering::Release);
+        ring
+    }
+
+    fn fill(ring: &Ring, index: usize, sequence: u32, committed: u32, state: u32) {
+        let segment = &ring.segments()[index];
+        segment.sequence.store(sequence, Ordering::Relaxed);
+        segment.committed.store(committed, Ordering::Relaxed);
+        segment.state.store(state, Ordering::Release);
+        ring.control().segments_high.fetch_max(index as u32 + 1, Ordering::Relaxed);
+    }
+
+    fn bytes(drain: &mut Drain, ring: &Ring) -> Vec<usize> {
+        let mut lengths = Vec::new();
+        drain.round(ring, |parcel| {
+            if let Parcel::Bytes { bytes, .. } = parcel {
+                lengths.push(bytes.len());
+            }
+        });
+        lengths
+    }
+
+    #[test]
+    fn a_scribbled_sequence_costs_its_segment_and_not_the_stream() {
+        let ring = ring();
+        let mut drain = Drain::new(&ring, 1);
+        fill(&ring, 0, 0, 80, SEGMENT_SEALED);
+        assert_eq!(bytes(&mut drain, &ring), [80]);
+        fill(&ring, 0, 0xdead_beef, 240, SEGMENT_SEALED); // was 1
+        fill(&ring, 1, 2, 160, SEGMENT_SEALED);
+        fill(&ring, 2, 3, 8, SEGMENT_OWNED);
+        assert_eq!(bytes(&mut drain, &ring), [0; 0], "it may still come");
+        assert_eq!(bytes(&mut drain, &ring), [SEGMENT_BYTES], "the hole");
+        assert_eq!(bytes(&mut drain, &ring), [160, 8]);
+        let mut ended = Vec::new();
+        drain.finish(&ring, |parcel| {
+            if let Parcel::End { lost, .. } = parcel {
+                ended.push(lost);
+            }
+        });
+        assert_eq!(ended, [vec![(LOST_DAMAGED, 10)]]);
+        assert!(ring.segments().iter().all(|segment| segment.state.load(Ordering::Relaxed) == SEGMENT_FREE));
+    }
+
+    #[test]
+    fn a_segment_that_comes_late_is_waited_for() {
+        let ring = ring();
+        let mut drain = Drain::new(&ring, 1);
+        fill(&ring, 1, 1, 16, SEGMENT_SEALED);
+        assert_eq!(bytes(&mut drain, &ring), [0; 0]);
+        fill(&ring, 0, 0, 8, SEGMENT_SEALED);
+        assert_eq!(bytes(&mut drain, &ring), [8, 16]);
+    }
+
+    #[test]
+    fn a_stream_claimed_anew_is_not_freed_for_its_last_owner() {
+        let ring = ring();
+        let mut drain = Drain::new(&ring, 1);
+        let head = &ring.streams()[0];
+        // The new owner stores its id between the question and the answer.
+        drain.reap(
+            &ring,
+            |_| {
+                head.tid.store(8, Ordering::Relaxed);
+                false
+            },
+            |_| {},
+        );
+        assert_eq!(head.state.load(Ordering::Relaxed), STREAM_OWNED);
+        drain.reap(&ring, |_| false, |_| {});
+        assert_eq!((head.state.load(Ordering::Relaxed), head.tid.load(Ordering::Relaxed)), (STREAM_FREE, 0));
+    }
 }

@@ -22,7 +22,7 @@ use super::recording::Recording;
 use super::ring::Ring;
 use super::status::StatusLine;
 use super::{clock, output};
-use crate::capture::{CaptureWriter, End, SessionInfo};
+use crate::capture::{CaptureWriter, Clock, End, SessionInfo};
 
 /// What to run and how to record it.
 #[derive(Clone, Debug)]
@@ -30,7 +30,7 @@ pub struct Launch {
     /// Program and arguments.
     pub command: Vec<OsString>,
     /// Where the capture goes; may hold placeholders.
-    pub output: Option<String>,
+    pub output: Option<OsString>,
     /// Record where blocks are freed.
     pub free_stacks: bool,
     /// Record mmap, munmap and mremap.
@@ -61,17 +61,19 @@ const STATUS_EVERY: Duration = Duration::from_millis(500);
 /// Runs a program to its end and records it.
 pub fn launch(launch: &Launch) -> anyhow::Result<Launched> {
     let Some(name) = launch.command.first() else { bail!("no program given; write it after '--': hound run -- PROGRAM ARGUMENTS") };
-    let program = Program::find(&name.to_string_lossy())?;
+    let program = Program::find(name)?;
     let library = library()?;
-    let template = launch.output.clone().unwrap_or_else(|| output::DEFAULT_OUTPUT.to_owned());
+    let template = launch.output.clone().unwrap_or_else(|| output::DEFAULT_OUTPUT.into());
     // The file is made before the program is started: an output that cannot be written must not cost a run. Its name may hold the
     // program's process id, which is known only later; hound's own stands in until then.
-    let provisional = output::expand(&template, &program.name(), std::process::id());
+    let seconds = output::now();
+    let provisional = output::expand(&template, &program.name(), std::process::id(), seconds);
     let cannot_write = || format!("cannot write '{}'; choose another place with -o FILE", provisional.display());
     std::fs::File::create(&provisional).with_context(cannot_write)?;
-    let session = session(launch);
+    let ring_clock = clock::choose();
+    let session = session(launch, clock::kind(ring_clock));
     let ring = Arc::new(Ring::create().context("cannot make the shared memory; is there memory left?")?);
-    ring.control().initialise(0, options(launch), clock::choose(), MAX_WAIT_MS);
+    ring.control().initialise(0, options(launch), ring_clock, MAX_WAIT_MS);
     ring.prefault();
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the event loop")?;
@@ -105,17 +107,11 @@ pub fn launch(launch: &Launch) -> anyhow::Result<Launched> {
         Ok((status, pid))
     });
     let (status, pid) = result?;
-    let output = settle(&template, &program, &provisional, pid);
+    let output = match output::has(&template, b'p') {
+        true => output::settle(provisional, output::expand(&template, &program.name(), pid, seconds)),
+        false => provisional,
+    };
     Ok(Launched { status, output, warnings: warnings(&ring) })
-}
-
-/// Gives the capture its final name.
-fn settle(template: &str, program: &Program, provisional: &Path, pid: u32) -> PathBuf {
-    if !template.contains("%p") {
-        return provisional.to_owned();
-    }
-    let wanted = output::expand(template, &program.name(), pid);
-    if std::fs::rename(provisional, &wanted).is_ok() { wanted } else { provisional.to_owned() }
 }
 
 fn options(launch: &Launch) -> u32 {
@@ -128,7 +124,7 @@ fn options(launch: &Launch) -> u32 {
     choices.iter().filter(|(on, _)| *on).fold(0, |bits, (_, bit)| bits | bit)
 }
 
-fn session(launch: &Launch) -> SessionInfo {
+fn session(launch: &Launch, clock: Clock) -> SessionInfo {
     let words = launch.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let mut options = Vec::new();
     for (on, name) in [(launch.shadow_stack, "no-shadow-stack"), (launch.maps, "no-maps"), (!launch.drop_on_overload, "on-overload=drop")] {
@@ -136,12 +132,11 @@ fn session(launch: &Launch) -> SessionInfo {
             options.push(name.to_owned());
         }
     }
-    SessionInfo { command: words, mode: "launch".into(), options, free_stacks: launch.free_stacks, ..here() }
+    SessionInfo { command: words, mode: "launch".into(), options, free_stacks: launch.free_stacks, ..here(clock) }
 }
 
-/// What every session record says of this machine and moment.
-pub(super) fn here() -> SessionInfo {
-    let clock = clock::kind(clock::choose());
+/// What every session record says of this machine and moment, by a ring's clock.
+pub(super) fn here(clock: Clock) -> SessionInfo {
     let start = clock::calibrate(clock);
     let system = nix::sys::utsname::uname();
     let text = |word: &std::ffi::OsStr| word.to_string_lossy().into_owned();

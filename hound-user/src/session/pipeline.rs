@@ -59,11 +59,30 @@ pub struct Progress {
 /// hound's own stream in a capture.
 pub const OWN_STREAM: StreamId = StreamId(0);
 
+/// The end of the pipeline that orders go in at.
+#[derive(Clone, Debug)]
+pub struct Orders {
+    orders: SyncSender<Order>,
+    calibrations: SyncSender<Job>,
+}
+
+impl Orders {
+    /// Hands an order on; waits while the backlog is full.
+    pub fn send(&self, order: Order) {
+        // The encoder only goes away by panicking, which `finish` reports.
+        let _ = self.orders.send(order);
+    }
+
+    /// Stores a calibration pair.
+    pub fn calibrate(&self, pair: Calibration) {
+        let _ = self.calibrations.send(Job::Calibration(pair));
+    }
+}
+
 /// The running pipeline.
 #[derive(Debug)]
 pub struct Pipeline {
-    orders: SyncSender<Order>,
-    calibrations: SyncSender<Job>,
+    orders: Orders,
     spare: Receiver<Vec<u8>>,
     encode: JoinHandle<()>,
     store: JoinHandle<io::Result<CaptureWriter>>,
@@ -92,18 +111,17 @@ impl Pipeline {
         let encode = std::thread::Builder::new().name("hound-encode".into()).spawn(move || encoder.run(&inbox))?;
         let shown = Arc::clone(&progress);
         let store = std::thread::Builder::new().name("hound-store".into()).spawn(move || store(writer, &job_inbox, &shown))?;
-        Ok(Pipeline { orders, calibrations: jobs, spare, encode, store, progress })
+        Ok(Pipeline { orders: Orders { orders, calibrations: jobs }, spare, encode, store, progress })
     }
 
     /// Hands an order on; waits while the backlog is full.
     pub fn send(&self, order: Order) {
-        // The encoder only goes away by panicking, which `finish` reports.
-        let _ = self.orders.send(order);
+        self.orders.send(order);
     }
 
-    /// Stores a calibration pair.
-    pub fn calibrate(&self, pair: Calibration) {
-        let _ = self.calibrations.send(Job::Calibration(pair));
+    /// Another end for orders. It must be dropped before `finish` is called, which waits for the last of them.
+    pub fn orders(&self) -> Orders {
+        self.orders.clone()
     }
 
     /// Buffers that are no longer used.
@@ -113,9 +131,10 @@ impl Pipeline {
 
     /// Encodes and stores what is left, and gives the writer back.
     pub fn finish(self) -> io::Result<CaptureWriter> {
-        drop(self.orders);
+        let Orders { orders, calibrations } = self.orders;
+        drop(orders);
         self.encode.join().map_err(|_| io::Error::other("the encoding thread panicked"))?;
-        drop(self.calibrations);
+        drop(calibrations);
         self.store.join().map_err(|_| io::Error::other("the storing thread panicked"))?
     }
 }

@@ -1,6 +1,8 @@
 //! Looking at a program before it is started: what hound cannot record is refused with cause and cure, and nothing has changed.
 
+use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -19,7 +21,7 @@ pub struct Program {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// There is no such program.
-    Missing(String),
+    Missing(OsString),
     /// It may not be executed.
     NotExecutable(PathBuf),
     /// It is no ELF file and no script.
@@ -38,7 +40,7 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Refusal::Missing(name) => {
-                write!(f, "cannot run '{name}': there is no such program in PATH or at that place; check the name after '--'")
+                write!(f, "cannot run '{}': there is no such program in PATH or at that place; check the name after '--'", name.display())
             }
             Refusal::NotExecutable(path) => write!(f, "cannot run '{}': it is not executable; try chmod +x", path.display()),
             Refusal::Foreign(path) => {
@@ -80,7 +82,7 @@ impl std::error::Error for Refusal {}
 
 impl Program {
     /// Finds a program as a shell would, and looks whether it can be recorded.
-    pub fn find(name: &str) -> Result<Self, Refusal> {
+    pub fn find(name: &OsStr) -> Result<Self, Refusal> {
         let path = locate(name).ok_or_else(|| Refusal::Missing(name.to_owned()))?;
         // A script is recorded as its interpreter, which may be a script again; the kernel allows four levels.
         let mut image = path.clone();
@@ -94,13 +96,13 @@ impl Program {
     }
 
     /// The name to put into output file names.
-    pub fn name(&self) -> String {
-        self.path.file_name().map_or_else(|| "program".into(), |name| name.to_string_lossy().into_owned())
+    pub fn name(&self) -> OsString {
+        super::output::program_name(&self.path)
     }
 }
 
-fn locate(name: &str) -> Option<PathBuf> {
-    if name.contains('/') {
+fn locate(name: &OsStr) -> Option<PathBuf> {
+    if name.as_bytes().contains(&b'/') {
         return Path::new(name).is_file().then(|| PathBuf::from(name));
     }
     let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
@@ -125,8 +127,8 @@ fn inspect(path: &Path) -> Result<Option<PathBuf>, Refusal> {
     let data = head(path).map_err(|_| Refusal::Foreign(path.to_owned()))?;
     if let Some(rest) = data.strip_prefix(b"#!") {
         let line = rest.split(|b| *b == b'\n').next().unwrap_or(rest);
-        let line = String::from_utf8_lossy(line);
-        let interpreter = line.split_whitespace().next().map(PathBuf::from).filter(|p| p.is_file());
+        let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+        let interpreter = words.next().map(|word| PathBuf::from(OsStr::from_bytes(word))).filter(|path| path.is_file());
         return interpreter.map(Some).ok_or_else(|| Refusal::Foreign(path.to_owned()));
     }
     match FileKind::parse(&*data) {
@@ -172,12 +174,12 @@ mod tests {
 
     fn refusal(content: &[u8], mode: u32) -> Refusal {
         let path = file(content, mode);
-        Program::find(path.to_str().expect("a plain path")).expect_err("must be refused")
+        Program::find(path.as_os_str()).expect_err("must be refused")
     }
 
     #[test]
     fn each_kind_of_file_is_refused_for_its_own_reason() {
-        assert!(matches!(Program::find("no-such-program-anywhere"), Err(Refusal::Missing(_))));
+        assert!(matches!(Program::find("no-such-program-anywhere".as_ref()), Err(Refusal::Missing(_))));
         assert!(matches!(refusal(b"text", 0o755), Refusal::Foreign(_)));
         assert!(matches!(refusal(b"#!/no/such/interpreter\n", 0o755), Refusal::Foreign(_)));
         assert!(matches!(refusal(b"anything", 0o644), Refusal::NotExecutable(_)));
@@ -189,7 +191,7 @@ mod tests {
     #[test]
     fn a_script_is_taken_for_its_interpreter() {
         let path = file(b"#!/bin/sh -e\nexit 0\n", 0o755);
-        assert!(Program::find(path.to_str().expect("a plain path")).is_ok());
-        assert!(Program::find("sh").is_ok());
+        assert!(Program::find(path.as_os_str()).is_ok());
+        assert!(Program::find("sh".as_ref()).is_ok());
     }
 }

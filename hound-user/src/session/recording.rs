@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use hound_common::event::{END_EXEC, METRIC_MAP_RSS, METRIC_PROCESS_RSS, PROCESS_EXEC, tag};
+use hound_common::event::{END_EXEC, PROCESS_EXEC, tag};
 use hound_common::hook::Kind;
-use hound_common::ring::OPTION_MAPS;
 
+use super::beside::{self, Repeated};
 use super::drain::{Drain, Parcel, lost_without_stream};
 use super::pipeline::{OWN_STREAM, Order, Pipeline, Progress};
 use super::ring::Ring;
@@ -25,7 +25,6 @@ const BUSY: Duration = Duration::from_micros(500);
 /// A round that found more than this is followed by the next at once.
 const FLOOD_BYTES: usize = 1 << 20;
 const REAP_EVERY: Duration = Duration::from_millis(50);
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A recording under way.
 #[derive(Debug)]
@@ -45,7 +44,9 @@ impl Recording {
         let pipeline = Pipeline::start(writer, &session)?;
         let progress = Arc::clone(&pipeline.progress);
         let gone = Arc::new(AtomicBool::new(false));
-        let watcher = Watcher { ring: Arc::clone(&ring), pipeline, gone: Arc::clone(&gone), pid, clock: session.clock };
+        let look = beside::look(Arc::clone(&ring), pipeline.orders(), pid, session.clock)?;
+        let beat = beside::beat(Arc::clone(&ring))?;
+        let watcher = Watcher { ring: Arc::clone(&ring), pipeline, look, beat, gone: Arc::clone(&gone), pid, clock: session.clock };
         let thread = std::thread::Builder::new().name("hound-drain".into()).spawn(move || watcher.run())?;
         Ok(Recording { thread, gone, progress, ring, session, path })
     }
@@ -109,6 +110,8 @@ impl Visitor for LastIsExec {
 struct Watcher {
     ring: Arc<Ring>,
     pipeline: Pipeline,
+    look: Repeated,
+    beat: Repeated,
     gone: Arc<AtomicBool>,
     pid: u32,
     clock: Clock,
@@ -119,7 +122,6 @@ impl Watcher {
         let mut drain = Drain::new(&self.ring, OWN_STREAM.0 + 1);
         let mut sleep = BUSY;
         let mut reaped = Instant::now();
-        let mut looked = None;
         let mut names = surroundings::Names::default();
         loop {
             // Before the round: what was written before the target ended is in the ring then.
@@ -135,10 +137,6 @@ impl Watcher {
                 drain.reap(&self.ring, |tid| surroundings::is_alive(pid, tid), |parcel| self.pipeline.send(Order::Parcel(parcel)));
                 names.look(self.pid, drain.streams(), |stream, name| self.pipeline.send(Order::Name(stream, name)));
             }
-            if looked.is_none_or(|at: Instant| at.elapsed() >= LOOK_EVERY) {
-                looked = Some(Instant::now());
-                self.look();
-            }
             if bytes < FLOOD_BYTES {
                 std::thread::sleep(sleep);
             }
@@ -148,21 +146,9 @@ impl Watcher {
         for (reason, count) in lost_without_stream(&self.ring) {
             self.note(tag::LOST, reason, vec![count]);
         }
+        self.look.stop();
+        self.beat.stop(); // nobody waits any more
         self.pipeline.finish()
-    }
-
-    /// What is looked at from outside once a second.
-    fn look(&self) {
-        self.pipeline.calibrate(clock::calibrate(self.clock));
-        if let Some(rss) = surroundings::process_rss(self.pid) {
-            self.note(tag::METRIC, METRIC_PROCESS_RSS, rss.to_vec());
-        }
-        if self.ring.control().options.load(Ordering::Relaxed) & OPTION_MAPS != 0 {
-            for map in surroundings::map_rss(self.pid) {
-                self.note(tag::METRIC, METRIC_MAP_RSS, map.to_vec());
-            }
-        }
-        self.pipeline.send(Order::Flush);
     }
 
     fn note(&self, tag: u8, a: u8, words: Vec<u64>) {

@@ -1,0 +1,97 @@
+//! What goes on beside the draining: looks at the target from outside, and the sign of life that its waiting threads go by.
+//!
+//! Each on a thread of its own. Reading `/proc` can take as long as the target holds its memory map locked, and handing on takes as long
+//! as the disk is stalled: the ring must be drained meanwhile, and a slow disk must not be taken for a dead hound.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use hound_common::event::{METRIC_MAP_RSS, METRIC_PROCESS_RSS, tag};
+use hound_common::ring::OPTION_MAPS;
+
+use super::pipeline::{Order, Orders};
+use super::ring::Ring;
+use super::{clock, surroundings};
+use crate::capture::Clock;
+
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A waiting thread gives hound up after two seconds without a beat.
+const BEAT_EVERY: Duration = Duration::from_millis(100);
+
+/// A thread that does something again and again until it is stopped.
+#[derive(Debug)]
+pub struct Repeated {
+    thread: JoinHandle<()>,
+    stop: Sender<()>,
+}
+
+impl Repeated {
+    fn start(name: &str, every: Duration, mut what: impl FnMut() + Send + 'static) -> io::Result<Self> {
+        let (stop, stopped): (_, Receiver<()>) = channel();
+        let body = move || {
+            loop {
+                what();
+                if stopped.recv_timeout(every) != Err(RecvTimeoutError::Timeout) {
+                    return;
+                }
+            }
+        };
+        Ok(Repeated { thread: std::thread::Builder::new().name(name.into()).spawn(body)?, stop })
+    }
+
+    /// Waits for the last repetition to end.
+    pub fn stop(self) {
+        drop(self.stop);
+        // It fails only if the thread panicked: the panic was printed, and what it did beside is no part of the capture's integrity.
+        let _ = self.thread.join();
+    }
+}
+
+/// Starts the sign of life.
+pub fn beat(ring: Arc<Ring>) -> io::Result<Repeated> {
+    Repeated::start("hound-beat", BEAT_EVERY, move || {
+        ring.control().heartbeat.fetch_add(1, Ordering::Relaxed);
+    })
+}
+
+/// Starts the looks at the target. Stop them before the pipeline is finished: they hold an end of it.
+pub fn look(ring: Arc<Ring>, orders: Orders, pid: u32, clock: Clock) -> io::Result<Repeated> {
+    Repeated::start("hound-look", LOOK_EVERY, move || {
+        orders.calibrate(clock::calibrate(clock));
+        let note = |a: u8, words: Vec<u64>| orders.send(Order::Note { ticks: clock::ticks(clock), tag: tag::METRIC, a, words });
+        if let Some(rss) = surroundings::process_rss(pid) {
+            note(METRIC_PROCESS_RSS, rss.to_vec());
+        }
+        if ring.control().options.load(Ordering::Relaxed) & OPTION_MAPS != 0 {
+            for map in surroundings::map_rss(pid) {
+                note(METRIC_MAP_RSS, map.to_vec());
+            }
+        }
+        orders.send(Order::Flush);
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicU32;
+
+    #[test]
+    fn what_is_repeated_happens_at_once_and_never_after_it_was_stopped() {
+        let count = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&count);
+        let (told, first) = channel();
+        let repeated = Repeated::start("test", Duration::from_secs(3600), move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let _ = told.send(());
+        });
+        let repeated = repeated.expect("a thread");
+        first.recv().expect("it is done at once");
+        repeated.stop(); // does not wait for the hour to pass
+        assert_eq!(count.load(Ordering::Relaxed), 1);
+    }
+}
