@@ -3,6 +3,8 @@
 //! The window starts as the page under the stack pointer and grows upwards page by page, each page tested once before it is read. A
 //! thread that changes stacks (fibers, alternate signal stacks) gets a new window; the last few are kept.
 
+use core::sync::atomic::{AtomicU32, Ordering};
+
 use crate::sys;
 
 const PAGE: u64 = 4096;
@@ -11,6 +13,21 @@ const REACH: u64 = 16 << 20;
 /// Below the window by no more than this, a stack pointer is taken for the same stack grown deeper (each page is tested all the same).
 const GROWTH: u64 = 1 << 20;
 const REMEMBERED: usize = 3;
+
+/// Counts unmappings that the library sees in the whole process: any of them may have taken away (part of) a stack that a thread is going
+/// to come back to.
+static UNMAPPINGS: AtomicU32 = AtomicU32::new(0);
+
+/// Memory is being unmapped.
+pub fn note_unmapping() {
+    UNMAPPINGS.fetch_add(1, Ordering::Release);
+}
+
+/// How many unmappings there have been.
+#[inline(always)]
+pub fn unmappings() -> u32 {
+    UNMAPPINGS.load(Ordering::Acquire)
+}
 
 /// Mapped stack addresses `lo..hi`, and other stacks of the same thread.
 #[repr(C)]
@@ -58,9 +75,9 @@ impl Window {
         let found = self.others.iter().position(|(lo, hi)| sp >= *lo && sp < *hi);
         let slot = found.unwrap_or(REMEMBERED - 1);
         if let Some(place) = self.others.get_mut(slot) {
-            let entering = if found.is_some() { *place } else { (page, page + PAGE) };
+            // What lay above on a stack that was left may have been unmapped since: it is tested again, page by page.
             *place = leaving;
-            (self.lo, self.hi) = entering;
+            (self.lo, self.hi) = (page, page + PAGE);
         }
         // Most recently left first.
         if let Some(upto) = self.others.get_mut(..=slot) {
@@ -82,14 +99,12 @@ impl Window {
         true
     }
 
-    /// A mapping was taken away: nothing in it is known any more.
-    pub fn forget(&mut self, start: u64, end: u64) {
-        for (lo, hi) in self.others.iter_mut() {
-            if *lo < end && start < *hi {
-                (*lo, *hi) = (0, 0);
-            }
-        }
-        if self.lo < end && start < self.hi {
+    /// Something was unmapped: what is known is given up unless the far end of the current stack is still there. (A stack's mapping is
+    /// taken away as a whole; what may lie there now instead is a smaller one.)
+    #[cold]
+    pub fn doubt(&mut self) {
+        self.others = Default::default();
+        if self.hi != 0 && !sys::is_readable(self.hi - PAGE) {
             (self.lo, self.hi) = (0, 0);
         }
     }
