@@ -24,7 +24,7 @@ pub fn now() -> u64 {
     if vdso != 0 {
         return monotonic(vdso);
     }
-    // SAFETY: every x86-64 has rdtsc; a target that forbids itself the TSC (PR_SET_TSC) is not recorded with it.
+    // SAFETY: every x86-64 has rdtsc. (A target that forbids itself the TSC by PR_SET_TSC or strict seccomp would be killed: docs/safety.md.)
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
@@ -36,6 +36,13 @@ fn monotonic(vdso: usize) -> u64 {
     let mut time = Timespec { seconds: 0, nanoseconds: 0 };
     clock_gettime(CLOCK_MONOTONIC, &mut time);
     (time.seconds as u64).wrapping_mul(1_000_000_000).wrapping_add(time.nanoseconds as u64)
+}
+
+/// Whether the processor says that its TSC runs at one rate in all states.
+pub fn is_tsc_invariant() -> bool {
+    const POWER: u32 = 0x8000_0007;
+    const INVARIANT: u32 = 1 << 8;
+    core::arch::x86_64::__cpuid(0x8000_0000).eax >= POWER && core::arch::x86_64::__cpuid(POWER).edx & INVARIANT != 0
 }
 
 /// Uses the vDSO's clock from now on. False if the loader shows no vDSO with one.

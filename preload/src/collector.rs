@@ -6,6 +6,9 @@
 //! see it.
 
 use core::ffi::{CStr, c_char};
+use core::sync::atomic::Ordering;
+
+use hound_common::ring::{Control, LIBRARY_OUT};
 
 use crate::elf;
 use crate::environment::Environment;
@@ -28,7 +31,7 @@ const PATH_BYTES: usize = 4096;
 const RING_FD: usize = 3;
 
 /// Starts the collector beside this library and hands it the ring. False if there is none to start.
-pub fn start(fd: i32, pid: u32, environment: &mut Environment, own_dynamic: u64) -> bool {
+pub fn start(fd: i32, control: &Control, pid: u32, environment: &mut Environment, own_dynamic: u64) -> bool {
     let mut path = [0u8; PATH_BYTES];
     if !collector_path(own_dynamic, &mut path) {
         return false;
@@ -45,7 +48,7 @@ pub fn start(fd: i32, pid: u32, environment: &mut Environment, own_dynamic: u64)
     // SAFETY: a plain fork without exit signal; the child only makes system calls on memory prepared before.
     let child = unsafe { syscall(CLONE, [0; 6]) };
     if child == 0 {
-        in_child(fd, &path, &program, &digits, environment, adopts);
+        in_child(fd, control, [&path, &program], &digits, environment, adopts);
     }
     if child < 0 {
         return false;
@@ -58,7 +61,14 @@ pub fn start(fd: i32, pid: u32, environment: &mut Environment, own_dynamic: u64)
     true
 }
 
-fn in_child(fd: i32, path: &[u8; PATH_BYTES], program: &[u8; PATH_BYTES], pid: &[u8; 12], environment: &Environment, stay: bool) -> ! {
+fn in_child(
+    fd: i32,
+    control: &Control,
+    [path, program]: [&[u8; PATH_BYTES]; 2],
+    pid: &[u8; 12],
+    environment: &Environment,
+    stay: bool,
+) -> ! {
     // SAFETY: system calls of a process of our own; all pointers are to live memory.
     unsafe { syscall(SETSID, [0; 6]) };
     let unblocked = 0u64;
@@ -99,6 +109,9 @@ fn in_child(fd: i32, path: &[u8; PATH_BYTES], program: &[u8; PATH_BYTES], pid: &
         ];
         // SAFETY: terminated arrays of terminated strings.
         unsafe { syscall(EXECVE, [path.as_ptr() as usize, arguments.as_ptr() as usize, environment.pointer() as usize, 0, 0, 0]) };
+        // There is no collector, so there will be no capture: the target must not wait for one.
+        control.library.store(LIBRARY_OUT, Ordering::Release);
+        control.change(false);
     } else if stay && collector > 0 {
         const WALL: usize = 0x4000_0000;
         // SAFETY: our own descriptor and child.
@@ -126,7 +139,11 @@ fn collector_path(own_dynamic: u64, path: &mut [u8; PATH_BYTES]) -> bool {
     let name = own.name();
     let folder = name.iter().rposition(|b| *b == b'/').map_or(0, |slash| slash + 1);
     let Some(folder) = name.get(..folder) else { return false };
-    let tool: &CStr = c"hound";
+    // Side by side as built, or installed as lib/hound/libhound.so and bin/hound.
+    [c"hound", c"../../bin/hound"].into_iter().any(|tool| place_path(folder, tool, path) && sys::is_executable(path))
+}
+
+fn place_path(folder: &[u8], tool: &CStr, path: &mut [u8; PATH_BYTES]) -> bool {
     let Some(target) = path.get_mut(..folder.len() + tool.to_bytes_with_nul().len()) else { return false };
     for (place, byte) in target.iter_mut().zip(folder.iter().chain(tool.to_bytes_with_nul())) {
         *place = *byte;

@@ -10,7 +10,7 @@ use hound_common::event::tag;
 use hound_common::hook::Kind;
 
 use crate::record::{self, Caller};
-use crate::{api, clock, modules, process, real};
+use crate::{api, clock, modules, process, real, rows, stack};
 
 /// The real function; found now if this is the first call of all.
 macro_rules! real {
@@ -32,7 +32,20 @@ macro_rules! export {
         #[unsafe(naked)]
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name() {
-            naked_asm!(concat!("mov ", $slot, ", rsp"), concat!("mov ", $bp, ", rbp"), "jmp {body}", body = sym $body)
+            naked_asm!(
+                concat!("mov ", $slot, ", rsp"),
+                concat!("mov ", $bp, ", rbp"),
+                "test spl, 8",
+                "jz 2f",
+                "jmp {body}",
+                // The caller's stack is misaligned. The allocator itself would not mind; compiled Rust would, and must not be what breaks.
+                "2:",
+                ".cfi_startproc",
+                "call {body}", // one more return address on the stack aligns it
+                "ret",
+                ".cfi_endproc",
+                body = sym $body
+            )
         }
     };
 }
@@ -78,6 +91,7 @@ macro_rules! alloc_body {
     ($body:ident, $name:ident, $kind:expr, ($($arg:ident),*), $size:expr) => {
         unsafe extern "C" fn $body($($arg: usize,)* slot: u64, bp: u64) -> *mut c_void {
             let Some(real) = real!($name) else { return core::ptr::null_mut() };
+            rows::prefetch(Caller { slot, bp }.ra());
             // SAFETY: the caller's own call, passed on.
             let block = unsafe { real($($arg),*) };
             record::alloc(Caller { slot, bp }, $kind, block, $size);
@@ -143,6 +157,7 @@ fn resized(caller: Caller, kind: Kind, before: u64, old: *mut c_void, new: *mut 
 macro_rules! free_body {
     ($body:ident, $name:ident, $kind:expr, ($($arg:ident),*)) => {
         unsafe extern "C" fn $body(block: *mut c_void, $($arg: usize,)* slot: u64, bp: u64) {
+            let unmaps = !block.is_null() && record::is_mapping(block);
             if !block.is_null() {
                 record::free(Caller { slot, bp }, $kind, block);
             }
@@ -152,6 +167,9 @@ macro_rules! free_body {
             } else if let Some(free) = real!(free) {
                 // SAFETY: C23 defines these functions as free for a block of that size.
                 unsafe { free(block) };
+            }
+            if unmaps {
+                stack::note_unmapping();
             }
         }
     };
@@ -189,9 +207,9 @@ unsafe extern "C" fn munmap_body(addr: *mut c_void, length: usize, slot: u64, bp
     const EINVAL_RESULT: i32 = -1;
     let Some(real) = real!(munmap) else { return EINVAL_RESULT };
     let before = clock::now();
-    record::unmapped(addr as u64, length as u64);
     // SAFETY: the caller's own call, passed on.
     let result = unsafe { real(addr, length) };
+    stack::note_unmapping();
     if result == 0 {
         record::map(Caller { slot, bp }, tag::UNMAP, Kind::Munmap, before, &[addr as u64, length as u64]);
     }
@@ -209,9 +227,9 @@ unsafe extern "C" fn mremap_body(
     bp: u64,
 ) -> *mut c_void {
     let Some(real) = real!(mremap) else { return FAILED };
-    record::unmapped(old as u64, old_length as u64);
     // SAFETY: the caller's own call, passed on; the fifth argument is read only if the flags say so.
     let result = unsafe { real(old, old_length, length, flags, new) };
+    stack::note_unmapping();
     if result != FAILED {
         let words = [old as u64, old_length as u64, result as u64, length as u64, flags as u32 as u64];
         record::map(Caller { slot, bp }, tag::REMAP, Kind::Mremap, clock::now(), &words);
@@ -226,7 +244,7 @@ unsafe extern "C" fn mremap_body(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn __register_frame(table: *mut c_void) {
     modules::register_frames(table as u64);
-    if let Some(real) = real!(__register_frame) {
+    if let Some(real) = real!(__register_frame).or_else(real::late_register_frame) {
         // SAFETY: the caller's own call, passed on.
         unsafe { real(table) };
     }
@@ -239,7 +257,7 @@ pub unsafe extern "C" fn __register_frame(table: *mut c_void) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn __deregister_frame(table: *mut c_void) {
     modules::deregister_frames(table as u64);
-    if let Some(real) = real!(__deregister_frame) {
+    if let Some(real) = real!(__deregister_frame).or_else(real::late_deregister_frame) {
         // SAFETY: the caller's own call, passed on.
         unsafe { real(table) };
     }

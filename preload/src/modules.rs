@@ -135,6 +135,15 @@ pub fn remember(module: Module) -> bool {
     true
 }
 
+/// Takes a module out of the table again.
+pub fn forget(module: &Module) {
+    for slot in used() {
+        if slot.start.load(Ordering::Relaxed) == module.start {
+            slot.end.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
 /// Calls `gone` for every known module that the loader no longer has (or has something else in the place of), and forgets it.
 pub fn forget_unloaded(mut gone: impl FnMut(Module)) {
     for slot in used() {

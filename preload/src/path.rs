@@ -127,7 +127,7 @@ impl Path {
         }
         let capacity = (self.capacity * 8).clamp(FIRST_GROWTH, MAX_FRAMES);
         let bytes = (capacity * FRAME_BYTES).next_multiple_of(4096);
-        let Some(memory) = sys::map_private(bytes, true) else { return false };
+        let Some(memory) = sys::map_private(bytes, false) else { return false };
         let (old_ra, old_meta, old_fresh, old_capacity) = (self.ra, self.meta, self.fresh, self.capacity);
         // SAFETY: a fresh mapping of that size.
         unsafe { self.use_memory(memory, capacity) };

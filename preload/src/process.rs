@@ -133,10 +133,12 @@ fn connect() -> bool {
         Ring::Given(fd) => map(fd).filter(|control| is_ours(control, pid)),
         Ring::None => {
             let options = environment.options();
-            own_ring(options, pid).filter(|(fd, _)| collector::start(*fd, pid, &mut environment, own_dynamic)).map(|(fd, control)| {
-                sys::close(fd);
-                control
-            })
+            own_ring(options, pid).filter(|(fd, control)| collector::start(*fd, control, pid, &mut environment, own_dynamic)).map(
+                |(fd, control)| {
+                    sys::close(fd);
+                    control
+                },
+            )
         }
     };
     environment.hide();
@@ -146,7 +148,8 @@ fn connect() -> bool {
         control.library.store(LIBRARY_OUT, Ordering::Release);
         return false;
     }
-    let Some(mark) = sys::map_private(4096, true) else {
+    let mark = if thread::reserve() { sys::map_private(4096, true) } else { None };
+    let Some(mark) = mark else {
         control.bow_out.store(OUT_NO_MEMORY, Ordering::Relaxed);
         control.library.store(LIBRARY_OUT, Ordering::Release);
         return false;
@@ -201,8 +204,11 @@ fn own_ring(options: u32, pid: u32) -> Option<(i32, &'static Control)> {
     };
     // SAFETY: as in `map`.
     let control = unsafe { &*memory.cast::<Control>() };
-    control.initialise(pid, options, ring::CLOCK_TSC, MAX_WAIT_MS);
-    control.start_ticks.store(clock::now(), Ordering::Relaxed);
+    let clock = if clock::is_tsc_invariant() { ring::CLOCK_TSC } else { CLOCK_MONOTONIC };
+    control.initialise(pid, options, clock, MAX_WAIT_MS);
+    if clock == ring::CLOCK_TSC {
+        control.start_ticks.store(clock::now(), Ordering::Relaxed);
+    }
     Some((fd, control))
 }
 

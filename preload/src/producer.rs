@@ -1,6 +1,6 @@
 //! Writing records into the thread's segments of the ring. The fast path is a bounds check, the stores, and one store that publishes.
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering, compiler_fence};
 
 use hound_common::event::{self, Header, tag};
 use hound_common::ring::{
@@ -111,12 +111,14 @@ impl Producer {
     fn next_segment(&mut self) -> bool {
         if !self.base.is_null() {
             self.commit();
-            if let Some(segment) = process::segments().get(self.segment as usize) {
-                segment.state.store(SEGMENT_SEALED, Ordering::Release); // pairs with hound's acquire load
-            }
+            // Let go before sealing: a sealed segment may be another thread's at once, and a longjmp may come in between.
             self.base = core::ptr::null_mut();
             self.cursor = core::ptr::null_mut();
             self.end = core::ptr::null_mut();
+            compiler_fence(Ordering::SeqCst);
+            if let Some(segment) = process::segments().get(self.segment as usize) {
+                segment.state.store(SEGMENT_SEALED, Ordering::Release); // pairs with hound's acquire load
+            }
         }
         let Some((index, segment)) = self.acquire() else {
             self.lose(event::LOST_RING_FULL);

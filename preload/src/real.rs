@@ -84,6 +84,7 @@ pub fn is_allocator_inside(ra: u64) -> bool {
 
 /// Finds all functions, in every module but the one at `own_dynamic`. False if there is no malloc or no free.
 pub fn resolve(own_dynamic: u64) -> bool {
+    OWN_DYNAMIC.store(own_dynamic, Ordering::Relaxed);
     for (name, address) in ALL {
         for module in elf::modules().filter(|m| m.dynamic_avma() != own_dynamic) {
             if let Some(found) = module.function(name) {
@@ -107,5 +108,28 @@ fn note_allocator(module: &elf::LinkMap) {
         let end = headers.iter().filter(|h| h.kind == elf::PT_LOAD).map(|h| h.svma + h.memory_size).max();
         ALLOCATOR_START.store(module.bias, Ordering::Relaxed);
         ALLOCATOR_BYTES.store(end.unwrap_or(0), Ordering::Relaxed);
+    }
+}
+
+static OWN_DYNAMIC: AtomicU64 = AtomicU64::new(0);
+
+/// libgcc's function if libgcc was loaded after start-up (with a plugin, say).
+#[cold]
+pub fn late_register_frame() -> Option<unsafe extern "C" fn(*mut c_void)> {
+    late(c"__register_frame", &__register_frame::ADDRESS);
+    __register_frame::get()
+}
+
+/// As [`late_register_frame`].
+#[cold]
+pub fn late_deregister_frame() -> Option<unsafe extern "C" fn(*mut c_void)> {
+    late(c"__deregister_frame", &__deregister_frame::ADDRESS);
+    __deregister_frame::get()
+}
+
+fn late(name: &CStr, address: &AtomicUsize) {
+    let own = OWN_DYNAMIC.load(Ordering::Relaxed);
+    if let Some(found) = elf::modules().filter(|m| m.dynamic_avma() != own).find_map(|m| m.function(name)) {
+        address.store(found, Ordering::Relaxed);
     }
 }

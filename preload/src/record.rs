@@ -43,11 +43,24 @@ pub fn begin(caller: Caller) -> Option<&'static mut Thread> {
         if state.state & STATE_RECORDING == 0 {
             return None;
         }
-        state.busy = caller.slot;
-        core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst); // a handler on this thread sees busy before any change
+        take(state, caller);
         return Some(state);
     }
     unusual(state, caller)
+}
+
+#[inline(always)]
+fn take(state: &mut Thread, caller: Caller) {
+    state.busy_ra = caller.ra();
+    state.busy = caller.slot;
+    core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst); // a handler on this thread sees busy before any change
+}
+
+/// Whether the hook that marked the state busy is gone: it was left by longjmp. While a hook runs, its return address stays in its slot
+/// and no other call has that slot; so this is never said of one that is only interrupted, on whatever stack the handler runs.
+fn was_left(state: &mut Thread, caller: Caller) -> bool {
+    let (busy, busy_ra) = (state.busy, state.busy_ra);
+    caller.slot == busy || (state.window.holds(busy) && state.window.read(busy) != Some(busy_ra))
 }
 
 /// The event is written (or lost).
@@ -79,9 +92,7 @@ fn unusual(state: &'static mut Thread, caller: Caller) -> Option<&'static mut Th
     let mut state = state;
     loop {
         if state.busy != 0 {
-            // A hook on this stack that is younger than the caller can no longer be at work: it was left by longjmp.
-            let left = caller.slot > state.busy && state.window.holds(caller.slot) && state.window.holds(state.busy);
-            if !left {
+            if !was_left(state, caller) {
                 match state.nested() {
                     Some(next) => state = next,
                     None => {
@@ -104,8 +115,7 @@ fn unusual(state: &'static mut Thread, caller: Caller) -> Option<&'static mut Th
         if now & STATE_RECORDING == 0 {
             return None;
         }
-        state.busy = caller.slot;
-        core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
+        take(state, caller);
         return Some(state);
     }
 }
@@ -121,6 +131,12 @@ fn chunk(addr: u64) -> (u64, u8) {
     let mmapped = if head & IS_MMAPPED != 0 { ALLOC_MMAPPED } else { 0 };
     let arena = if head & NON_MAIN_ARENA != 0 { ALLOC_NON_MAIN_ARENA } else { 0 };
     ((head & !7).wrapping_sub(overhead), mmapped | arena)
+}
+
+/// Whether releasing this block unmaps memory.
+#[inline(always)]
+pub fn is_mapping(addr: *mut c_void) -> bool {
+    real::is_glibc() && chunk(addr as u64).1 & ALLOC_MMAPPED != 0
 }
 
 fn usable(addr: u64) -> Option<(u64, u8)> {
@@ -264,16 +280,6 @@ pub fn map(caller: Caller, record: u8, kind: Kind, now: u64, words: &[u64]) {
     }
 }
 
-/// Memory was unmapped: nothing is known of stacks that lay there.
-pub fn unmapped(start: u64, length: u64) {
-    // SAFETY: as in `begin`.
-    if let Some(state) = unsafe { thread::current().as_mut() }
-        && state.busy == 0
-    {
-        state.window.forget(start, start.saturating_add(length));
-    }
-}
-
 /// The program set a marker.
 pub fn marker(caller: Caller, value: u32) {
     if let Some(thread) = begin(caller) {
@@ -302,14 +308,15 @@ pub fn process(caller: Caller, record: u8, what: u8, now: u64) {
 }
 
 /// A module was met for the first time. Runs inside another event of the thread, before its record.
-pub fn module(thread: &mut Thread, module: &Module) {
+/// False if there was no room for the record.
+pub fn module(thread: &mut Thread, module: &Module) -> bool {
     let (bias, id, path) = modules::describe(module);
     // One record holds 255 words; a path that is longer is cut at its front by hound, which knows the maps.
     let id = id.get(..id.len().min(64)).unwrap_or(&[]);
     let path = path.get(..path.len().min(1800)).unwrap_or(&[]);
     let words = 6 + id.len().div_ceil(8) + path.len().div_ceil(8);
     if !thread.producer.reserve(2 + words) {
-        return;
+        return false;
     }
     let now = thread.event_time;
     thread.producer.put_header(now, tag::MODULE, words as u8, 0, 0);
@@ -319,6 +326,7 @@ pub fn module(thread: &mut Thread, module: &Module) {
     put_bytes(thread, id);
     put_bytes(thread, path);
     thread.producer.commit();
+    true
 }
 
 fn put_bytes(thread: &mut Thread, bytes: &[u8]) {

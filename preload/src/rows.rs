@@ -12,7 +12,7 @@ use crate::modules::{self, Module};
 use crate::thread::Thread;
 use crate::{guard, record, sys};
 
-/// Slots of the first table; later ones are four times as large each. Rows are looked up at random, between the program's own accesses:
+/// Slots of the first table; later ones are twice as large each. Rows are looked up at random, between the program's own accesses:
 /// a table of just the size needed is a third of the cost of one with room to spare (fewer cache and TLB misses).
 const FIRST_SLOTS: usize = 2048;
 const PROBES: usize = 16;
@@ -43,10 +43,12 @@ struct Table {
 const EMPTY: Slot = Slot { key: AtomicU64::new(0), row: AtomicU64::new(0) };
 static FIRST: [Slot; FIRST_SLOTS] = [EMPTY; FIRST_SLOTS];
 /// Tables are never freed: a reader may still be in the previous one. There are as many as the table has grown, which is a few.
-static TABLES: [Table; 8] =
-    [const { Table { slots: AtomicPtr::new(core::ptr::null_mut()), mask: AtomicUsize::new(0), used: AtomicUsize::new(0) } }; 8];
+static TABLES: [Table; 12] =
+    [const { Table { slots: AtomicPtr::new(core::ptr::null_mut()), mask: AtomicUsize::new(0), used: AtomicUsize::new(0) } }; 12];
 /// Index of the table in use.
 static CURRENT: AtomicUsize = AtomicUsize::new(0);
+/// How many modules' rows were forgotten.
+static FORGOTTEN: AtomicUsize = AtomicUsize::new(0);
 static GROWING: AtomicBool = AtomicBool::new(false);
 
 /// The address whose rules a key asks for.
@@ -101,8 +103,9 @@ impl Table {
         if GROWING.swap(true, Ordering::Acquire) {
             return;
         }
+        let forgotten = FORGOTTEN.load(Ordering::Acquire);
         let next = CURRENT.load(Ordering::Relaxed) + 1;
-        let slots = self.len() * 4;
+        let slots = self.len() * 2;
         if let Some(table) = TABLES.get(next)
             && let Some(memory) = sys::map_private(slots * size_of::<Slot>(), false)
         {
@@ -115,7 +118,12 @@ impl Table {
                     table.insert(key & KEY_MASK, (key, slot.row.load(Ordering::Relaxed)));
                 }
             }
-            CURRENT.store(next, Ordering::Release); // pairs with `current`
+            // If a module was unloaded meanwhile, some of its rows may have been copied: this table is not used then.
+            if FORGOTTEN.load(Ordering::Acquire) == forgotten {
+                CURRENT.store(next, Ordering::Release); // pairs with `current`
+            } else {
+                table.slots.store(core::ptr::null_mut(), Ordering::Relaxed);
+            }
         }
         GROWING.store(false, Ordering::Release);
     }
@@ -138,6 +146,15 @@ fn unpack(key: u64, word: u64) -> Row {
 #[inline(always)]
 fn hash(key: u64) -> usize {
     (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize
+}
+
+/// Has the row of a return address on its way to the cache: it will be asked for when the real allocator has returned.
+#[inline(always)]
+pub fn prefetch(ra: u64) {
+    if let Some(slot) = Table::current().slot(hash(ra)) {
+        // SAFETY: a hint about an address; SSE is part of x86-64.
+        unsafe { core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>((&raw const *slot).cast()) };
+    }
 }
 
 /// The row for a return address, or for an ip marked [`EXACT`]. From the cache, or computed and cached.
@@ -208,8 +225,8 @@ pub fn module_of(thread: &mut Thread, avma: u64) -> Option<Module> {
         return Some(module);
     }
     let module = modules::ask_loader(avma)?;
-    if modules::remember(module) {
-        record::module(thread, &module);
+    if modules::remember(module) && !record::module(thread, &module) {
+        modules::forget(&module); // hound is told at the next miss
     }
     Some(module)
 }
@@ -264,13 +281,14 @@ fn compute(thread: &mut Thread, sections: &Sections<'_>, ip: u64) -> Row {
 fn insert(key: u64, row: Row) {
     let table = Table::current();
     let Some(packed) = pack(key, row) else { return };
-    if !table.insert(key, packed) || table.used.load(Ordering::Relaxed) * 2 > table.len() {
+    if !table.insert(key, packed) || table.used.load(Ordering::Relaxed) * 8 > table.len() * 5 {
         table.grow();
     }
 }
 
 /// Forgets all rows of the addresses `start..end`.
 pub fn forget(start: u64, end: u64) {
+    FORGOTTEN.fetch_add(1, Ordering::AcqRel); // pairs with the check in `grow`
     let table = Table::current();
     for slot in (0..table.len()).filter_map(|position| table.slot(position)) {
         let key = slot.key.load(Ordering::Relaxed);

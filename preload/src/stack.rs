@@ -1,7 +1,9 @@
 //! Which part of the current stack is known to be mapped, so that unwinding never reads what is not there.
 //!
 //! The window starts as the page under the stack pointer and grows upwards page by page, each page tested once before it is read. A
-//! thread that changes stacks (fibers, alternate signal stacks) gets a new window; the last few are kept.
+//! thread that changes stacks (fibers, alternate signal stacks) gets a new window each time.
+
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use crate::sys;
 
@@ -10,15 +12,28 @@ const PAGE: u64 = 4096;
 const REACH: u64 = 16 << 20;
 /// Below the window by no more than this, a stack pointer is taken for the same stack grown deeper (each page is tested all the same).
 const GROWTH: u64 = 1 << 20;
-const REMEMBERED: usize = 3;
 
-/// Mapped stack addresses `lo..hi`, and other stacks of the same thread.
+/// Counts unmappings that the library sees in the whole process: any of them may have taken away (part of) a stack that a thread is going
+/// to come back to.
+static UNMAPPINGS: AtomicU32 = AtomicU32::new(0);
+
+/// Memory is being unmapped.
+pub fn note_unmapping() {
+    UNMAPPINGS.fetch_add(1, Ordering::Release);
+}
+
+/// How many unmappings there have been.
+#[inline(always)]
+pub fn unmappings() -> u32 {
+    UNMAPPINGS.load(Ordering::Acquire)
+}
+
+/// Mapped stack addresses `lo..hi`.
 #[repr(C)]
 #[derive(Default)]
 pub struct Window {
     lo: u64,
     hi: u64,
-    others: [(u64, u64); REMEMBERED],
 }
 
 impl Window {
@@ -50,21 +65,12 @@ impl Window {
     #[cold]
     fn change(&mut self, sp: u64) {
         let page = sp & !(PAGE - 1);
-        if page < self.lo && self.lo - page <= GROWTH && (page + PAGE..self.lo).step_by(PAGE as usize).all(sys::is_readable) {
+        let grown = page < self.lo && self.lo - page <= GROWTH;
+        if grown && (page + PAGE..self.lo).step_by(PAGE as usize).all(sys::is_readable) {
             self.lo = page;
-            return;
-        }
-        let leaving = (self.lo, self.hi);
-        let found = self.others.iter().position(|(lo, hi)| sp >= *lo && sp < *hi);
-        let slot = found.unwrap_or(REMEMBERED - 1);
-        if let Some(place) = self.others.get_mut(slot) {
-            let entering = if found.is_some() { *place } else { (page, page + PAGE) };
-            *place = leaving;
-            (self.lo, self.hi) = entering;
-        }
-        // Most recently left first.
-        if let Some(upto) = self.others.get_mut(..=slot) {
-            upto.rotate_right(1);
+        } else {
+            // Another stack. What is known of the one left is not kept: it may have been unmapped when the thread comes back to it.
+            (self.lo, self.hi) = (page, page + PAGE);
         }
     }
 
@@ -82,14 +88,11 @@ impl Window {
         true
     }
 
-    /// A mapping was taken away: nothing in it is known any more.
-    pub fn forget(&mut self, start: u64, end: u64) {
-        for (lo, hi) in self.others.iter_mut() {
-            if *lo < end && start < *hi {
-                (*lo, *hi) = (0, 0);
-            }
-        }
-        if self.lo < end && start < self.hi {
+    /// Something was unmapped: what is known is given up unless the far end of the current stack is still there. (A stack's mapping is
+    /// taken away as a whole; what may lie there now instead is a smaller one.)
+    #[cold]
+    pub fn doubt(&mut self) {
+        if self.hi != 0 && !sys::is_readable(self.hi - PAGE) {
             (self.lo, self.hi) = (0, 0);
         }
     }

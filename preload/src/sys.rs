@@ -1,7 +1,7 @@
 //! System calls and the memory functions the compiler asks for, without libc.
 //!
 //! Only these system calls are made after start-up, all of them ones that an allocator makes too (a seccomp filter installed later must
-//! not kill): `mmap`, `munmap` and `futex`. The others are for start-up.
+//! not kill): `mmap`, `munmap` and `futex`; and `getpid` where the program itself calls an exec function. The others are for start-up.
 
 use core::arch::{asm, global_asm};
 
@@ -82,6 +82,14 @@ pub fn close(fd: i32) {
 pub fn getpid() -> u32 {
     // SAFETY: no arguments, no effects.
     unsafe { syscall(GETPID, [0; 6]) as u32 }
+}
+
+/// Whether the file at a terminated path can be executed.
+pub fn is_executable(path: &[u8]) -> bool {
+    const ACCESS: usize = 21;
+    const X_OK: usize = 1;
+    // SAFETY: the path is terminated inside its buffer, as the caller has made it.
+    unsafe { syscall(ACCESS, [path.as_ptr() as usize, X_OK, 0, 0, 0, 0]) == 0 }
 }
 
 /// The executable's path, as much of it as fits.

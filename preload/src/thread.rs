@@ -23,6 +23,8 @@ pub struct Thread {
     pub state: u64,
     /// Stack pointer at the entry of the hook that is at work, 0 if none is.
     pub busy: u64,
+    /// The return address in the slot that `busy` names: gone from there when the hook is.
+    pub busy_ra: u64,
     /// Where records go.
     pub producer: Producer,
     /// The part of the stack known to be mapped.
@@ -35,13 +37,14 @@ pub struct Thread {
     pub anchor: u64,
     next: *mut Thread,
     level: u32,
+    /// How many unmappings the thread has taken note of; see `stack`.
+    pub unmappings: u32,
     /// A time stamp the program asked for the next event; 0 = none.
     pub timestamp_override: u64,
 }
 
 /// A thread's state has a page of its own; what `Thread` leaves of it holds the first frames of its path.
 pub const THREAD_BYTES: usize = 4096;
-const CHUNK: usize = 64;
 const _: () = assert!(size_of::<Thread>() <= 512);
 
 // One word of thread-local storage at a fixed distance from the thread pointer (initial-exec): reading it never calls `__tls_get_addr`,
@@ -93,8 +96,15 @@ pub fn current_anchor() -> u64 {
     anchor
 }
 
-/// States by stream index, in chunks made when first needed.
-static CHUNKS: [AtomicPtr<u8>; STREAMS / CHUNK] = [const { AtomicPtr::new(core::ptr::null_mut()) }; STREAMS / CHUNK];
+/// States by stream index: 16 MiB of address space, a page of it touched for each thread alive at once.
+static STATES: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
+
+/// Reserves the states' memory. Once, at start-up: no later call may need `madvise`. False if there is none.
+pub fn reserve() -> bool {
+    let Some(memory) = sys::map_private(STREAMS * THREAD_BYTES, true) else { return false };
+    STATES.store(memory, Ordering::Release);
+    true
+}
 /// Where glibc keeps the kernel thread id, relative to the thread pointer; 0 = not found.
 static TID_OFFSET: AtomicUsize = AtomicUsize::new(0);
 
@@ -157,7 +167,7 @@ pub fn enter() -> Option<&'static mut Thread> {
 
 fn claim(level: u32) -> Option<*mut Thread> {
     let (index, stream) = claim_stream(tid(), level)?;
-    let place = place(index)?;
+    let place = place(index);
     // SAFETY: the stream is ours, so its state is nobody else's; all zero is a valid `Thread`.
     unsafe { core::ptr::write_bytes(place.cast::<u8>(), 0, size_of::<Thread>()) };
     // SAFETY: zeroed above.
@@ -192,20 +202,7 @@ fn claim_stream(tid: u32, level: u32) -> Option<(u32, &'static Stream)> {
     None
 }
 
-fn place(index: u32) -> Option<*mut Thread> {
-    let slot = CHUNKS.get(index as usize / CHUNK)?;
-    let mut chunk = slot.load(Ordering::Acquire);
-    if chunk.is_null() {
-        let made = sys::map_private(CHUNK * THREAD_BYTES, true)?;
-        chunk = match slot.compare_exchange(core::ptr::null_mut(), made, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => made,
-            Err(theirs) => {
-                // SAFETY: nobody knows the mapping that lost the race.
-                unsafe { sys::unmap(made, CHUNK * THREAD_BYTES) };
-                theirs
-            }
-        };
-    }
-    // SAFETY: inside the chunk.
-    Some(unsafe { chunk.add(index as usize % CHUNK * THREAD_BYTES) }.cast())
+fn place(index: u32) -> *mut Thread {
+    // Reserved before the process became ready; a stream's index is below STREAMS.
+    STATES.load(Ordering::Acquire).wrapping_add(index as usize * THREAD_BYTES).cast()
 }

@@ -6,7 +6,7 @@ use hound_unwind::{EndReason, Regs, Row, RowKind, Stepped, step};
 
 use crate::path::{BP_KNOWN, Fresh, Meta, NEEDS_BP, Path, STOP, USES_BP, Word};
 use crate::thread::Thread;
-use crate::{full, process, rows};
+use crate::{full, process, rows, stack};
 
 /// `leaf_from` of an edit behind which nothing is kept.
 const NOTHING_BEHIND: u16 = u16::MAX;
@@ -17,9 +17,18 @@ const CUT_FRAMES: usize = 1024;
 /// changed. False if that could not be written: the event is lost (and counted).
 #[inline(always)]
 pub fn update(thread: &mut Thread, slot: u64, bp: u64) -> bool {
+    if thread.unmappings != stack::unmappings() {
+        thread.unmappings = stack::unmappings();
+        thread.window.doubt();
+    }
     thread.window.enter(slot);
     let path = &mut thread.path;
     let len = path.len;
+    // Slots descend from the root's: if that one is known to be mapped, so are all. Else the stack was left, and maybe unmapped, since.
+    if len != 0 && !thread.window.holds(path.ra(0).addr) {
+        path.clear();
+        return walk(thread, slot, bp, None);
+    }
     if len == 0 {
         return walk(thread, slot, bp, None);
     }
@@ -94,7 +103,7 @@ fn walk(thread: &mut Thread, slot: u64, bp: u64, matched: Option<usize>) -> bool
         stepped: 0,
     };
     let mut outcome = walk.climb(thread, slot, bp, matched);
-    if walk.total(&outcome) > MAX_FRAMES {
+    if walk.total(&outcome) > MAX_FRAMES || matches!(outcome, Outcome::Ended(EndReason::DepthLimit)) {
         thread.path.clear();
         walk = Walk { fresh: 0, lead: 0, run: None, run_flags: 0, below: 0, limit: CUT_FRAMES, keep: false, frame_pointers: false, ..walk };
         outcome = walk.climb(thread, slot, bp, None);
@@ -230,6 +239,9 @@ impl Walk {
         self.spilled = true;
         while self.fresh + count > path.capacity() {
             if !path.grow() {
+                // Its frames are lost to this walk: what is left would be a stack with a hole.
+                self.fresh = self.lead;
+                self.keep = false;
                 return false;
             }
         }

@@ -45,6 +45,9 @@ pub struct Event {
     /// Why the stack ends: `root` if it is whole. Other events than blocks have an address here, or nothing.
     #[serde(default)]
     pub end: serde_json::Value,
+    /// Bytes that a `map` or `unmap` is about.
+    #[serde(default)]
+    pub length: u64,
     /// A marker's.
     #[serde(default)]
     pub value: u64,

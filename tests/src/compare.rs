@@ -7,8 +7,15 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
+use hound_common::event::MAX_FRAMES;
+
 use crate::capture::Event;
 use crate::oracle::{Call, Note, Oracle};
+
+/// How a dump says that a stack was cut.
+const DEPTH_LIMIT: &str = "the stack is deeper than the limit";
+/// Innermost frames that a stack too deep to be recorded whole must still show.
+const LEAST_LEFT: usize = 1000;
 
 /// What happened to one block, in the words that both sides share.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -102,11 +109,14 @@ fn compare_thread(tid: u32, noted: &[Made<'_>], got: &[Made<'_>], oracle: &Oracl
 
 /// What is wrong with a captured stack, if anything.
 fn stack_difference(noted: &[u64], captured: &[u64], end: Option<&str>, oracle: &Oracle, rules: &Rules) -> Option<String> {
-    if end != Some("root") {
-        return Some("the stack does not reach the root".into());
-    }
     let through = captured.iter().take_while(|ip| oracle.is_through(**ip)).count();
     let captured = &captured[through..];
+    // What is too deep is cut, says so, and what is left is no less true.
+    let too_deep = through + noted.len() > MAX_FRAMES;
+    if end != Some(if too_deep { DEPTH_LIMIT } else { "root" }) {
+        return Some("the stack does not end where it should".into());
+    }
+    let noted = if too_deep && captured.len() >= LEAST_LEFT { noted.get(..captured.len()).unwrap_or(noted) } else { noted };
     if noted.len() != captured.len() {
         return Some(format!("{} frames noted, {} captured", noted.len(), captured.len()));
     }

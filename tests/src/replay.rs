@@ -19,8 +19,9 @@ pub struct Replay {
 /// its clock a little before the operations it stamps are done.
 const REORDER_NS: u64 = 2_000;
 
-/// The places of heap events in the order in which they must have happened: where an address is handed out while alive and its free
-/// stands within [`REORDER_NS`] behind, the two change places.
+/// The places of heap events in the order in which they must have happened: where an address is handed out while alive and another
+/// thread's free stands within [`REORDER_NS`] behind, the two change places. The order within a thread is always true: a free of what
+/// is not alive, and the same thread's malloc right behind it, are a block that was made unseen and its successor.
 fn possible_order(events: &[Event]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..events.len()).collect();
     let mut last = HashMap::<u64, usize>::new();
@@ -41,9 +42,11 @@ fn possible_order(events: &[Event]) -> Vec<usize> {
         for k in 0..places.len() {
             let (here, next) = (places[k], places.get(k + 1).copied());
             let makes = |place: usize| events[order[place]].event == "alloc";
-            if let Some(next) =
-                next.filter(|next| makes(here) == alive && makes(*next) != alive && events[*next].t - events[here].t <= REORDER_NS)
-            {
+            let inverted = |next: &usize| {
+                let apart = events[order[here]].tid != events[order[*next]].tid && events[*next].t - events[here].t <= REORDER_NS;
+                apart && makes(here) == alive && makes(*next) != alive
+            };
+            if let Some(next) = next.filter(inverted) {
                 order.swap(here, next);
             }
             alive = events[order[here]].event == "alloc";
@@ -92,14 +95,16 @@ pub fn replay(events: &[Event]) -> Replay {
 mod tests {
     use super::*;
 
-    fn event(event: &str, t: u64, size: u64) -> Event {
-        let line = format!(r#"{{"event":"{event}","t":{t},"addr":16,"size":{size}}}"#);
+    /// An allocation or a free by thread 1 or 2.
+    fn event(event: &str, tid: u32, t: u64, size: u64) -> Event {
+        let line = format!(r#"{{"event":"{event}","tid":{tid},"t":{t},"addr":16,"size":{size}}}"#);
         serde_json::from_str(&line).expect("a valid line")
     }
 
     #[test]
     fn an_inverted_reuse_is_illegal_though_its_totals_add_up_unless_it_is_short() {
-        let inverted_by = |ns: u64| [event("alloc", 10, 8), event("alloc", 5000, 8), event("free", 5000 + ns, 0), event("free", 50_000, 0)];
+        let inverted_by =
+            |ns: u64| [event("alloc", 1, 10, 8), event("alloc", 2, 5000, 8), event("free", 1, 5000 + ns, 0), event("free", 2, 50_000, 0)];
         assert!(replay(&inverted_by(100)).illegal.is_empty());
         assert_eq!(replay(&inverted_by(100)).totals.peak_bytes, 8);
         assert_eq!(replay(&inverted_by(5000)).illegal.len(), 1);
@@ -107,8 +112,14 @@ mod tests {
 
     #[test]
     fn a_block_freed_before_it_is_made_is_put_right_only_if_it_is_short() {
-        let inverted_by = |ns: u64| [event("free", 10, 0), event("alloc", 10 + ns, 8)];
+        let inverted_by = |ns: u64| [event("free", 2, 10, 0), event("alloc", 1, 10 + ns, 8)];
         assert_eq!(replay(&inverted_by(100)).totals.unknown_frees, 0);
         assert_eq!(replay(&inverted_by(5000)).totals.unknown_frees, 1);
+    }
+
+    #[test]
+    fn the_order_within_a_thread_is_never_changed() {
+        let replayed = replay(&[event("free", 1, 10, 0), event("alloc", 1, 20, 8)]);
+        assert_eq!((replayed.totals.unknown_frees, replayed.totals.live_blocks), (1, 1));
     }
 }

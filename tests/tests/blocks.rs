@@ -82,6 +82,18 @@ fn plain_preloading_records_the_same_as_hound_run() {
 }
 
 #[test]
+fn what_happens_while_the_program_has_stopped_the_recording_is_absent_and_the_rest_is_exact() {
+    for build in [Build::Plain, Build::Optimised] {
+        let recording = Target::new("stopped.c", build).record(Way::Run);
+        recording.must_be_unharmed();
+        let (oracle, events) = recording.must_be_exact();
+        assert_eq!(oracle.facts[0], 1, "the program found memory_profiler_stop");
+        assert!(events.iter().all(|e| e.event != "alloc" || e.size < 3000 || e.size > 3333), "a block of a stopped part was recorded");
+        assert_eq!(recording.capture.report().totals.unknown_frees, oracle.facts[1], "blocks made while stopped, freed while recording");
+    }
+}
+
+#[test]
 fn markers_reach_the_capture_in_order() {
     let recording = Target::new("markers.c", Build::Optimised).record(Way::Run);
     let (oracle, events) = recording.must_be_unharmed().must_be_exact();

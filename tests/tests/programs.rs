@@ -51,11 +51,14 @@ fn every_single_threaded_program_passes_its_own_checks_in_every_build() {
     for (source, status) in [("shapes.c", 0), ("alloca.c", 0), ("maps.c", 0), ("markers.c", 0), ("closefds.c", 0)] {
         in_all_builds(source, &[], status);
     }
+    for source in ["deep_changed.c", "realigned.c", "pushed_again.c", "fiber_unmapped.c", "alternate_stack.c"] {
+        in_all_builds(source, &[], 0);
+    }
 }
 
 #[test]
 fn every_threaded_program_passes_its_own_checks() {
-    for (source, status) in [("threads.c", 0), ("signals.c", 0), ("fork.c", 5), ("seccomp.c", 9)] {
+    for (source, status) in [("threads.c", 0), ("signals.c", 0), ("fork.c", 5), ("seccomp.c", 9), ("stopped.c", 0)] {
         notes(&Program::new(source, Build::Optimised), &[], status);
     }
     notes(&Program::new("handoff.c", Build::Optimised), &["50000", "2"], 0);

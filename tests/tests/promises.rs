@@ -1,8 +1,10 @@
 //! What hound promises its target: no system call of its own, no descriptor needed, no child, no change it could see.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
+use hound_common::hook::{HOOKS, PROGRAM_API, WATCHED};
 use hound_tests::binaries;
 use hound_tests::capture::Capture;
 use hound_tests::compile::{Build, Program};
@@ -104,6 +106,23 @@ fn the_address_space_may_be_rearranged_under_the_recording() {
         }
         assert!(oracle.notes.len() >= 8);
     }
+}
+
+#[test]
+fn exceptions_pass_through_code_registered_with_a_libgcc_opened_late() {
+    let library = Program::new("made_code.cpp", Build::Optimised).shared("library").path();
+    for way in BOTH_WAYS {
+        let recording = Target::new("made_code.c", Build::Optimised).args(&[&library]).record(way);
+        recording.must_be_unharmed().must_be_exact();
+    }
+}
+
+#[test]
+fn libhound_exports_exactly_what_is_listed() {
+    let listing = process::run(Command::new("nm").args(["-D", "--defined-only"]).arg(binaries::libhound())).out();
+    let exported: BTreeSet<&str> = listing.lines().filter_map(|line| line.split_whitespace().nth(2)).collect();
+    let listed: BTreeSet<&str> = HOOKS.iter().map(|h| h.symbol).chain(PROGRAM_API.iter().copied()).chain(WATCHED.iter().copied()).collect();
+    assert_eq!(exported, listed);
 }
 
 #[test]

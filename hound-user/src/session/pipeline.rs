@@ -41,7 +41,7 @@ pub enum Order {
 }
 
 enum Job {
-    Section(Section),
+    Section(Box<Section>),
     Calibration(Calibration),
 }
 
@@ -206,7 +206,7 @@ impl Encoder {
     }
 
     fn store(&mut self) -> bool {
-        self.finished.drain(..).all(|section| self.jobs.send(Job::Section(section)).is_ok())
+        self.finished.drain(..).all(|section| self.jobs.send(Job::Section(Box::new(section))).is_ok())
     }
 }
 
