@@ -7,14 +7,18 @@ static uint64_t asked __attribute__((used));
 
 #define NOTE " mov $1,%edi\n mov %rax,%rsi\n mov asked(%rip),%rdx\n xor %ecx,%ecx\n call *note(%rip)\n"
 
+#define UNDER(name, bytes) \
+  ".globl " name "\n.type " name ",@function\n" name ":\n.cfi_startproc\n" \
+  " sub $" bytes ",%rsp\n .cfi_adjust_cfa_offset " bytes "\n mov %rdi,%rax\n mov %rsi,%rdi\n call *%rax\n" \
+  " add $" bytes ",%rsp\n .cfi_adjust_cfa_offset -" bytes "\n ret\n.cfi_endproc\n.size " name ",.-" name "\n"
+
 void under_large(void (*fn)(uint64_t), uint64_t size); // fn(size) below a frame of a page
+void under_larger(void (*fn)(uint64_t), uint64_t size); // of four: what notes a shallow block does not write that far down
 void near_path(uint64_t size);
 void far_path(uint64_t size);
 void shallow(uint64_t size);
 __asm__(
-    ".text\n.globl under_large\n.type under_large,@function\nunder_large:\n.cfi_startproc\n"
-    " sub $4104,%rsp\n .cfi_adjust_cfa_offset 4104\n mov %rdi,%rax\n mov %rsi,%rdi\n call *%rax\n"
-    " add $4104,%rsp\n .cfi_adjust_cfa_offset -4104\n ret\n.cfi_endproc\n.size under_large,.-under_large\n"
+    ".text\n" UNDER("under_large", "4104") UNDER("under_larger", "16392")
     // Both paths have `pointed` lay its innermost frame at the same place: 8 + 128 = 72 + 64.
     ".globl near_path\n.type near_path,@function\nnear_path:\n.cfi_startproc\n"
     " sub $8,%rsp\n .cfi_adjust_cfa_offset 8\n mov $128,%esi\n call pointed\n add $8,%rsp\n .cfi_adjust_cfa_offset -8\n ret\n"
@@ -37,7 +41,7 @@ int main(void) {
   uint64_t n = sizeof order / sizeof *order;
   for (uint64_t i = 0; i < 400 * n; i++) {
     if (order[i % n] == shallow) shallow(777);
-    else under_large(order[i % n], 1000 + i % n);
+    else (i < 200 * n ? under_large : under_larger)(order[i % n], 1000 + i % n);
   }
   return o_end(0);
 }
