@@ -52,8 +52,8 @@ struct Known {
     tid: u32,
     /// Number of the segment to read next.
     sequence: u32,
-    /// The last round saw full segments of this stream, and not the one to read next.
-    stuck: bool,
+    /// The last round saw full segments of this stream, and not the one to read next, which had this number.
+    missed: Option<u32>,
 }
 
 /// The reading end of a ring.
@@ -132,7 +132,7 @@ impl Drain {
             self.next_id += 1;
             let (tid, level) = (head.tid.load(Ordering::Relaxed), head.level.load(Ordering::Relaxed));
             hand_on(Parcel::Start { stream: id, tid, level });
-            Known { id, generation, tid, sequence: 0, stuck: false }
+            Known { id, generation, tid, sequence: 0, missed: None }
         });
         if known.generation != generation || known.sequence != sequence {
             return (0, false); // not its turn: an older segment of the stream is not read to its end
@@ -176,13 +176,14 @@ impl Drain {
                 }
             }
             let hole = nearest.filter(|distance| full && *distance > 0);
-            if let (Some(distance), true) = (hole, known.stuck) {
+            // The same one in two rounds: a fast producer lets each round miss another.
+            if let (Some(distance), true) = (hole, known.missed == Some(known.sequence)) {
                 known.sequence = known.sequence.wrapping_add(distance);
-                known.stuck = false;
+                known.missed = None;
                 // No record has zero words: the encoder counts these as lost, and knows that the stack it follows is lost too.
                 hand_on(Parcel::Bytes { stream: known.id, bytes: vec![0; SEGMENT_BYTES] });
             } else {
-                known.stuck = hole.is_some();
+                known.missed = hole.map(|_| known.sequence);
             }
         }
     }
@@ -223,7 +224,7 @@ impl Drain {
     pub fn finish(&mut self, ring: &Ring, mut hand_on: impl FnMut(Parcel)) {
         // Until nothing comes any more: behind a hole may be whole segments. Each round frees one at least.
         for _ in 0..ring.segments().len() {
-            if self.round(ring, &mut hand_on) == 0 && !self.known.values().any(|known| known.stuck) {
+            if self.round(ring, &mut hand_on) == 0 && self.known.values().all(|known| known.missed.is_none()) {
                 break;
             }
         }
