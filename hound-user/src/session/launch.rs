@@ -113,7 +113,7 @@ pub fn launch(launch: &Launch) -> anyhow::Result<Launched> {
         true => output::settle(provisional, output::expand(&template, &program.name(), pid, seconds)),
         false => provisional,
     };
-    Ok(Launched { status, output, warnings: warnings(&ring, &written) })
+    Ok(Launched { status, output, warnings: warnings(&ring, &written, launch.quiet) })
 }
 
 fn options(launch: &Launch) -> u32 {
@@ -209,7 +209,7 @@ fn end(status: ExitStatus, wall: Duration) -> End {
 }
 
 /// What went otherwise than asked for; that nothing was recorded comes last.
-fn warnings(ring: &Ring, written: &Written) -> Vec<String> {
+fn warnings(ring: &Ring, written: &Written, quiet: bool) -> Vec<String> {
     let control = ring.control();
     let mut warnings = Vec::new();
     if written.lost_on_disk > 0 {
@@ -226,6 +226,8 @@ fn warnings(ring: &Ring, written: &Written) -> Vec<String> {
         (LIBRARY_OUT, OUT_NO_HEARTBEAT) => "recording ended early: the program waited two seconds for hound and got no answer",
         (LIBRARY_OUT, OUT_NO_ALLOCATOR) => "nothing was recorded: the program's libraries have no malloc and free to be hooked",
         (LIBRARY_OUT, _) => "recording ended early: libhound.so had no memory for its own state",
+        // Most often a program that allocates nothing, which is no trouble: not said to those who want to hear of trouble only.
+        _ if quiet => return warnings,
         _ if control.streams_high.load(Ordering::Relaxed) == 0 || written.allocations == Some(0) && written.lost_on_disk == 0 => {
             "nothing was recorded: the program allocated nothing, or uses an allocator of its own (its executable exports malloc, or it is \
              linked with one), which hound run does not reach yet"
