@@ -28,6 +28,16 @@ pub enum Kind {
     New = 10,
     /// C++ `operator new[]` of an allocator that defines its own.
     NewArray = 11,
+    /// jemalloc's `mallocx`, and what takes size before alignment or flags.
+    Mallocx = 12,
+    /// jemalloc's `rallocx`
+    Rallocx = 13,
+    /// jemalloc's `xallocx`: resized where it is.
+    Xallocx = 14,
+    /// A function that the user named with `--hook alloc=…`: a block cut from other memory.
+    PoolAlloc = 15,
+    /// A function that the user named with `--hook realloc=…`.
+    PoolRealloc = 16,
     /// `free`
     Free = 32,
     /// C23 `free_sized`
@@ -40,6 +50,12 @@ pub enum Kind {
     Delete = 36,
     /// C++ `operator delete[]` of an allocator that defines its own.
     DeleteArray = 37,
+    /// jemalloc's `dallocx`
+    Dallocx = 38,
+    /// jemalloc's `sdallocx`
+    Sdallocx = 39,
+    /// A function that the user named with `--hook free=…`.
+    PoolFree = 40,
     /// `mmap`, `mmap64`
     Mmap = 64,
     /// `munmap`

@@ -5,6 +5,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod attach;
 pub mod event;
 pub mod hook;
 pub mod ring;

@@ -15,6 +15,8 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use crate::attach::{PIECES, Piece};
+
 /// First word of a control page: "HOUNDRNG" in ASCII.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"HOUNDRNG");
 /// Changes with every incompatible change of this file or of `event`.
@@ -133,6 +135,16 @@ pub struct Control {
     pub library_start: AtomicU64,
     /// End of the library's image.
     pub library_end: AtomicU64,
+    /// avma of the library's [`Attachment`](crate::attach::Attachment) in a target that hound attached to; 0 before, and in one it started.
+    pub attachment: AtomicU64,
+    /// avma of this ring in the target, likewise.
+    pub ring_in_target: AtomicU64,
+    /// How long a waiting thread believes in a hound whose heartbeat stands still, in milliseconds.
+    pub patience_ms: AtomicU32,
+    /// Process id of the hound that drains, as that hound sees it; 0 when none does.
+    pub drainer: AtomicU32,
+    /// What hound has mapped into the target besides the ring.
+    pub pieces: [Piece; PIECES],
 }
 
 /// Counters of a stream, in the order of the `METRIC_UNWINDING` record.

@@ -1,0 +1,199 @@
+//! What hound and a library that it maps into a running target agree on: the library's attachment block, the patched entries, the journal.
+//!
+//! hound maps the image of libhound.so itself: it needs no loader, and nothing is called in the target. The image has one writable
+//! [`Attachment`] (symbol `hound_attachment`) and one table of hook stubs (symbol `hound_stubs`, indexed by [`Shape`]). hound fills in the
+//! attachment before anything is patched; the library only reads it.
+//!
+//! Each patched function has an [`Entry`] and a thunk near its module: `mov r11, ENTRY; jmp STUB`. The stub takes the function's own
+//! arguments, with the entry in r11 and the stack as it was at the call.
+
+use core::sync::atomic::{AtomicU32, AtomicU64};
+
+/// First word of an attachment: "HOUNDATT" in ASCII.
+pub const MAGIC: u64 = u64::from_le_bytes(*b"HOUNDATT");
+/// Changes with every incompatible change of this file.
+pub const VERSION: u32 = 1;
+/// Name of the ring's memfd, by which a later hound finds what an earlier one left in a target.
+pub const RING_NAME: &str = "hound-ring";
+/// Symbol of the [`Attachment`] in libhound.so.
+pub const ATTACHMENT_SYMBOL: &str = "hound_attachment";
+/// Symbol of the table of stubs: [`SHAPES`] addresses.
+pub const STUBS_SYMBOL: &str = "hound_stubs";
+
+/// The library's block. All zero in a library that the loader has loaded.
+#[repr(C)]
+pub struct Attachment {
+    /// [`MAGIC`] in the image itself, so that hound can check what it has found.
+    pub magic: AtomicU64,
+    /// [`VERSION`] in the image itself.
+    pub version: AtomicU32,
+    /// Set by hound when all else is filled in: the library is one that hound mapped.
+    pub mapped: AtomicU32,
+    /// The ring.
+    pub ring: AtomicU64,
+    /// `STREAMS` thread states, in memory that a fork wipes.
+    pub states: AtomicU64,
+    /// A page that a fork wipes; its first word is 1.
+    pub fork_mark: AtomicU64,
+    /// Table of [`THREAD_SLOTS`] pairs (thread pointer, state), zeroed, in memory that a fork wipes: how a library without thread-local
+    /// storage finds a thread's state.
+    pub threads: AtomicU64,
+    /// The library's image.
+    pub image_start: AtomicU64,
+    /// Its end.
+    pub image_end: AtomicU64,
+    /// Entries patched (or once patched), [`Entry`] each.
+    pub entries: AtomicU64,
+    /// How many entries there are.
+    pub entry_count: AtomicU64,
+    /// The loader's `_dl_find_object`, 0 if it has none: musl, static, glibc before 2.35.
+    pub dl_find_object: AtomicU64,
+    /// The loader's `_r_debug`, 0 if there is none.
+    pub r_debug: AtomicU64,
+    /// Modules known to hound, [`KnownModule`] each: for targets without `_dl_find_object`.
+    pub modules: AtomicU64,
+    /// How many.
+    pub module_count: AtomicU64,
+    /// The dynamic loader's image, 0 if there is none.
+    pub loader_start: AtomicU64,
+    /// Its end.
+    pub loader_end: AtomicU64,
+    /// Distance from the thread pointer to the word that holds the kernel thread id (glibc 720, musl 48 or 56).
+    pub tid_offset: AtomicU64,
+    /// Program headers of the executable.
+    pub executable_headers: AtomicU64,
+    /// How many.
+    pub executable_header_count: AtomicU64,
+    /// Bias of the executable.
+    pub executable_bias: AtomicU64,
+    /// Room for more.
+    pub reserved: [AtomicU64; 8],
+}
+
+/// Slots of [`Attachment::threads`]: a power of two, twice the streams.
+pub const THREAD_SLOTS: usize = 8192;
+
+/// A module as hound sees it from outside.
+#[repr(C)]
+pub struct KnownModule {
+    /// First avma.
+    pub start: AtomicU64,
+    /// End avma.
+    pub end: AtomicU64,
+    /// avma minus svma.
+    pub bias: AtomicU64,
+    /// avma of `.eh_frame_hdr`, 0 if there is none.
+    pub eh_frame_hdr: AtomicU64,
+    /// avma of its program headers.
+    pub headers: AtomicU64,
+    /// How many.
+    pub header_count: AtomicU64,
+}
+
+/// How a hooked function takes its arguments. The number is the index of its stub.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Shape {
+    /// `(size) → block`: malloc, valloc, pvalloc, `operator new(size)` that cannot throw.
+    Alloc = 0,
+    /// `(count, size) → block`
+    Calloc = 1,
+    /// `(block, size) → block`
+    Realloc = 2,
+    /// `(block, count, size) → block`
+    Reallocarray = 3,
+    /// `(out, align, size) → errno`
+    PosixMemalign = 4,
+    /// `(align, size) → block`
+    Memalign = 5,
+    /// `(size, align or flags, …) → block`: mallocx, `mi_malloc_aligned`, `operator new(size, align)`, `operator new(size, nothrow)`.
+    AllocFirst = 6,
+    /// `(block, size, flags) → block`: rallocx, `mi_realloc_aligned`.
+    Rallocx = 7,
+    /// `(block, size, extra, flags) → new size`: xallocx resizes in place.
+    Xallocx = 8,
+    /// `(block, …)`: free, cfree, dallocx, sdallocx, every `operator delete`.
+    Free = 9,
+    /// `operator new` that throws: the nothrow one of [`Entry::helper`] is called first; where it fails the real one is jumped to, so
+    /// that no frame of ours is on the stack when it throws.
+    New = 10,
+    /// `mmap`
+    Mmap = 11,
+    /// `munmap`
+    Munmap = 12,
+    /// `mremap`
+    Mremap = 13,
+    /// The exec family: noted, then jumped to.
+    Exec = 14,
+    /// A pool's function that returns a block; the size's and the count's places are in the entry.
+    PoolAlloc = 15,
+    /// A pool's function that takes a block back.
+    PoolFree = 16,
+    /// A pool's function that resizes a block.
+    PoolRealloc = 17,
+    /// `__register_frame(table)`
+    RegisterFrame = 18,
+    /// `__deregister_frame(table)`
+    DeregisterFrame = 19,
+}
+
+/// How many [`Shape`]s there are.
+pub const SHAPES: usize = 20;
+/// In [`Entry::size_argument`] and its like: there is none.
+pub const NO_ARGUMENT: u8 = 255;
+/// Most bytes of a function's entry that are displaced.
+pub const DISPLACED: usize = 24;
+
+/// A patched function.
+#[repr(C)]
+pub struct Entry {
+    /// Where to call the function as if it were not patched: the displaced instructions, then a jump behind them.
+    pub real: AtomicU64,
+    /// Another function of the same family: for [`Shape::New`] the nothrow one's `real`, else `malloc_usable_size` (0 = none).
+    pub helper: AtomicU64,
+    /// Code of the allocator this function belongs to: what calls from there is the allocator itself, not the program. Both 0 for libc
+    /// (what strdup allocates is the program's) and for executables.
+    pub inside_start: AtomicU64,
+    /// Its end.
+    pub inside_end: AtomicU64,
+    /// Where the patch is.
+    pub address: AtomicU64,
+    /// Its thunk.
+    pub thunk: AtomicU64,
+    /// One of `hook::Kind`.
+    pub kind: u8,
+    /// One of [`Shape`].
+    pub shape: u8,
+    /// Bits of `ENTRY_…`.
+    pub flags: u8,
+    /// For pools: which argument (0 to 5) is the size.
+    pub size_argument: u8,
+    /// For pools: which argument is the count, [`NO_ARGUMENT`] if none.
+    pub count_argument: u8,
+    /// For pools: which argument is the block.
+    pub block_argument: u8,
+    /// For pools: its number, from 1.
+    pub pool: u8,
+    /// Bytes displaced at `address`.
+    pub length: u8,
+    /// What was there.
+    pub original: [u8; DISPLACED],
+    /// What hound wrote there.
+    pub patched: [u8; DISPLACED],
+}
+
+/// [`Entry::flags`]: glibc's own allocator, whose chunk headers tell a block's usable size.
+pub const ENTRY_GLIBC: u8 = 1;
+
+/// One piece of memory that hound maps into a target, written down (in the ring's control page) before it is mapped, so that whoever finds
+/// the ring after hound's death knows what else to take away.
+#[repr(C)]
+pub struct Piece {
+    /// Where; 0 = no piece.
+    pub start: AtomicU64,
+    /// How long.
+    pub bytes: AtomicU64,
+}
+
+/// How many [`Piece`]s a control page has room for.
+pub const PIECES: usize = 32;
