@@ -114,6 +114,8 @@ pub fn ready() -> bool {
     }
 }
 
+/// Never inlined: `ready` runs at the first event of each thread, and what the start needs of the stack (8 KiB) would be touched there too.
+#[inline(never)]
 fn start() -> bool {
     if STATE.compare_exchange(UNKNOWN, STARTING, Ordering::AcqRel, Ordering::Acquire).is_err() {
         return false;

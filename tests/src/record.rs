@@ -39,6 +39,12 @@ impl Target {
         Target { program: Program::new(source, build), args: Vec::new(), env: Vec::new() }
     }
 
+    /// With these compiler flags.
+    pub fn with(mut self, flags: &[&str]) -> Target {
+        self.program = self.program.with(flags);
+        self
+    }
+
     /// With these arguments.
     pub fn args<A: AsRef<Path>>(mut self, args: &[A]) -> Target {
         self.args.extend(args.iter().map(|a| a.as_ref().display().to_string()));

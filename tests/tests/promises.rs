@@ -126,6 +126,30 @@ fn libhound_exports_exactly_what_is_listed() {
 }
 
 #[test]
+fn a_thread_inside_the_real_allocator_keeps_nobody_waiting() {
+    let library = Program::new("stuck_allocator.c", Build::Optimised).with(&["-DALLOCATOR"]).shared("allocator").path();
+    let runpath = format!("-Wl,-rpath,{}", library.parent().expect("it lies in a directory").display());
+    let file = library.display().to_string();
+    for way in BOTH_WAYS {
+        let target = Target::new("stuck_allocator.c", Build::Optimised).with(&["-Wl,--no-as-needed", &runpath, &file]);
+        let (oracle, events) = target.record(way).must_be_unharmed().must_be_exact();
+        assert_eq!(oracle.facts[0], 2, "two threads stood still inside malloc and free");
+        assert!(events.len() > 30_000);
+    }
+}
+
+#[test]
+fn damaged_unwind_tables_of_a_loaded_library_end_stacks_and_harm_nobody() {
+    let library = Program::new("lib_damaged.c", Build::Optimised).shared("damaged").path();
+    let recording = Target::new("damaged.c", Build::Optimised).args(&[library]).record(Way::Run);
+    let (oracle, _) = recording.must_be_unharmed().must_be_exact();
+    let [calls, damaged, ..] = oracle.facts[..] else { panic!("two facts") };
+    assert!(damaged >= 64, "bytes of the table were changed");
+    let found = recording.capture.report().sites.iter().filter(|s| s.passes("damaged_call")).map(|s| s.allocations).sum::<u64>();
+    assert_eq!(found, calls, "the library's own frames are the youngest: they are there, whatever its table says of the rest");
+}
+
+#[test]
 fn programs_of_the_system_do_the_same_as_without_hound() {
     let dir = tempfile::tempdir().expect("a temporary directory can be made");
     let work: [(&str, &[&str]); 5] = [

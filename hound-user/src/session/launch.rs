@@ -75,7 +75,10 @@ pub fn launch(launch: &Launch) -> anyhow::Result<Launched> {
     let session = session(launch, clock::kind(ring_clock));
     let ring = Arc::new(Ring::create().context("cannot make the shared memory; is there memory left?")?);
     ring.control().initialise(0, options(launch), ring_clock, MAX_WAIT_MS);
-    ring.prefault();
+    // Beside the start of the program, which takes longer: what it touches first is there in time, or else is charged to it, not lost.
+    let early = Arc::clone(&ring);
+    let prefault = std::thread::Builder::new().name("hound-prefault".into()).spawn(move || early.prefault());
+    drop(prefault); // where no thread can be had, pages come one by one
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the event loop")?;
     let result = runtime.block_on(async {
