@@ -4,6 +4,7 @@
 //! ([`Memory`]), and patches while all threads stand still ([`Frozen`]). All three undo themselves when dropped, and when hound dies.
 
 mod error;
+mod frame;
 mod freeze;
 mod look;
 mod memory;

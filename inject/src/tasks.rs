@@ -62,3 +62,9 @@ fn same_memory(one: i32, other: i32) -> bool {
     // A zombie, or one that hound may not look into, gives an error: it has other memory, or hound cannot know.
     Errno::result(order) == Ok(0)
 }
+
+/// Whether a thread has seccomp filters.
+pub(crate) fn filtered(pid: i32, tid: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).unwrap_or_default();
+    status.lines().find_map(|line| line.strip_prefix("Seccomp:")).is_some_and(|mode| mode.trim() != "0")
+}
