@@ -268,6 +268,8 @@ impl Clocks {
             let mut there = CpuSet::new();
             there.set(processor).ok()?;
             sched_setaffinity(own, &there).ok()?;
+            // Brings the scheduler's note of this thread up to date, else it is as old as the last tick.
+            std::thread::yield_now();
             let read = read_scheduling("/proc/thread-self/sched");
             let now = monotonic();
             // A failure leaves this thread of hound's on one processor: slower, not wrong.
