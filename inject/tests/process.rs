@@ -240,6 +240,90 @@ fn refusals_name_the_cause() {
     assert_eq!(refusal(pid), Refusal::Zombie { parent: std::process::id() as i32 });
 }
 
+/// What a look at `odd` says.
+fn look_at_filtered(call: i64, action: u32) -> Result<Option<i32>, Error> {
+    let program = Program::start("odd", &["seccomp", &call.to_string(), &action.to_string()]);
+    program.wait_for('S');
+    look(program.pid()).map(|target| target.seccomp_checked)
+}
+
+#[test]
+fn a_filter_is_refused_only_if_it_forbids_what_an_attach_needs() {
+    const ERRNO: u32 = 0x0005_0001;
+    const LOG: u32 = 0x7ffc_0000;
+    const NOTIFY: u32 = 0x7fc0_0000;
+    for (call, name) in [(libc::SYS_munmap, "munmap"), (libc::SYS_memfd_create, "memfd_create"), (libc::SYS_rt_sigreturn, "rt_sigreturn")] {
+        for action in [0, ERRNO, NOTIFY] {
+            match look_at_filtered(call, action) {
+                Err(Error::Refused(Refusal::SeccompForbids { call, .. })) => assert_eq!(call, name),
+                other => panic!("{name} with action {action:#x}: {other:?}"),
+            }
+        }
+        assert!(look_at_filtered(call, LOG).expect("logged is allowed").is_some());
+    }
+    assert!(look_at_filtered(libc::SYS_ptrace, ERRNO).expect("hound calls no ptrace in there").is_some());
+}
+
+#[test]
+fn a_target_in_other_namespaces_without_proc_can_be_borrowed() {
+    let mut program = Program::start("odd", &["namespaces"]);
+    let pid: i32 = program.line().parse().expect("a number");
+    // The child is on its way into its read: the look does not mind where it is.
+    let target = look(pid).expect("may be traced");
+    assert_eq!(target.pid_in_namespace, 1);
+    let memory = Memory::open(pid).expect("open");
+    let mut borrowed = Borrowed::any(&target, &memory, soon()).expect("borrowed");
+    assert_eq!(borrowed.syscall(libc::SYS_getpid, [0; 6]), Ok(1));
+    borrowed.release();
+    assert_eq!(Frozen::all(&target, soon()).expect("frozen").threads().len(), 1);
+}
+
+#[test]
+fn a_freeze_waits_for_a_vfork_and_gives_up_at_the_deadline() {
+    let mut program = Program::start("odd", &["vfork"]);
+    program.wait_for('D');
+    let target = look(program.pid()).expect("may be traced");
+    let late = Frozen::all(&target, Instant::now() + Duration::from_millis(100));
+    assert!(matches!(late, Err(Error::Deadline { .. })), "{late:?}");
+    // The child ends with its input, the parent with it: nobody was left stopped.
+    drop(program.input.take());
+    assert!(program.child.wait().expect("ended").success());
+}
+
+#[test]
+fn a_target_that_another_process_shares_memory_with_is_not_frozen() {
+    let mut program = Program::start("odd", &["shares"]);
+    let target = look(program.pid()).expect("may be traced");
+    let refused = Frozen::all(&target, Instant::now() + Duration::from_millis(100));
+    assert!(matches!(refused, Err(Error::Refused(Refusal::SharedMemory { .. }))), "{refused:?}");
+    drop(program.input.take());
+    assert!(program.child.wait().expect("ended").success());
+}
+
+/// What [`another_users_process_is_refused_with_the_users`] runs as another user.
+#[test]
+#[ignore = "run by another test, as another user"]
+fn looks() {
+    let pid = std::env::var("HOUND_TEST_PID").expect("set").parse().expect("a number");
+    println!("{:?}", look(pid).map(|target| target.pid));
+}
+
+#[test]
+fn another_users_process_is_refused_with_the_users() {
+    use std::os::unix::process::CommandExt;
+
+    let program = Program::start("threads", &["2"]);
+    // The test's own file need not be where that user can read it.
+    let copy = std::env::temp_dir().join(format!("hound-looks-{}", std::process::id()));
+    std::fs::copy(std::env::current_exe().expect("known"), &copy).expect("copied");
+    let mut hound = Command::new(&copy);
+    hound.args(["--exact", "looks", "--ignored", "--nocapture"]).env("HOUND_TEST_PID", program.pid().to_string());
+    let output = hound.uid(65534).gid(65534).current_dir("/").output().expect("started");
+    std::fs::remove_file(&copy).expect("removed");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("NoPermission(User { own: 65534, target: 0 })"), "{text}");
+}
+
 /// What the death tests have a second hound do to the target.
 #[cfg(feature = "death")]
 #[test]
