@@ -66,8 +66,51 @@ pub struct Attachment {
     pub executable_header_count: AtomicU64,
     /// Bias of the executable.
     pub executable_bias: AtomicU64,
+    /// Counts hounds: raised by 1 before each [`change(true)`](crate::ring::Control::change) that begins a new one's recording.
+    pub session: AtomicU64,
+    /// `__vdso_clock_gettime`, for a ring whose clock is `CLOCK_MONOTONIC`; else 0.
+    pub clock_gettime: AtomicU64,
     /// Room for more.
-    pub reserved: [AtomicU64; 8],
+    pub reserved: [AtomicU64; 6],
+}
+
+impl Attachment {
+    /// The block as it stands in the image.
+    pub const fn new() -> Self {
+        const ZERO: AtomicU64 = AtomicU64::new(0);
+        Attachment {
+            magic: AtomicU64::new(MAGIC),
+            version: AtomicU32::new(VERSION),
+            mapped: AtomicU32::new(0),
+            ring: ZERO,
+            states: ZERO,
+            fork_mark: ZERO,
+            threads: ZERO,
+            image_start: ZERO,
+            image_end: ZERO,
+            entries: ZERO,
+            entry_count: ZERO,
+            dl_find_object: ZERO,
+            r_debug: ZERO,
+            modules: ZERO,
+            module_count: ZERO,
+            loader_start: ZERO,
+            loader_end: ZERO,
+            tid_offset: ZERO,
+            executable_headers: ZERO,
+            executable_header_count: ZERO,
+            executable_bias: ZERO,
+            session: ZERO,
+            clock_gettime: ZERO,
+            reserved: [ZERO; 6],
+        }
+    }
+}
+
+impl Default for Attachment {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 /// Slots of [`Attachment::threads`]: a power of two, twice the streams.

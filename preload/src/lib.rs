@@ -12,6 +12,7 @@
 #![no_std]
 
 mod api;
+mod attached;
 mod clock;
 mod collector;
 mod elf;
