@@ -135,6 +135,16 @@ pub fn remember(module: Module) -> bool {
     true
 }
 
+/// Takes everything out of the tables: what was met before is met anew.
+pub fn forget_all() {
+    for slot in used() {
+        slot.end.store(0, Ordering::Relaxed);
+    }
+    for slot in &REGISTERED {
+        slot.store(0, Ordering::Relaxed);
+    }
+}
+
 /// Takes a module out of the table again.
 pub fn forget(module: &Module) {
     for slot in used() {
