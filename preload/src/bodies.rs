@@ -153,14 +153,7 @@ pub unsafe extern "C" fn reallocarray(
 }
 
 /// `Shape::Rallocx`
-pub unsafe extern "C" fn rallocx(
-    old: *mut c_void,
-    size: usize,
-    flags: usize,
-    entry: &'static Entry,
-    slot: u64,
-    bp: u64,
-) -> *mut c_void {
+pub unsafe extern "C" fn rallocx(old: *mut c_void, size: usize, flags: usize, entry: &'static Entry, slot: u64, bp: u64) -> *mut c_void {
     // SAFETY: as in `alloc_body`.
     let real = unsafe { real::<unsafe extern "C" fn(*mut c_void, usize, usize) -> *mut c_void>(entry) };
     let call = Call::enter(entry, Caller { slot, bp });

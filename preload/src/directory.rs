@@ -13,8 +13,8 @@ use hound_common::attach::THREAD_SLOTS;
 use hound_common::ring::STREAM_FREE;
 
 use crate::attached::attachment;
-use crate::thread::{self, Thread};
 use crate::sys;
+use crate::thread::{self, Thread};
 
 /// How far from its place an entry may lie. At most half of the entries can hold at once, so this many in a row never do in practice.
 const PROBES: usize = 64;

@@ -83,6 +83,8 @@ pub struct Phdr {
 
 /// `PT_LOAD`
 pub const PT_LOAD: u32 = 1;
+/// `PT_GNU_EH_FRAME`
+pub const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
 /// `PT_NOTE`
 pub const PT_NOTE: u32 = 4;
 
@@ -120,6 +122,35 @@ pub fn modules() -> impl Iterator<Item = &'static LinkMap> {
         next = module.next;
         Some(module)
     })
+}
+
+/// The first module that `look` finds something in, while other threads may be loading and unloading. glibc frees the entries of what is
+/// unloaded (musl unloads nothing), so each is tested before it is read, and what was read of one that went meanwhile is tested in turn.
+pub fn modules_carefully<R>(look: impl Fn(&'static LinkMap) -> Option<R>) -> Option<R> {
+    const CONSISTENT: i32 = 0;
+    const MOST: usize = 4096;
+    let debug = loader_debug();
+    // SAFETY: as in `modules`.
+    let debug = unsafe { debug.as_ref() }?;
+    let state = &raw const debug.state;
+    // SAFETY: the loader changes it at any time.
+    if unsafe { state.read_volatile() } != CONSISTENT {
+        return None;
+    }
+    let mut next = debug.map;
+    for _ in 0..MOST {
+        let last = next.wrapping_add(1) as u64 - 8;
+        if next.is_null() || !next.is_aligned() || !crate::sys::is_readable(next as u64) || !crate::sys::is_readable(last) {
+            return None;
+        }
+        // SAFETY: readable, as just found.
+        let module: &'static LinkMap = unsafe { &*next };
+        if let Some(found) = look(module) {
+            return Some(found);
+        }
+        next = module.next;
+    }
+    None
 }
 
 /// First and end avma of the dynamic loader itself; both 0 where there is none.

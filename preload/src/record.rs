@@ -212,15 +212,7 @@ fn thread_now(thread: &mut Thread) -> u64 {
 }
 
 #[inline(always)]
-fn write_alloc(
-    thread: &mut Thread,
-    caller: Caller,
-    function: impl Function,
-    addr: u64,
-    size: u64,
-    now: u64,
-    previous: Option<u64>,
-) {
+fn write_alloc(thread: &mut Thread, caller: Caller, function: impl Function, addr: u64, size: u64, now: u64, previous: Option<u64>) {
     thread.event_time = now;
     if !walk::update(thread, caller.slot, caller.bp) || !thread.producer.reserve(2 + 5) {
         thread.path.clear();
