@@ -105,6 +105,21 @@ impl Kind {
         KINDS.iter().map(|(kind, _)| *kind).find(|kind| *kind as u8 == number)
     }
 
+    /// Every kind.
+    pub fn all() -> impl Iterator<Item = Self> + Clone {
+        KINDS.iter().map(|(kind, _)| *kind)
+    }
+
+    /// What functions of this kind do: the number tells.
+    pub fn role(self) -> Role {
+        match self {
+            Self::Realloc | Self::Reallocarray | Self::Rallocx | Self::Xallocx | Self::PoolRealloc => Role::Realloc,
+            Self::Mmap | Self::Munmap | Self::Mremap => Role::Map,
+            kind if (kind as u8) < Self::Free as u8 => Role::Alloc,
+            _ => Role::Free,
+        }
+    }
+
     /// The function's usual name, as reports print it.
     pub fn name(self) -> &'static str {
         match KINDS.iter().find(|(kind, _)| *kind == self) {
@@ -344,7 +359,7 @@ mod tests {
             assert!(KINDS[..at].iter().all(|(other, _)| other != kind));
         }
         for hook in HOOKS {
-            assert_eq!(hook.kind.name(), hook.name);
+            assert_eq!((hook.kind.name(), hook.kind.role()), (hook.name, hook.role));
         }
     }
 

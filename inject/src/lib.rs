@@ -1,44 +1,41 @@
 //! Getting into a process and out again.
+//!
+//! Nothing is ever called in the target: hound makes raw system calls in one borrowed thread ([`Borrowed`]), writes memory from outside
+//! ([`Memory`]), and patches while all threads stand still ([`Frozen`]). All three undo themselves when dropped, and when hound dies.
+//!
+//! [`look`] whether it is possible, make a [`Plan`] of what to patch, [`enter`] with libhound.so, patch, unpatch. [`find`] tells what an
+//! earlier hound left behind.
 
+mod bytes;
 pub mod code;
 mod custom;
 mod enter;
 mod error;
 mod existing;
 mod families;
+mod freeze;
 mod image;
 mod look;
-mod modules;
+mod memory;
+pub mod modules;
 mod patch;
 mod place;
 mod plan;
+mod remote;
+mod restart;
+mod seccomp;
+mod step;
+mod tasks;
 mod thunk;
+mod trace;
 
 pub use custom::{CustomHook, HookSyntax, PoolRole};
 pub use enter::{Entered, enter};
-pub use error::{Error, Refusal};
+pub use error::{Denied, Error, Refusal};
 pub use existing::{Existing, State, find};
+pub use freeze::{Frozen, Stopped};
 pub use look::{Target, look};
+pub use memory::Memory;
 pub use patch::Patched;
 pub use plan::{Covered, NotCovered, Plan};
-
-// enter.rs
-//   pub fn enter(target: &Target, library: &[u8], deadline: Instant) -> Result<Entered, Error>
-//   impl Entered {
-//       pub fn ring(&self) -> BorrowedFd<'_>                 // sized, sealed, Control initialised: recording off, target_pid set
-//       pub fn is_fresh(&self) -> bool                       // false: a dormant library was reused
-//       pub fn stalls(&self) -> &[Duration]                  // each time the target (or one thread of it) stood still
-//       pub fn patch(&mut self, plan: &Plan, deadline: Instant) -> Result<Patched, Error>
-//       pub fn unpatch(&mut self, deadline: Instant) -> Result<Duration, Error>
-//       pub fn unload(self, deadline: Instant) -> Result<(), Error>
-//   }
-// patch.rs
-//   pub struct Patched { pub stall: Duration, pub threads: usize, pub entries: usize }
-// existing.rs
-//   pub fn find(pid: i32) -> Result<Option<Existing>, Error>
-//   pub enum State { Dormant, Armed { drainer: u32 /* 0 or dead: nobody's */ }, HalfBuilt, OtherVersion }
-//   impl Existing {
-//       pub fn state(&self) -> State; pub fn version(&self) -> (u32 /* ring */, u32 /* attachment */); pub fn ring(&self) -> BorrowedFd<'_>;
-//       pub fn unpatch(&mut self, deadline) -> Result<Duration, Error>     // `hound detach` without the session that attached
-//       pub fn unload(self, deadline) -> Result<(), Error>
-//   }
+pub use remote::Borrowed;
