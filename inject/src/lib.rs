@@ -6,27 +6,20 @@
 //! [`look`] whether it is possible, make a [`Plan`] of what to patch, [`enter`] with libhound.so, patch, unpatch. [`find`] tells what an
 //! earlier hound left behind.
 
-mod bytes;
-pub mod code;
 mod custom;
 mod enter;
 mod error;
 mod existing;
-mod families;
 mod freeze;
-mod image;
 mod look;
 mod memory;
-pub mod modules;
 mod patch;
-mod place;
 mod plan;
 mod remote;
 mod restart;
 mod seccomp;
 mod step;
 mod tasks;
-mod thunk;
 mod trace;
 
 pub use custom::{CustomHook, HookSyntax, PoolRole};
