@@ -6,6 +6,7 @@
 //! [`look`] whether it is possible, make a [`Plan`] of what to patch, [`enter`] with libhound.so, patch, unpatch. [`find`] tells what an
 //! earlier hound left behind.
 
+pub mod code;
 mod custom;
 mod enter;
 mod error;
@@ -13,7 +14,9 @@ mod existing;
 mod freeze;
 mod look;
 mod memory;
+pub mod modules;
 mod patch;
+mod place;
 mod plan;
 mod remote;
 mod restart;
