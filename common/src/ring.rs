@@ -73,6 +73,8 @@ pub const OUT_NO_HEARTBEAT: u32 = 1;
 pub const OUT_NO_ALLOCATOR: u32 = 2;
 /// `bow_out`: no memory for the library's own state.
 pub const OUT_NO_MEMORY: u32 = 3;
+/// `bow_out`: the attachment lacks the place of the thread id, or the clock.
+pub const OUT_NOT_PREPARED: u32 = 4;
 
 /// `Stream::state`: nobody's.
 pub const STREAM_FREE: u32 = 0;
