@@ -11,7 +11,9 @@ mod custom;
 mod enter;
 mod error;
 mod existing;
+mod families;
 mod freeze;
+mod image;
 mod look;
 mod memory;
 pub mod modules;
@@ -23,6 +25,7 @@ mod restart;
 mod seccomp;
 mod step;
 mod tasks;
+mod thunk;
 mod trace;
 
 pub use custom::{CustomHook, HookSyntax, PoolRole};
