@@ -12,6 +12,7 @@ mod enter;
 mod error;
 mod existing;
 mod families;
+mod frame;
 mod freeze;
 mod image;
 mod look;
