@@ -99,6 +99,7 @@ pub struct Attachment {
 impl Attachment {
     /// The block as it stands in the image.
     pub const fn new() -> Self {
+        #[expect(clippy::declare_interior_mutable_const, reason = "the initial value of each field")]
         const ZERO: AtomicU64 = AtomicU64::new(0);
         Attachment {
             magic: AtomicU64::new(MAGIC),
