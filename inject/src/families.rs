@@ -24,8 +24,8 @@ pub struct Function {
     pub kind: u8,
     /// How it takes its arguments.
     pub shape: Shape,
-    /// The symbol of the one that returns null where this one throws.
-    pub nothrow: Option<String>,
+    /// Where the one is that returns null where this one throws.
+    pub nothrow: Option<u64>,
 }
 
 /// An allocator in a module, or libc's mapping functions.
@@ -37,6 +37,8 @@ pub struct Family {
     pub flags: u8,
     /// The allocator has the module to itself: calls from there are its own, not the program's.
     pub owns_module: bool,
+    /// Its `malloc_usable_size`, 0 if it has none.
+    pub usable_size: u64,
     /// Its functions; each address once.
     pub functions: Vec<Function>,
 }
@@ -45,13 +47,14 @@ pub struct Family {
 type Names = HashMap<String, (u64, u64)>;
 
 /// The prefixed functions end so.
-const ENDINGS: [&str; 17] = [
+const ENDINGS: [&str; 18] = [
     "malloc", "calloc", "realloc", "free", "memalign", "aligned_alloc", "valloc", "mallocx", "rallocx", "xallocx", "dallocx", "sdallocx",
     "reallocarray", "free_sized", "free_aligned_sized", "mallctl", "cfree",
+    "malloc_usable_size",
 ];
 
 /// What marks modules, beside functions to be patched.
-const MARKS: [&str; 2] = ["__libc_start_main", "gnu_get_libc_version"];
+const MARKS: [&str; 3] = ["__libc_start_main", "gnu_get_libc_version", "mi_usable_size"];
 
 fn names(module: &Module, memory: &Memory) -> Names {
     let mut exact: BTreeSet<&str> = PATCHES.iter().map(|p| p.symbol).chain(HOOKS.iter().map(|h| h.symbol)).collect();
@@ -82,10 +85,11 @@ fn families_of(names: &Names, module: &Module) -> Vec<Family> {
     }
     let mut found = Vec::new();
     let mut taken = BTreeSet::new();
-    let mut add = |name: String, flags: u8, owns_module: bool, list: Vec<Function>| {
+    let mut add = |name: String, flags: u8, owns_module: bool, usable: &str, list: Vec<Function>| {
+        let usable_size = names.get(usable).map_or(0, |(address, _)| *address);
         let functions: Vec<Function> = list.into_iter().filter(|f| taken.insert(f.address)).collect();
         if !functions.is_empty() {
-            found.push(Family { name, flags, owns_module, functions });
+            found.push(Family { name, flags, owns_module, usable_size, functions });
         }
     };
     for prefix in prefixes(names) {
@@ -105,21 +109,21 @@ fn families_of(names: &Names, module: &Module) -> Vec<Family> {
                 }
             }
         }
-        add(name, if is_glibc { ENTRY_GLIBC } else { 0 }, !of_executable, list);
+        add(name, if is_glibc { ENTRY_GLIBC } else { 0 }, !of_executable, &format!("{prefix}malloc_usable_size"), list);
     }
     if has("mi_malloc") && has("mi_free") && (has("mi_realloc") || has("mi_realloc_aligned")) {
-        add("mimalloc".into(), 0, !module.is_executable, listed(names, Origin::Mimalloc, ""));
+        add("mimalloc".into(), 0, !module.is_executable, "mi_usable_size", listed(names, Origin::Mimalloc, ""));
     }
     if has("tc_malloc") && has("tc_free") && has("tc_realloc") && !has("malloc") {
-        add("tcmalloc".into(), 0, !module.is_executable, listed(names, Origin::Tcmalloc, ""));
+        add("tcmalloc".into(), 0, !module.is_executable, "", listed(names, Origin::Tcmalloc, ""));
     }
     if is_libc {
         let libc = if has("gnu_get_libc_version") { "glibc" } else { "musl" };
-        add(format!("{libc}: mappings"), 0, false, mapping_functions(names));
-        add(format!("{libc}: exec"), 0, false, watched(names, |shape| shape == Shape::Exec));
+        add(format!("{libc}: mappings"), 0, false, "", mapping_functions(names));
+        add(format!("{libc}: exec"), 0, false, "", watched(names, |shape| shape == Shape::Exec));
     }
     if has("__register_frame") && has("__deregister_frame") {
-        add("unwinder".into(), 0, false, watched(names, |shape| shape != Shape::Exec));
+        add("unwinder".into(), 0, false, "", watched(names, |shape| shape != Shape::Exec));
     }
     found
 }
@@ -188,10 +192,7 @@ fn listed_function(names: &Names, patch: &Patch, prefix: &str) -> Option<Functio
     // Without its other half a throwing operator is called like any function: where the half is missing the operator cannot fail
     // otherwise than by throwing through our frame, which has no unwind rules. It is left out then.
     if let Some(nothrow) = patch.nothrow {
-        if !names.contains_key(nothrow) {
-            return None;
-        }
-        function.nothrow = Some(nothrow.to_owned());
+        function.nothrow = Some(names.get(nothrow)?.0);
     }
     Some(function)
 }

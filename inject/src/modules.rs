@@ -114,7 +114,7 @@ pub fn modules(pid: i32, memory: &Memory, maps: &[Mapping]) -> Result<Vec<Module
         if !maps[at..again].iter().filter(mine).any(Mapping::is_executable) {
             continue;
         }
-        match Module::read(pid, memory, first, aux) {
+        match Module::read(Some(pid), memory, first, aux) {
             Ok(Some(module)) => found.push(module),
             Ok(None) => {}
             Err(Error::Gone) => return Err(Error::Gone),
@@ -134,8 +134,20 @@ fn open(pid: i32, map: &Mapping) -> Option<File> {
     (file.metadata().ok()?.ino() == map.inode).then_some(file)
 }
 
+/// The kernel's own library in the process.
+pub(crate) fn vdso(memory: &Memory, maps: &[Mapping]) -> Option<Module> {
+    let map = maps.iter().find(|m| m.path == "[vdso]")?;
+    Module::at(memory, map.start).ok().flatten()
+}
+
 impl Module {
-    fn read(pid: i32, memory: &Memory, first: &Mapping, aux: Auxiliary) -> Result<Option<Self>, Error> {
+    /// A module that is in memory only: the kernel's, or libhound.so as hound has mapped it.
+    pub(crate) fn at(memory: &Memory, start: u64) -> Result<Option<Self>, Error> {
+        let map = Mapping { start, end: start, protection: *b"r-xp", offset: 0, device: String::new(), inode: 0, path: String::new() };
+        Self::read(None, memory, &map, Auxiliary::default())
+    }
+
+    fn read(pid: Option<i32>, memory: &Memory, first: &Mapping, aux: Auxiliary) -> Result<Option<Self>, Error> {
         let mut head = vec![0; PAGE as usize];
         memory.read(first.start, &mut head)?;
         let Ok(header) = elf::FileHeader64::<LE>::parse(&*head) else { return Ok(None) };
@@ -175,7 +187,7 @@ impl Module {
             header_count: programs.len() as u64,
             segments,
             dynamic,
-            file: open(pid, first),
+            file: pid.and_then(|pid| open(pid, first)),
         }))
     }
 
