@@ -44,7 +44,8 @@ pub const RING_BYTES: usize = DATA_OFFSET + SEGMENTS * SEGMENT_BYTES;
 
 /// `state`: set while events are recorded. The other bits count changes (see [`Control::change`]).
 pub const STATE_RECORDING: u64 = 1;
-const STATE_CHANGE: u64 = 2;
+/// `state`: the lowest bit of the count of changes.
+pub const STATE_CHANGE: u64 = 2;
 
 /// `options`: record the stacks of frees.
 pub const OPTION_FREE_STACKS: u32 = 1;

@@ -133,6 +133,32 @@ pub enum Refusal {
         /// What was wrong with the last one tried.
         why: String,
     },
+    /// No allocator was found that can be patched.
+    NoAllocator {
+        /// What the target is instead, or what stands in the way.
+        why: String,
+        /// What to do about it.
+        cure: String,
+    },
+    /// A function that the user named does not exist, or cannot be patched.
+    NoFunction {
+        /// The name as given.
+        name: String,
+        /// Why not.
+        why: String,
+        /// Names like it that do exist.
+        similar: Vec<String>,
+    },
+    /// Another hound is recording it.
+    Occupied {
+        /// That hound's process id, as it sees itself.
+        by: u32,
+    },
+    /// An earlier hound left something that this one can neither use nor take away.
+    LeftBehind {
+        /// What, and why it cannot be taken away now.
+        why: String,
+    },
 }
 
 /// Which rule denies hound the access.
@@ -186,6 +212,10 @@ impl Refusal {
             }
             Refusal::ShadowStack => "the target runs with a shadow stack (CET)".into(),
             Refusal::NoThread { why } => format!("none of its threads can be borrowed: {why}"),
+            Refusal::NoAllocator { why, .. } => why.clone(),
+            Refusal::NoFunction { name, why, .. } => format!("{name}: {why}"),
+            Refusal::Occupied { by } => format!("another hound (process {by}) is recording it"),
+            Refusal::LeftBehind { why } => format!("an earlier hound left something in it: {why}"),
         }
     }
 
@@ -204,6 +234,11 @@ impl Refusal {
             Refusal::SharedMemory { .. } => "try again when that process has ended or executed its program".into(),
             Refusal::ShadowStack => "start it with GLIBC_TUNABLES=glibc.cpu.x86_shstk=off, or with `hound run`".into(),
             Refusal::NoThread { .. } => "try again; if it stays so, start the program with `hound run`".into(),
+            Refusal::NoAllocator { cure, .. } => cure.clone(),
+            Refusal::NoFunction { similar, .. } if similar.is_empty() => "no symbol has a name like it: see `nm` of the module".into(),
+            Refusal::NoFunction { similar, .. } => format!("names like it: {}", similar.join(", ")),
+            Refusal::Occupied { .. } => "end that one first (`hound detach`), or read what it writes".into(),
+            Refusal::LeftBehind { .. } => "try again in a moment, or use the hound that left it".into(),
         }
     }
 }

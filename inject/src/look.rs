@@ -40,6 +40,14 @@ pub struct Target {
     pidfd: OwnedFd,
 }
 
+impl Target {
+    /// The same once more.
+    pub(crate) fn duplicate(&self) -> Result<Target, Error> {
+        let pidfd = self.pidfd.try_clone().map_err(|e| Error::io("duplicating a descriptor", &e))?;
+        Ok(Target { name: self.name.clone(), pidfd, ..*self })
+    }
+}
+
 impl AsFd for Target {
     /// A pidfd of the process.
     fn as_fd(&self) -> BorrowedFd<'_> {

@@ -91,6 +91,11 @@ impl Borrowed {
         self.tid
     }
 
+    /// The thread's registers as it was found.
+    pub fn regs(&mut self) -> user_regs_struct {
+        self.tracer.run(|loan| loan.regs)
+    }
+
     /// Makes a system call in the target's thread and returns its result.
     ///
     /// # Errors
