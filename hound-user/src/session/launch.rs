@@ -18,7 +18,7 @@ use hound_common::ring::{
 
 use super::preload::Preload;
 use super::program::Program;
-use super::recording::{Recording, Written};
+use super::recording::{Recording, Start, Written};
 use super::ring::Ring;
 use super::signals::{self, Signals};
 use super::status::StatusLine;
@@ -93,7 +93,7 @@ pub fn launch(launch: &Launch) -> anyhow::Result<Launched> {
         let pid = child.id().unwrap_or(0);
         let session = SessionInfo { pid, start, ..session };
         let writer = CaptureWriter::create(&provisional, &session).with_context(cannot_write);
-        let recording = writer.and_then(|writer| Ok(Recording::start(Arc::clone(&ring), writer, session, provisional.clone(), pid)?));
+        let recording = writer.and_then(|writer| Ok(Recording::start(Start { ring: Arc::clone(&ring), writer, session, path: provisional.clone(), pid, used: false })?));
         let recording = match recording {
             Ok(recording) => recording,
             Err(error) => {

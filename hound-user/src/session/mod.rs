@@ -4,6 +4,7 @@
 //! `encode` turns them into sections, `store` compresses and writes. Bounded queues between them: a backlog pushes back on the target
 //! instead of growing without limit. `beside` are two more, that look at the target and give hound's sign of life.
 
+mod before;
 mod beside;
 mod clock;
 mod collect;
@@ -12,12 +13,14 @@ mod launch;
 mod output;
 mod pipeline;
 mod preload;
+mod processes;
 mod program;
 mod recording;
 mod ring;
 mod signals;
 mod status;
 mod surroundings;
+mod threads;
 
 pub use collect::{Collect, collect};
 pub use launch::{Launch, Launched, launch};

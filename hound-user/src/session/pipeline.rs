@@ -38,11 +38,17 @@ pub enum Order {
     },
     /// Give everything encoded so far to the file.
     Flush,
+    /// The same, and tell how long the file is when all that came before is in it.
+    Barrier(SyncSender<u64>),
+    /// Nothing follows that counts, whoever still holds an end of the pipeline.
+    End,
 }
 
 enum Job {
     Section(Box<Section>),
     Calibration(Calibration),
+    Barrier(SyncSender<u64>),
+    End,
 }
 
 /// Figures for the status line, updated as things go.
@@ -54,6 +60,8 @@ pub struct Progress {
     pub bytes: AtomicU64,
     /// Events lost because the disk was full.
     pub lost_on_disk: AtomicU64,
+    /// Rounds of reading the ring: what was in it when a round began is on its way when that is counted.
+    pub rounds: AtomicU64,
 }
 
 /// hound's own stream in a capture.
@@ -95,6 +103,8 @@ impl std::fmt::Debug for Job {
         f.write_str(match self {
             Job::Section(_) => "Section",
             Job::Calibration(_) => "Calibration",
+            Job::Barrier(_) => "Barrier",
+            Job::End => "End",
         })
     }
 }
@@ -119,7 +129,7 @@ impl Pipeline {
         self.orders.send(order);
     }
 
-    /// Another end for orders. It must be dropped before `finish` is called, which waits for the last of them.
+    /// Another end for orders. What is sent after `finish` was called is not stored.
     pub fn orders(&self) -> Orders {
         self.orders.clone()
     }
@@ -131,10 +141,8 @@ impl Pipeline {
 
     /// Encodes and stores what is left, and gives the writer back.
     pub fn finish(self) -> io::Result<CaptureWriter> {
-        let Orders { orders, calibrations } = self.orders;
-        drop(orders);
+        self.orders.send(Order::End);
         self.encode.join().map_err(|_| io::Error::other("the encoding thread panicked"))?;
-        drop(calibrations);
         self.store.join().map_err(|_| io::Error::other("the storing thread panicked"))?
     }
 }
@@ -181,6 +189,13 @@ impl Encoder {
                 }
                 Order::Note { ticks, tag, a, words } => self.note(OWN_STREAM, 0, 0, Some(ticks), tag, a, &words),
                 Order::Flush => self.finished.extend(self.streams.values_mut().filter_map(StreamEncoder::flush)),
+                Order::Barrier(tell) => {
+                    self.finished.extend(self.streams.values_mut().filter_map(StreamEncoder::flush));
+                    if !self.store() || self.jobs.send(Job::Barrier(tell)).is_err() {
+                        return;
+                    }
+                }
+                Order::End => break,
             }
             if !self.store() {
                 return;
@@ -188,6 +203,7 @@ impl Encoder {
         }
         self.finished.extend(self.streams.values_mut().filter_map(StreamEncoder::flush));
         self.store();
+        let _ = self.jobs.send(Job::End); // it has gone only by a failure, which `finish` reports
     }
 
     fn stream(&mut self, id: StreamId, tid: u32, level: u32) -> (&mut StreamEncoder, &mut Vec<Section>) {
@@ -220,6 +236,11 @@ fn store(mut writer: CaptureWriter, jobs: &Receiver<Job>, progress: &Progress) -
                 writer.write(&section.compress(&mut compressor)?)
             }
             Job::Calibration(pair) => writer.write_calibration(&[pair]),
+            Job::Barrier(tell) => {
+                let _ = tell.try_send(writer.bytes()); // who asked may have given up
+                continue;
+            }
+            Job::End => break,
         };
         progress.bytes.store(writer.bytes(), Ordering::Relaxed);
         progress.lost_on_disk.store(writer.lost_events(), Ordering::Relaxed);
