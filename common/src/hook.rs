@@ -1,6 +1,9 @@
 //! The one list of hooked functions. Exported symbols, injected patches and uprobes are all derived from it.
 //!
-//! A new hooked function is one line in [`HOOKS`] (plus its body in `preload/src/hooks.rs` if its signature is new).
+//! A new hooked function is one line in [`HOOKS`] (plus its body in `preload/src/hooks.rs` if its signature is new), or, where it can
+//! only be patched and not interposed, one line in [`PATCHES`].
+
+use crate::attach::Shape;
 
 /// Which function made a block or released it. The numbers are part of the capture format: never renumber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -64,16 +67,63 @@ pub enum Kind {
     Mremap = 66,
 }
 
+/// Every kind with its name in reports.
+const KINDS: &[(Kind, &str)] = &[
+    (Kind::Malloc, "malloc"),
+    (Kind::Calloc, "calloc"),
+    (Kind::Realloc, "realloc"),
+    (Kind::Reallocarray, "reallocarray"),
+    (Kind::PosixMemalign, "posix_memalign"),
+    (Kind::Memalign, "memalign"),
+    (Kind::AlignedAlloc, "aligned_alloc"),
+    (Kind::Valloc, "valloc"),
+    (Kind::Pvalloc, "pvalloc"),
+    (Kind::New, "operator new"),
+    (Kind::NewArray, "operator new[]"),
+    (Kind::Mallocx, "mallocx"),
+    (Kind::Rallocx, "rallocx"),
+    (Kind::Xallocx, "xallocx"),
+    (Kind::PoolAlloc, "pool alloc"),
+    (Kind::PoolRealloc, "pool realloc"),
+    (Kind::Free, "free"),
+    (Kind::FreeSized, "free_sized"),
+    (Kind::FreeAlignedSized, "free_aligned_sized"),
+    (Kind::Cfree, "cfree"),
+    (Kind::Delete, "operator delete"),
+    (Kind::DeleteArray, "operator delete[]"),
+    (Kind::Dallocx, "dallocx"),
+    (Kind::Sdallocx, "sdallocx"),
+    (Kind::PoolFree, "pool free"),
+    (Kind::Mmap, "mmap"),
+    (Kind::Munmap, "munmap"),
+    (Kind::Mremap, "mremap"),
+];
+
 impl Kind {
     /// The kind with this number, if there is one.
     pub fn from_u8(number: u8) -> Option<Self> {
-        HOOKS.iter().map(|h| h.kind).find(|k| *k as u8 == number)
+        KINDS.iter().map(|(kind, _)| *kind).find(|kind| *kind as u8 == number)
+    }
+
+    /// Every kind.
+    pub fn all() -> impl Iterator<Item = Self> + Clone {
+        KINDS.iter().map(|(kind, _)| *kind)
+    }
+
+    /// What functions of this kind do: the number tells.
+    pub fn role(self) -> Role {
+        match self {
+            Self::Realloc | Self::Reallocarray | Self::Rallocx | Self::Xallocx | Self::PoolRealloc => Role::Realloc,
+            Self::Mmap | Self::Munmap | Self::Mremap => Role::Map,
+            kind if (kind as u8) < Self::Free as u8 => Role::Alloc,
+            _ => Role::Free,
+        }
     }
 
     /// The function's usual name, as reports print it.
     pub fn name(self) -> &'static str {
-        match HOOKS.iter().find(|h| h.kind == self) {
-            Some(hook) => hook.name,
+        match KINDS.iter().find(|(kind, _)| *kind == self) {
+            Some((_, name)) => name,
             None => "unknown",
         }
     }
@@ -103,36 +153,190 @@ pub struct Hook {
     pub kind: Kind,
     /// What it does.
     pub role: Role,
+    /// How it takes its arguments.
+    pub shape: Shape,
 }
 
-const fn hook(symbol: &'static str, name: &'static str, kind: Kind, role: Role) -> Hook {
-    Hook { symbol, name, kind, role }
+const fn hook(symbol: &'static str, name: &'static str, kind: Kind, role: Role, shape: Shape) -> Hook {
+    Hook { symbol, name, kind, role, shape }
 }
 
 /// Every function that libhound.so exports in the place of the allocator's or libc's own.
 pub const HOOKS: &[Hook] = &[
-    hook("malloc", "malloc", Kind::Malloc, Role::Alloc),
-    hook("calloc", "calloc", Kind::Calloc, Role::Alloc),
-    hook("realloc", "realloc", Kind::Realloc, Role::Realloc),
-    hook("reallocarray", "reallocarray", Kind::Reallocarray, Role::Realloc),
-    hook("posix_memalign", "posix_memalign", Kind::PosixMemalign, Role::Alloc),
-    hook("memalign", "memalign", Kind::Memalign, Role::Alloc),
-    hook("aligned_alloc", "aligned_alloc", Kind::AlignedAlloc, Role::Alloc),
-    hook("valloc", "valloc", Kind::Valloc, Role::Alloc),
-    hook("pvalloc", "pvalloc", Kind::Pvalloc, Role::Alloc),
-    hook("free", "free", Kind::Free, Role::Free),
-    hook("free_sized", "free_sized", Kind::FreeSized, Role::Free),
-    hook("free_aligned_sized", "free_aligned_sized", Kind::FreeAlignedSized, Role::Free),
-    hook("cfree", "cfree", Kind::Cfree, Role::Free),
-    hook("mmap", "mmap", Kind::Mmap, Role::Map),
-    hook("mmap64", "mmap", Kind::Mmap, Role::Map),
-    hook("munmap", "munmap", Kind::Munmap, Role::Map),
-    hook("mremap", "mremap", Kind::Mremap, Role::Map),
+    hook("malloc", "malloc", Kind::Malloc, Role::Alloc, Shape::Alloc),
+    hook("calloc", "calloc", Kind::Calloc, Role::Alloc, Shape::Calloc),
+    hook("realloc", "realloc", Kind::Realloc, Role::Realloc, Shape::Realloc),
+    hook("reallocarray", "reallocarray", Kind::Reallocarray, Role::Realloc, Shape::Reallocarray),
+    hook("posix_memalign", "posix_memalign", Kind::PosixMemalign, Role::Alloc, Shape::PosixMemalign),
+    hook("memalign", "memalign", Kind::Memalign, Role::Alloc, Shape::Memalign),
+    hook("aligned_alloc", "aligned_alloc", Kind::AlignedAlloc, Role::Alloc, Shape::Memalign),
+    hook("valloc", "valloc", Kind::Valloc, Role::Alloc, Shape::Alloc),
+    hook("pvalloc", "pvalloc", Kind::Pvalloc, Role::Alloc, Shape::Alloc),
+    hook("free", "free", Kind::Free, Role::Free, Shape::Free),
+    hook("free_sized", "free_sized", Kind::FreeSized, Role::Free, Shape::Free),
+    hook("free_aligned_sized", "free_aligned_sized", Kind::FreeAlignedSized, Role::Free, Shape::Free),
+    hook("cfree", "cfree", Kind::Cfree, Role::Free, Shape::Free),
+    hook("mmap", "mmap", Kind::Mmap, Role::Map, Shape::Mmap),
+    hook("mmap64", "mmap", Kind::Mmap, Role::Map, Shape::Mmap),
+    hook("munmap", "munmap", Kind::Munmap, Role::Map, Shape::Munmap),
+    hook("mremap", "mremap", Kind::Mremap, Role::Map, Shape::Mremap),
 ];
 
 /// Functions hooked to see that the process replaces itself, and to learn of code made at run time.
 pub const WATCHED: &[&str] =
     &["execve", "execv", "execvp", "execvpe", "execl", "execlp", "execle", "fexecve", "execveat", "__register_frame", "__deregister_frame"];
+
+/// Which allocator has a function, and under which names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// glibc's own further names of [`HOOKS`], in a module that has those too.
+    Glibc,
+    /// jemalloc, behind the prefix it was built with.
+    Jemalloc,
+    /// mimalloc.
+    Mimalloc,
+    /// tcmalloc: gperftools' names.
+    Tcmalloc,
+    /// C++ operators, in a module whose allocator brings its own.
+    Operator,
+}
+
+/// A function that is patched in a running target and never interposed.
+#[derive(Clone, Copy, Debug)]
+pub struct Patch {
+    /// Its symbol, without jemalloc's prefix.
+    pub symbol: &'static str,
+    /// Whose it is.
+    pub origin: Origin,
+    /// Its number in events.
+    pub kind: Kind,
+    /// How it takes its arguments.
+    pub shape: Shape,
+    /// For [`Shape::New`]: the symbol of the one that returns null where this one throws.
+    pub nothrow: Option<&'static str>,
+}
+
+const fn patch(symbol: &'static str, origin: Origin, kind: Kind, shape: Shape) -> Patch {
+    Patch { symbol, origin, kind, shape, nothrow: None }
+}
+
+const fn throws(symbol: &'static str, origin: Origin, kind: Kind, nothrow: &'static str) -> Patch {
+    Patch { symbol, origin, kind, shape: Shape::New, nothrow: Some(nothrow) }
+}
+
+/// Every function that is patched in a running target besides [`HOOKS`] and [`WATCHED`].
+pub const PATCHES: &[Patch] = &[
+    patch("__libc_malloc", Origin::Glibc, Kind::Malloc, Shape::Alloc),
+    patch("__libc_calloc", Origin::Glibc, Kind::Calloc, Shape::Calloc),
+    patch("__libc_realloc", Origin::Glibc, Kind::Realloc, Shape::Realloc),
+    patch("__libc_memalign", Origin::Glibc, Kind::Memalign, Shape::Memalign),
+    patch("__libc_valloc", Origin::Glibc, Kind::Valloc, Shape::Alloc),
+    patch("__libc_pvalloc", Origin::Glibc, Kind::Pvalloc, Shape::Alloc),
+    patch("__libc_free", Origin::Glibc, Kind::Free, Shape::Free),
+    patch("mallocx", Origin::Jemalloc, Kind::Mallocx, Shape::AllocFirst),
+    patch("rallocx", Origin::Jemalloc, Kind::Rallocx, Shape::Rallocx),
+    patch("xallocx", Origin::Jemalloc, Kind::Xallocx, Shape::Xallocx),
+    patch("dallocx", Origin::Jemalloc, Kind::Dallocx, Shape::Free),
+    patch("sdallocx", Origin::Jemalloc, Kind::Sdallocx, Shape::Free),
+    patch("mi_malloc", Origin::Mimalloc, Kind::Malloc, Shape::Alloc),
+    patch("mi_malloc_small", Origin::Mimalloc, Kind::Malloc, Shape::Alloc),
+    patch("mi_zalloc", Origin::Mimalloc, Kind::Calloc, Shape::Alloc),
+    patch("mi_zalloc_small", Origin::Mimalloc, Kind::Calloc, Shape::Alloc),
+    patch("mi_calloc", Origin::Mimalloc, Kind::Calloc, Shape::Calloc),
+    patch("mi_mallocn", Origin::Mimalloc, Kind::Malloc, Shape::Calloc),
+    patch("mi_malloc_aligned", Origin::Mimalloc, Kind::AlignedAlloc, Shape::AllocFirst),
+    patch("mi_malloc_aligned_at", Origin::Mimalloc, Kind::AlignedAlloc, Shape::AllocFirst),
+    patch("mi_zalloc_aligned", Origin::Mimalloc, Kind::AlignedAlloc, Shape::AllocFirst),
+    patch("mi_zalloc_aligned_at", Origin::Mimalloc, Kind::AlignedAlloc, Shape::AllocFirst),
+    patch("mi_realloc", Origin::Mimalloc, Kind::Realloc, Shape::Realloc),
+    patch("mi_rezalloc", Origin::Mimalloc, Kind::Realloc, Shape::Realloc),
+    patch("mi_reallocf", Origin::Mimalloc, Kind::Realloc, Shape::Realloc),
+    patch("mi_reallocn", Origin::Mimalloc, Kind::Reallocarray, Shape::Reallocarray),
+    patch("mi_reallocarray", Origin::Mimalloc, Kind::Reallocarray, Shape::Reallocarray),
+    patch("mi_recalloc", Origin::Mimalloc, Kind::Reallocarray, Shape::Reallocarray),
+    patch("mi_realloc_aligned", Origin::Mimalloc, Kind::Realloc, Shape::Rallocx),
+    patch("mi_rezalloc_aligned", Origin::Mimalloc, Kind::Realloc, Shape::Rallocx),
+    patch("mi_posix_memalign", Origin::Mimalloc, Kind::PosixMemalign, Shape::PosixMemalign),
+    patch("mi_memalign", Origin::Mimalloc, Kind::Memalign, Shape::Memalign),
+    patch("mi_aligned_alloc", Origin::Mimalloc, Kind::AlignedAlloc, Shape::Memalign),
+    patch("mi_valloc", Origin::Mimalloc, Kind::Valloc, Shape::Alloc),
+    patch("mi_pvalloc", Origin::Mimalloc, Kind::Pvalloc, Shape::Alloc),
+    // (heap, size): taken like (align, size), of which only the size is looked at.
+    patch("mi_heap_malloc", Origin::Mimalloc, Kind::Malloc, Shape::Memalign),
+    patch("mi_heap_malloc_small", Origin::Mimalloc, Kind::Malloc, Shape::Memalign),
+    patch("mi_heap_zalloc", Origin::Mimalloc, Kind::Calloc, Shape::Memalign),
+    patch("mi_new_nothrow", Origin::Mimalloc, Kind::New, Shape::Alloc),
+    patch("mi_new_aligned_nothrow", Origin::Mimalloc, Kind::New, Shape::AllocFirst),
+    throws("mi_new", Origin::Mimalloc, Kind::New, "mi_new_nothrow"),
+    throws("mi_new_aligned", Origin::Mimalloc, Kind::New, "mi_new_aligned_nothrow"),
+    patch("mi_free", Origin::Mimalloc, Kind::Free, Shape::Free),
+    patch("mi_cfree", Origin::Mimalloc, Kind::Cfree, Shape::Free),
+    patch("mi_free_size", Origin::Mimalloc, Kind::FreeSized, Shape::Free),
+    patch("mi_free_aligned", Origin::Mimalloc, Kind::Free, Shape::Free),
+    patch("mi_free_size_aligned", Origin::Mimalloc, Kind::FreeAlignedSized, Shape::Free),
+    patch("tc_malloc", Origin::Tcmalloc, Kind::Malloc, Shape::Alloc),
+    patch("tc_malloc_skip_new_handler", Origin::Tcmalloc, Kind::Malloc, Shape::Alloc),
+    patch("tc_calloc", Origin::Tcmalloc, Kind::Calloc, Shape::Calloc),
+    patch("tc_realloc", Origin::Tcmalloc, Kind::Realloc, Shape::Realloc),
+    patch("tc_memalign", Origin::Tcmalloc, Kind::Memalign, Shape::Memalign),
+    patch("tc_posix_memalign", Origin::Tcmalloc, Kind::PosixMemalign, Shape::PosixMemalign),
+    patch("tc_valloc", Origin::Tcmalloc, Kind::Valloc, Shape::Alloc),
+    patch("tc_pvalloc", Origin::Tcmalloc, Kind::Pvalloc, Shape::Alloc),
+    patch("tc_free", Origin::Tcmalloc, Kind::Free, Shape::Free),
+    patch("tc_cfree", Origin::Tcmalloc, Kind::Cfree, Shape::Free),
+    patch("tc_free_sized", Origin::Tcmalloc, Kind::FreeSized, Shape::Free),
+    patch("sdallocx", Origin::Tcmalloc, Kind::Sdallocx, Shape::Free),
+    patch("tc_sdallocx", Origin::Tcmalloc, Kind::Sdallocx, Shape::Free),
+    throws("tc_new", Origin::Tcmalloc, Kind::New, "tc_new_nothrow"),
+    throws("tc_newarray", Origin::Tcmalloc, Kind::NewArray, "tc_newarray_nothrow"),
+    throws("tc_new_aligned", Origin::Tcmalloc, Kind::New, "tc_new_aligned_nothrow"),
+    throws("tc_newarray_aligned", Origin::Tcmalloc, Kind::NewArray, "tc_newarray_aligned_nothrow"),
+    patch("tc_new_nothrow", Origin::Tcmalloc, Kind::New, Shape::AllocFirst),
+    patch("tc_newarray_nothrow", Origin::Tcmalloc, Kind::NewArray, Shape::AllocFirst),
+    patch("tc_new_aligned_nothrow", Origin::Tcmalloc, Kind::New, Shape::AllocFirst),
+    patch("tc_newarray_aligned_nothrow", Origin::Tcmalloc, Kind::NewArray, Shape::AllocFirst),
+    patch("tc_delete", Origin::Tcmalloc, Kind::Delete, Shape::Free),
+    patch("tc_delete_sized", Origin::Tcmalloc, Kind::Delete, Shape::Free),
+    patch("tc_delete_nothrow", Origin::Tcmalloc, Kind::Delete, Shape::Free),
+    patch("tc_delete_aligned", Origin::Tcmalloc, Kind::Delete, Shape::Free),
+    patch("tc_delete_sized_aligned", Origin::Tcmalloc, Kind::Delete, Shape::Free),
+    patch("tc_delete_aligned_nothrow", Origin::Tcmalloc, Kind::Delete, Shape::Free),
+    patch("tc_deletearray", Origin::Tcmalloc, Kind::DeleteArray, Shape::Free),
+    patch("tc_deletearray_sized", Origin::Tcmalloc, Kind::DeleteArray, Shape::Free),
+    patch("tc_deletearray_nothrow", Origin::Tcmalloc, Kind::DeleteArray, Shape::Free),
+    patch("tc_deletearray_aligned", Origin::Tcmalloc, Kind::DeleteArray, Shape::Free),
+    patch("tc_deletearray_sized_aligned", Origin::Tcmalloc, Kind::DeleteArray, Shape::Free),
+    patch("tc_deletearray_aligned_nothrow", Origin::Tcmalloc, Kind::DeleteArray, Shape::Free),
+    throws("_Znwm", Origin::Operator, Kind::New, "_ZnwmRKSt9nothrow_t"),
+    throws("_Znam", Origin::Operator, Kind::NewArray, "_ZnamRKSt9nothrow_t"),
+    throws("_ZnwmSt11align_val_t", Origin::Operator, Kind::New, "_ZnwmSt11align_val_tRKSt9nothrow_t"),
+    throws("_ZnamSt11align_val_t", Origin::Operator, Kind::NewArray, "_ZnamSt11align_val_tRKSt9nothrow_t"),
+    patch("_ZnwmRKSt9nothrow_t", Origin::Operator, Kind::New, Shape::AllocFirst),
+    patch("_ZnamRKSt9nothrow_t", Origin::Operator, Kind::NewArray, Shape::AllocFirst),
+    patch("_ZnwmSt11align_val_tRKSt9nothrow_t", Origin::Operator, Kind::New, Shape::AllocFirst),
+    patch("_ZnamSt11align_val_tRKSt9nothrow_t", Origin::Operator, Kind::NewArray, Shape::AllocFirst),
+    patch("_ZdlPv", Origin::Operator, Kind::Delete, Shape::Free),
+    patch("_ZdlPvm", Origin::Operator, Kind::Delete, Shape::Free),
+    patch("_ZdlPvRKSt9nothrow_t", Origin::Operator, Kind::Delete, Shape::Free),
+    patch("_ZdlPvSt11align_val_t", Origin::Operator, Kind::Delete, Shape::Free),
+    patch("_ZdlPvmSt11align_val_t", Origin::Operator, Kind::Delete, Shape::Free),
+    patch("_ZdlPvSt11align_val_tRKSt9nothrow_t", Origin::Operator, Kind::Delete, Shape::Free),
+    patch("_ZdaPv", Origin::Operator, Kind::DeleteArray, Shape::Free),
+    patch("_ZdaPvm", Origin::Operator, Kind::DeleteArray, Shape::Free),
+    patch("_ZdaPvRKSt9nothrow_t", Origin::Operator, Kind::DeleteArray, Shape::Free),
+    patch("_ZdaPvSt11align_val_t", Origin::Operator, Kind::DeleteArray, Shape::Free),
+    patch("_ZdaPvmSt11align_val_t", Origin::Operator, Kind::DeleteArray, Shape::Free),
+    patch("_ZdaPvSt11align_val_tRKSt9nothrow_t", Origin::Operator, Kind::DeleteArray, Shape::Free),
+];
+
+/// How a function of [`WATCHED`] is patched.
+pub fn watched_shape(symbol: &str) -> Option<Shape> {
+    match symbol {
+        "__register_frame" => Some(Shape::RegisterFrame),
+        "__deregister_frame" => Some(Shape::DeregisterFrame),
+        _ => WATCHED.contains(&symbol).then_some(Shape::Exec),
+    }
+}
 
 /// Functions a program may call to steer the recording, exported beside [`HOOKS`].
 pub const PROGRAM_API: &[&str] = &[
@@ -142,3 +346,30 @@ pub const PROGRAM_API: &[&str] = &[
     "memory_profiler_set_marker",
     "memory_profiler_override_next_timestamp",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_a_name_and_a_number_of_its_own() {
+        for (at, (kind, name)) in KINDS.iter().enumerate() {
+            assert_eq!(Kind::from_u8(*kind as u8), Some(*kind));
+            assert_eq!(kind.name(), *name);
+            assert!(KINDS[..at].iter().all(|(other, _)| other != kind));
+        }
+        for hook in HOOKS {
+            assert_eq!((hook.kind.name(), hook.kind.role()), (hook.name, hook.role));
+        }
+    }
+
+    #[test]
+    fn what_throws_has_one_that_does_not_beside_it() {
+        for patch in PATCHES {
+            assert_eq!(patch.shape == Shape::New, patch.nothrow.is_some(), "{}", patch.symbol);
+            if let Some(nothrow) = patch.nothrow {
+                assert!(PATCHES.iter().any(|p| p.symbol == nothrow && p.origin == patch.origin), "{nothrow}");
+            }
+        }
+    }
+}

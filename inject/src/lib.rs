@@ -1,1 +1,34 @@
 //! Getting into a process and out again.
+//!
+//! Nothing is ever called in the target: hound makes raw system calls in one borrowed thread ([`Borrowed`]), writes memory from outside
+//! ([`Memory`]), and patches while all threads stand still ([`Frozen`]). All three undo themselves when dropped, and when hound dies.
+//!
+//! [`look`] whether it is possible, make a [`Plan`] of what to patch, [`enter`] with libhound.so, patch, unpatch. [`find`] tells what an
+//! earlier hound left behind.
+
+mod custom;
+mod enter;
+mod error;
+mod existing;
+mod freeze;
+mod look;
+mod memory;
+mod patch;
+mod plan;
+mod remote;
+mod restart;
+mod seccomp;
+mod step;
+mod tasks;
+mod trace;
+
+pub use custom::{CustomHook, HookSyntax, PoolRole};
+pub use enter::{Entered, enter};
+pub use error::{Denied, Error, Refusal};
+pub use existing::{Existing, State, find};
+pub use freeze::{Frozen, Stopped};
+pub use look::{Target, look};
+pub use memory::Memory;
+pub use patch::Patched;
+pub use plan::{Covered, NotCovered, Plan};
+pub use remote::Borrowed;

@@ -4,7 +4,7 @@ use crate::query::{BlockFilter, FrameFilter, Group, Measure, Only, Query, Suppre
 use crate::report::{DEFAULT_LIMIT, Format, Options, add_suppressions, report};
 use crate::view::Style;
 use clap::ValueEnum;
-use hound_common::hook::{HOOKS, Kind, Role};
+use hound_common::hook::{Kind, Role};
 use regex::Regex;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -274,13 +274,12 @@ fn parse_duration(text: &str) -> Result<u64, String> {
 }
 
 fn parse_kind(text: &str) -> Result<Kind, String> {
-    let allocates = |role: Role| matches!(role, Role::Alloc | Role::Realloc);
-    let mut allocating = HOOKS.iter().filter(|hook| allocates(hook.role));
-    match allocating.clone().find(|hook| hook.name == text) {
-        Some(hook) => Ok(hook.kind),
+    let mut allocating = Kind::all().filter(|kind| matches!(kind.role(), Role::Alloc | Role::Realloc));
+    match allocating.clone().find(|kind| kind.name() == text) {
+        Some(kind) => Ok(kind),
         None => {
-            let first = allocating.next().map_or("", |hook| hook.name);
-            let names = allocating.fold(first.to_owned(), |names, hook| names + ", " + hook.name);
+            let first = allocating.next().map_or("", Kind::name);
+            let names = allocating.fold(first.to_owned(), |names, kind| names + ", " + kind.name());
             Err(format!("it allocates nothing: use one of {names}"))
         }
     }
