@@ -69,7 +69,7 @@ fn record(collect: &Collect, ring: &Arc<Ring>, target: Option<ProcessFd>, starte
     };
     let writer = CaptureWriter::create(&path, &session)
         .with_context(|| format!("cannot write '{}'; choose another place with HOUND_OUTPUT", path.display()))?;
-    let recording = Recording::start(Start { ring: Arc::clone(ring), writer, session, path: path.clone(), pid: collect.pid, used: false })?;
+    let recording = Recording::start(Start { ring: Arc::clone(ring), writer, session, path: path.clone(), pid: collect.pid, used: false, count_live: false })?;
     if let Some(target) = target {
         target.wait().context("cannot wait for the target")?;
     }

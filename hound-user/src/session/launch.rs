@@ -93,7 +93,7 @@ pub fn launch(launch: &Launch) -> anyhow::Result<Launched> {
         let pid = child.id().unwrap_or(0);
         let session = SessionInfo { pid, start, ..session };
         let writer = CaptureWriter::create(&provisional, &session).with_context(cannot_write);
-        let recording = writer.and_then(|writer| Ok(Recording::start(Start { ring: Arc::clone(&ring), writer, session, path: provisional.clone(), pid, used: false })?));
+        let recording = writer.and_then(|writer| Ok(Recording::start(Start { ring: Arc::clone(&ring), writer, session, path: provisional.clone(), pid, used: false, count_live: false })?));
         let recording = match recording {
             Ok(recording) => recording,
             Err(error) => {

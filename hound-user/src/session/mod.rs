@@ -9,7 +9,9 @@ mod beside;
 mod clock;
 mod collect;
 mod drain;
+mod files;
 mod launch;
+mod live;
 mod output;
 mod pipeline;
 mod preload;
@@ -20,6 +22,7 @@ mod ring;
 mod signals;
 mod status;
 mod surroundings;
+mod talk;
 mod threads;
 
 pub use collect::{Collect, collect};

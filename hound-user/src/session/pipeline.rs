@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use hound_common::event::{METRIC_UNWINDING, THREAD_EXIT, THREAD_NAME, THREAD_START, tag};
 
 use super::drain::Parcel;
+use super::live::LiveFeed;
 use crate::capture::model::StreamId;
 use crate::capture::{Calibration, CaptureWriter, Compressor, Section, SessionInfo, StreamEncoder, StreamMeta};
 
@@ -111,13 +112,13 @@ impl std::fmt::Debug for Job {
 
 impl Pipeline {
     /// Starts both threads.
-    pub fn start(writer: CaptureWriter, session: &SessionInfo) -> io::Result<Self> {
+    pub fn start(writer: CaptureWriter, session: &SessionInfo, live: Option<LiveFeed>) -> io::Result<Self> {
         let (orders, inbox) = sync_channel(PARCELS);
         let (jobs, job_inbox) = sync_channel(SECTIONS);
         let (spare_out, spare) = channel();
         let progress = Arc::new(Progress::default());
         let encoder =
-            Encoder { session: session.clone(), streams: HashMap::new(), finished: Vec::new(), jobs: jobs.clone(), spare: spare_out };
+            Encoder { session: session.clone(), live, streams: HashMap::new(), finished: Vec::new(), jobs: jobs.clone(), spare: spare_out };
         let encode = std::thread::Builder::new().name("hound-encode".into()).spawn(move || encoder.run(&inbox))?;
         let shown = Arc::clone(&progress);
         let store = std::thread::Builder::new().name("hound-store".into()).spawn(move || store(writer, &job_inbox, &shown))?;
@@ -149,6 +150,7 @@ impl Pipeline {
 
 struct Encoder {
     session: SessionInfo,
+    live: Option<LiveFeed>,
     streams: HashMap<u32, StreamEncoder>,
     finished: Vec<Section>,
     jobs: SyncSender<Job>,
@@ -160,6 +162,9 @@ impl Encoder {
         for order in inbox {
             match order {
                 Order::Parcel(Parcel::Bytes { stream, bytes }) => {
+                    if let Some(live) = &mut self.live {
+                        live.take(stream, &bytes);
+                    }
                     let encoder = self.stream(stream, 0, 0);
                     encoder.0.push(&bytes, encoder.1);
                     let _ = self.spare.send(bytes);

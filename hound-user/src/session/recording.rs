@@ -14,6 +14,7 @@ use hound_common::hook::Kind;
 use super::beside::{self, Repeated};
 use super::drain::{Drain, Parcel, Places, lost_without_stream};
 use super::pipeline::{OWN_STREAM, Order, Orders, Pipeline, Progress};
+use super::live::{self, Live};
 use super::ring::Ring;
 use super::threads::Threads;
 use super::{clock, surroundings};
@@ -37,6 +38,8 @@ pub struct Recording {
     orders: Orders,
     /// Live figures.
     pub progress: Arc<Progress>,
+    /// What is alive, if that is counted.
+    pub live: Arc<Live>,
     ring: Arc<Ring>,
     session: SessionInfo,
     path: PathBuf,
@@ -58,6 +61,8 @@ pub struct Start {
     pub pid: u32,
     /// Whether an earlier recording has used the ring, and threads have places in it.
     pub used: bool,
+    /// Whether to count what is alive while recording.
+    pub count_live: bool,
 }
 
 /// Values of `leave`: going on, the target is gone, the target runs on.
@@ -71,8 +76,10 @@ const FLUSH_PATIENCE: Duration = Duration::from_secs(10);
 impl Recording {
     /// Starts draining the ring into the capture.
     pub fn start(start: Start) -> io::Result<Self> {
-        let Start { ring, writer, session, path, pid, used } = start;
-        let pipeline = Pipeline::start(writer, &session)?;
+        let Start { ring, writer, session, path, pid, used, count_live } = start;
+        let live = Arc::new(Live::default());
+        let feed = if count_live { Some(live::start(Arc::clone(&live))?) } else { None };
+        let pipeline = Pipeline::start(writer, &session, feed)?;
         let progress = Arc::clone(&pipeline.progress);
         let leave = Arc::new(AtomicU32::new(STAY));
         let orders = pipeline.orders();
@@ -81,7 +88,7 @@ impl Recording {
         let threads = Threads::of(pid);
         let watcher = Watcher { ring: Arc::clone(&ring), pipeline, look, beat, leave: Arc::clone(&leave), threads, clock: session.clock, used };
         let thread = std::thread::Builder::new().name("hound-drain".into()).spawn(move || watcher.run())?;
-        Ok(Recording { thread, leave, orders, progress, ring, session, path, files: None })
+        Ok(Recording { thread, leave, orders, progress, live, ring, session, path, files: None })
     }
 
     /// Where to look for the target's files when it is gone, or while it lives.
