@@ -10,9 +10,9 @@ use std::time::Instant;
 use anyhow::Context;
 use hound_common::ring::{LIBRARY_OUT, OPTION_FREE_STACKS, OUT_NO_HEARTBEAT};
 
+use super::processes::{self, ProcessFd};
 use super::recording::{Recording, Start};
 use super::ring::Ring;
-use super::processes::{self, ProcessFd};
 use super::{clock, launch, output};
 use crate::capture::{Calibration, CaptureWriter, End, SessionInfo};
 
@@ -69,7 +69,15 @@ fn record(collect: &Collect, ring: &Arc<Ring>, target: Option<ProcessFd>, starte
     };
     let writer = CaptureWriter::create(&path, &session)
         .with_context(|| format!("cannot write '{}'; choose another place with HOUND_OUTPUT", path.display()))?;
-    let recording = Recording::start(Start { ring: Arc::clone(ring), writer, session, path: path.clone(), pid: collect.pid, used: false, count_live: false })?;
+    let recording = Recording::start(Start {
+        ring: Arc::clone(ring),
+        writer,
+        session,
+        path: path.clone(),
+        pid: collect.pid,
+        used: false,
+        count_live: false,
+    })?;
     if let Some(target) = target {
         target.wait().context("cannot wait for the target")?;
     }

@@ -97,7 +97,14 @@ pub struct Drain {
 impl Drain {
     /// Numbers streams from `first_id`.
     pub fn new(ring: &Ring, first_id: u32) -> Self {
-        Drain { known: HashMap::new(), next_id: first_id, read: vec![0; ring.segments().len()], order: Vec::new(), spare: Vec::new(), anew: HashSet::new() }
+        Drain {
+            known: HashMap::new(),
+            next_id: first_id,
+            read: vec![0; ring.segments().len()],
+            order: Vec::new(),
+            spare: Vec::new(),
+            anew: HashSet::new(),
+        }
     }
 
     /// Takes over a ring that an earlier recording has used: threads keep the streams and segments they hold, and what is in those is
@@ -109,9 +116,8 @@ impl Drain {
             let stream = segment.stream.load(Ordering::Relaxed);
             let generation = segment.generation.load(Ordering::Relaxed);
             let head = ring.streams().get(stream as usize);
-            let owner = head.filter(|head| {
-                head.state.load(Ordering::Acquire) == STREAM_OWNED && head.generation.load(Ordering::Relaxed) == generation
-            });
+            let owner = head
+                .filter(|head| head.state.load(Ordering::Acquire) == STREAM_OWNED && head.generation.load(Ordering::Relaxed) == generation);
             match (state, owner) {
                 (SEGMENT_OWNED, Some(head)) => {
                     let known = self.known.entry(stream).or_insert_with(|| {

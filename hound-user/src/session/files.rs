@@ -45,8 +45,11 @@ impl Holder {
     /// Opens the files of modules that are new since the last look.
     pub fn look(&mut self, pid: u32) {
         let Ok(maps) = Process::new(pid as i32).and_then(|process| process.maps()) else { return };
-        let code: HashSet<((i32, i32), u64)> =
-            maps.iter().filter(|map| map.perms.contains(MMPermissions::EXECUTE) && map.inode != 0).map(|map| (map.dev, map.inode)).collect();
+        let code: HashSet<((i32, i32), u64)> = maps
+            .iter()
+            .filter(|map| map.perms.contains(MMPermissions::EXECUTE) && map.inode != 0)
+            .map(|map| (map.dev, map.inode))
+            .collect();
         for map in maps.iter().filter(|map| map.offset == 0 && code.contains(&(map.dev, map.inode))) {
             let MMapPath::Path(path) = &map.pathname else { continue };
             let key = (map.address.0, map.dev, map.inode);

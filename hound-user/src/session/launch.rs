@@ -93,7 +93,17 @@ pub fn launch(launch: &Launch) -> anyhow::Result<Launched> {
         let pid = child.id().unwrap_or(0);
         let session = SessionInfo { pid, start, ..session };
         let writer = CaptureWriter::create(&provisional, &session).with_context(cannot_write);
-        let recording = writer.and_then(|writer| Ok(Recording::start(Start { ring: Arc::clone(&ring), writer, session, path: provisional.clone(), pid, used: false, count_live: false })?));
+        let recording = writer.and_then(|writer| {
+            Ok(Recording::start(Start {
+                ring: Arc::clone(&ring),
+                writer,
+                session,
+                path: provisional.clone(),
+                pid,
+                used: false,
+                count_live: false,
+            })?)
+        });
         let recording = match recording {
             Ok(recording) => recording,
             Err(error) => {
@@ -156,7 +166,7 @@ pub(super) fn here(clock: Clock) -> SessionInfo {
 }
 
 /// libhound.so, which lies beside hound.
-fn library() -> anyhow::Result<PathBuf> {
+pub(super) fn library() -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe().context("cannot find out where hound lies; is /proc mounted?")?;
     let folder = own.parent().unwrap_or(Path::new("/"));
     let places = [folder.join("libhound.so"), folder.join("../lib/hound/libhound.so")];

@@ -82,9 +82,15 @@ fn count(parcels: &Receiver<(StreamId, Vec<u8>)>, live: &Live) {
 
 #[derive(Clone, Copy)]
 enum Known {
-    Alive { size: u64, since: u64 },
-    /// Freed at this time by an event that was heard before the block's allocation, or of a block never heard of.
-    Freed { at: u64 },
+    Alive {
+        size: u64,
+        since: u64,
+    },
+    /// Freed, last at this time, by so many events that were heard before their blocks' allocations, or of blocks never heard of.
+    Freed {
+        at: u64,
+        times: u32,
+    },
 }
 
 #[derive(Default)]
@@ -124,7 +130,9 @@ impl Table {
         while let Some(first) = rest.first() {
             let header = Header::from_word(u64::from_le_bytes(*first));
             // What is no record is the encoder's to count.
-            let Some((record, behind)) = rest.split_at_checked(usize::from(header.words)).filter(|(record, _)| !record.is_empty()) else { break };
+            let Some((record, behind)) = rest.split_at_checked(usize::from(header.words)).filter(|(record, _)| !record.is_empty()) else {
+                break;
+            };
             clock = clock.saturating_add(u64::from(header.dt));
             match header.tag {
                 tag::TIME => clock = word(record, 1),
@@ -139,8 +147,13 @@ impl Table {
 
     fn alloc(&mut self, addr: u64, size: u64, since: u64) {
         match self.known.get(&addr) {
-            Some(Known::Freed { at }) if *at >= since => {
-                self.known.remove(&addr); // it came and went
+            Some(Known::Freed { at, times }) if *at >= since => {
+                let (at, left) = (*at, times - 1); // it came and went
+                if left == 0 {
+                    self.known.remove(&addr);
+                } else {
+                    self.known.insert(addr, Known::Freed { at, times: left });
+                }
                 return;
             }
             Some(Known::Alive { since: newer, .. }) if *newer > since => return, // and an earlier block: its free was or will be ignored
@@ -158,8 +171,10 @@ impl Table {
                 self.add(-(*size as i64), -1);
                 self.known.remove(&addr);
             }
-            _ => {
-                self.known.insert(addr, Known::Freed { at });
+            before => {
+                let (last, times) = if let Some(Known::Freed { at, times }) = before { (*at, *times) } else { (0, 0) };
+                let at = at.max(last);
+                self.known.insert(addr, Known::Freed { at, times: times.saturating_add(1) });
                 self.early.push_back((addr, at));
                 if self.early.len() > EARLY {
                     self.forget_earliest();
@@ -170,7 +185,7 @@ impl Table {
 
     fn forget_earliest(&mut self) {
         let Some((addr, at)) = self.early.pop_front() else { return };
-        if matches!(self.known.get(&addr), Some(Known::Freed { at: same }) if *same == at) {
+        if matches!(self.known.get(&addr), Some(Known::Freed { at: same, .. }) if *same == at) {
             self.known.remove(&addr);
         }
     }
@@ -215,7 +230,8 @@ mod tests {
     #[test]
     fn threads_heard_out_of_order_come_to_the_same() {
         // Thread 1 allocates at 10 and 30, thread 2 frees at 20 and 40.
-        let (one, two) = (parcel(&[(tag::ALLOC, 10, 0x10), (tag::ALLOC, 30, 0x10)]), parcel(&[(tag::FREE, 20, 0x10), (tag::FREE, 40, 0x10)]));
+        let (one, two) =
+            (parcel(&[(tag::ALLOC, 10, 0x10), (tag::ALLOC, 30, 0x10)]), parcel(&[(tag::FREE, 20, 0x10), (tag::FREE, 40, 0x10)]));
         for order in [[(1, &one), (2, &two)], [(2, &two), (1, &one)]] {
             let mut table = Table::default();
             order.iter().for_each(|(stream, bytes)| table.take(StreamId(*stream), bytes));

@@ -148,6 +148,15 @@ impl Pipeline {
     }
 }
 
+/// Bytes as words, the last padded with zeros.
+pub fn packed(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
+    bytes.chunks(8).map(|chunk| {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        u64::from_le_bytes(word)
+    })
+}
+
 struct Encoder {
     session: SessionInfo,
     live: Option<LiveFeed>,
@@ -184,12 +193,7 @@ impl Encoder {
                 }
                 Order::Name(stream, name) => {
                     let mut words = vec![0, name.len() as u64];
-                    let padded = name.as_bytes().chunks(8).map(|chunk| {
-                        let mut word = [0; 8];
-                        word[..chunk.len()].copy_from_slice(chunk);
-                        u64::from_le_bytes(word)
-                    });
-                    words.extend(padded);
+                    words.extend(packed(name.as_bytes()));
                     self.note(stream, 0, 0, None, tag::THREAD, THREAD_NAME, &words);
                 }
                 Order::Note { ticks, tag, a, words } => self.note(OWN_STREAM, 0, 0, Some(ticks), tag, a, &words),

@@ -49,11 +49,6 @@ impl ProcessFd {
         Ok(ProcessFd { fd: unsafe { OwnedFd::from_raw_fd(fd as RawFd) }, pid })
     }
 
-    /// Whether it has ended, at once.
-    pub fn has_ended(&self) -> bool {
-        matches!(poll(&mut [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO), Ok(1))
-    }
-
     /// Waits for its end.
     pub fn wait(&self) -> io::Result<()> {
         loop {
@@ -175,6 +170,7 @@ fn names(pid: u32) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
     use std::os::unix::process::CommandExt;
     use std::process::{Child, Command, Stdio};
 
@@ -213,10 +209,8 @@ mod tests {
         for (script, expected) in [("read x; exit 7", Ended::Exit(7)), ("read x; kill -9 $$", Ended::Signal(9))] {
             let mut child = Command::new("sh").args(["-c", script]).stdin(Stdio::piped()).spawn().expect("sh is installed");
             let process = ProcessFd::open(child.id()).expect("it is alive");
-            assert!(!process.has_ended());
             drop(child.stdin.take());
             process.wait().expect("it ends");
-            assert!(process.has_ended());
             assert_eq!(process.ended(), expected, "as a zombie");
             child.wait().expect("it has ended");
             let after = process.ended();
@@ -234,7 +228,7 @@ mod tests {
         }
         let before = image(child.id());
         assert!(before.is_some() && before == image(child.id()));
-        std::io::Write::write_all(child.stdin.as_mut().expect("a pipe"), b"\n").expect("it reads");
+        child.stdin.as_mut().expect("a pipe").write_all(b"\n").expect("it reads");
         while image(child.id()) == before {
             assert!(std::time::Instant::now() < deadline, "still the same image");
             std::thread::yield_now();

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -13,8 +13,8 @@ use hound_common::hook::Kind;
 
 use super::beside::{self, Repeated};
 use super::drain::{Drain, Parcel, Places, lost_without_stream};
-use super::pipeline::{OWN_STREAM, Order, Orders, Pipeline, Progress};
 use super::live::{self, Live};
+use super::pipeline::{OWN_STREAM, Order, Orders, Pipeline, Progress};
 use super::ring::Ring;
 use super::threads::Threads;
 use super::{clock, surroundings};
@@ -44,6 +44,8 @@ pub struct Recording {
     session: SessionInfo,
     path: PathBuf,
     files: Option<Files>,
+    /// Lost in earlier recordings through the same ring.
+    lost_before: u64,
 }
 
 /// What [`Recording::start`] is given.
@@ -86,14 +88,25 @@ impl Recording {
         let look = beside::look(Arc::clone(&ring), pipeline.orders(), pid, session.clock)?;
         let beat = beside::beat(Arc::clone(&ring))?;
         let threads = Threads::of(pid);
-        let watcher = Watcher { ring: Arc::clone(&ring), pipeline, look, beat, leave: Arc::clone(&leave), threads, clock: session.clock, used };
+        let watcher =
+            Watcher { ring: Arc::clone(&ring), pipeline, look, beat, leave: Arc::clone(&leave), threads, clock: session.clock, used };
         let thread = std::thread::Builder::new().name("hound-drain".into()).spawn(move || watcher.run())?;
-        Ok(Recording { thread, leave, orders, progress, live, ring, session, path, files: None })
+        let mut recording = Recording { thread, leave, orders, progress, live, ring, session, path, files: None, lost_before: 0 };
+        recording.lost_before = if used { recording.lost() } else { 0 };
+        Ok(recording)
     }
 
     /// Where to look for the target's files when it is gone, or while it lives.
     pub fn set_files(&mut self, files: Files) {
         self.files = Some(files);
+    }
+
+    /// Events lost so far.
+    pub fn lost(&self) -> u64 {
+        let sum = |cells: &[AtomicU64]| cells.iter().map(|c| c.load(Ordering::Relaxed)).sum::<u64>();
+        let streams: u64 = self.ring.streams().iter().map(|stream| sum(&stream.lost)).sum();
+        let now = sum(&self.ring.control().lost) + streams;
+        now.saturating_sub(self.lost_before) + self.progress.lost_on_disk.load(Ordering::Relaxed)
     }
 
     /// The capture's file.
@@ -152,6 +165,11 @@ pub struct Flusher {
 }
 
 impl Flusher {
+    /// The target.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
     /// Waits until everything recorded before the call is in the file, and says how long the file is then.
     ///
     /// # Errors

@@ -33,7 +33,12 @@ pub struct Names {
 
 impl Names {
     /// Looks at some of the threads and tells of new or changed names.
-    pub fn look(&mut self, threads: &Threads, streams: impl ExactSizeIterator<Item = (StreamId, u32)>, mut tell: impl FnMut(StreamId, String)) {
+    pub fn look(
+        &mut self,
+        threads: &Threads,
+        streams: impl ExactSizeIterator<Item = (StreamId, u32)>,
+        mut tell: impl FnMut(StreamId, String),
+    ) {
         let count = streams.len();
         let skip = if self.next >= count { 0 } else { self.next };
         self.next = skip + NAMES_AT_ONCE;

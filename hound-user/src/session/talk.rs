@@ -102,6 +102,30 @@ pub struct Status {
     pub longest_stall_ms: f64,
 }
 
+/// Another session records the target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Occupied {
+    /// The target.
+    pub pid: u32,
+    /// Who records it.
+    pub hound: u32,
+    /// Into what.
+    pub capture: PathBuf,
+}
+
+impl std::fmt::Display for Occupied {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (pid, hound, capture) = (self.pid, self.hound, self.capture.display());
+        write!(
+            f,
+            "process {pid} is being recorded already, by hound process {hound} into '{capture}'; `hound snapshot -p {pid}` reports on that, \
+             `hound detach -p {pid}` ends it"
+        )
+    }
+}
+
+impl std::error::Error for Occupied {}
+
 /// A request and where its answer goes.
 #[derive(Debug)]
 pub struct Asked {
@@ -130,20 +154,20 @@ impl Talk {
     /// Opens the socket for a session on `pid`.
     ///
     /// # Errors
-    /// If another session answers there, or the socket cannot be made.
+    /// [`Occupied`] if another session answers there; others if the socket cannot be made.
     pub fn open(folder: &Path, pid: u32, asked: UnboundedSender<Asked>) -> anyhow::Result<Self> {
         prepare(folder)?;
         let path = socket(folder, pid);
         // Two hounds at once: one looks and binds after the other. The lock goes with the descriptor.
-        let lock = File::options().create(true).truncate(false).write(true).open(folder.join("lock")).context("cannot lock the sockets' folder")?;
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(folder.join("lock"))
+            .context("cannot lock the sockets' folder")?;
         lock.lock().context("cannot lock the sockets' folder")?;
         if let Ok(Answer::Status(status)) = ask(&path, &Request::Status) {
-            bail!(
-                "process {pid} is being recorded already, by hound process {} into '{}'; `hound snapshot -p {pid}` reports on that, `hound \
-                 detach -p {pid}` ends it",
-                status.hound,
-                status.capture.display()
-            );
+            return Err(Occupied { pid, hound: status.hound, capture: status.capture }.into());
         }
         let _ = std::fs::remove_file(&path); // of a session that was killed
         let listener = UnixListener::bind(&path).with_context(|| format!("cannot make the socket '{}'", path.display()))?;
@@ -186,7 +210,8 @@ fn socket(folder: &Path, pid: u32) -> PathBuf {
 }
 
 fn prepare(folder: &Path) -> anyhow::Result<()> {
-    let cannot = || format!("cannot make the folder '{}' for the session's socket; set XDG_RUNTIME_DIR to a folder of yours", folder.display());
+    let cannot =
+        || format!("cannot make the folder '{}' for the session's socket; set XDG_RUNTIME_DIR to a folder of yours", folder.display());
     match std::fs::DirBuilder::new().mode(0o700).create(folder) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error).with_context(cannot),
         _ => {}
@@ -230,7 +255,8 @@ fn peer_user(stream: &UnixStream) -> io::Result<u32> {
     let mut peer = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
     let mut length = size_of::<libc::ucred>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `length` bytes into `peer`.
-    let done = unsafe { libc::getsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut peer).cast(), &raw mut length) };
+    let done =
+        unsafe { libc::getsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut peer).cast(), &raw mut length) };
     if done == 0 { Ok(peer.uid) } else { Err(io::Error::last_os_error()) }
 }
 

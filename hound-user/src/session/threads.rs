@@ -113,7 +113,8 @@ mod tests {
             return;
         }
         // `unshare` forks: its child is 1 in the new namespace, and waits for its input to end.
-        let mut child = Command::new("unshare").args(["--pid", "--fork", "cat"]).stdin(Stdio::piped()).spawn().expect("unshare is installed");
+        let mut child =
+            Command::new("unshare").args(["--pid", "--fork", "cat"]).stdin(Stdio::piped()).spawn().expect("unshare is installed");
         let children = format!("/proc/{0}/task/{0}/children", child.id());
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
         let pid: u32 = loop {

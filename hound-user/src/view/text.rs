@@ -59,6 +59,14 @@ const CALLERS: usize = 8;
 /// Lines about modules without names, or anomalies, before the rest is counted only.
 const REMARKS: usize = 5;
 
+/// The section alone, for who reads one after another.
+pub fn rows(summary: &Summary, sites: &Sites<'_>, table: &Table, options: &TextOptions) -> String {
+    let mut out = String::new();
+    section(&mut out, summary, table, options);
+    site_rows(&mut out, sites, table, options);
+    out
+}
+
 /// The whole report. `branches` are a call tree's, if that was asked for.
 pub fn text(summary: &Summary, sites: &Sites<'_>, table: &Table, branches: &[Branch], options: &TextOptions) -> String {
     let mut out = String::new();
