@@ -58,7 +58,7 @@ pub mod tag {
     pub const MODE: u8 = 16;
     /// `[header: a = METRIC_…][value]…`.
     pub const METRIC: u8 = 17;
-    /// `[header][value]`: the program set a marker.
+    /// `[header: a = 0 or MARKER_TEXT][value]…`: the program, or somebody with `hound mark`, set a marker.
     pub const MARKER: u8 = 18;
     /// `[header: a = LOST_… reason][count]`: events known to be missing.
     pub const LOST: u8 = 19;
@@ -101,6 +101,9 @@ pub const THREAD_EXIT: u8 = 3;
 
 /// `PROCESS`: the process is about to replace itself by another program (exec). If events of it follow, the attempt failed.
 pub const PROCESS_EXEC: u8 = 1;
+
+/// `MARKER`: somebody outside the program set it, with a text: `[value: 0][text length][text bytes, padded]`.
+pub const MARKER_TEXT: u8 = 1;
 
 /// `MODE`: recording off.
 pub const MODE_OFF: u8 = 0;

@@ -32,7 +32,7 @@ pub use exercise::exercise;
 pub use format::{ChunkKind, FORMAT_VERSION};
 pub use reader::{Capture, EventCounts, Visitor};
 pub use section::{Chunk, Compressor, Section};
-pub use session::{Calibration, Clock, End, Loss, ModuleSpan, SessionInfo, StreamInfo, UnwindCounters};
+pub use session::{Before, Calibration, Clock, End, Loss, ModuleSpan, SessionInfo, StreamInfo, UnwindCounters};
 pub use stack::REASON_DAMAGED;
 pub use writer::{CaptureWriter, MemorySink, Sink};
 

@@ -204,6 +204,8 @@ pub enum Event {
     Thread(ThreadEvent),
     /// The program set a marker.
     Marker(u32),
+    /// Somebody outside the program set a marker with this text (`hound mark`).
+    Mark(String),
     /// Recording was switched (`hound_common::event::MODE_…`).
     Mode {
         /// New mode.

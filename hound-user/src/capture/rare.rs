@@ -110,6 +110,9 @@ impl RareRecord {
             tag::THREAD => self.thread(),
             tag::RATE => Event::Rate(at(0)),
             tag::MODE => Event::Mode { mode: self.header.a },
+            tag::MARKER if self.header.a == event::MARKER_TEXT => {
+                Event::Mark(String::from_utf8_lossy(&self.bytes(2, at(1) as usize)).into_owned())
+            }
             tag::MARKER => Event::Marker(at(0) as u32),
             tag::LOST => Event::Lost { count: at(0), reason: self.header.a },
             tag::END => Event::End { reason: self.header.a, value: at(0) },

@@ -59,6 +59,7 @@ pub struct Capture {
     symbols: Vec<Placed>,
     end: Option<End>,
     anomalies: Anomalies,
+    growing: bool,
 }
 
 impl Capture {
@@ -71,6 +72,22 @@ impl Capture {
             return Err(CaptureError::Foreign { path: path.to_owned(), looks_like: "it is not a regular file" });
         }
         Self::from_source(path.to_owned(), Source::File(file, meta.len()))
+    }
+
+    /// Opens the first `bytes` of a file that is still being recorded: that it has no end yet is then nothing to remark on.
+    pub fn open_growing(path: &Path, bytes: u64) -> Result<Self, CaptureError> {
+        let io = |source| CaptureError::Io { path: path.to_owned(), source };
+        let file = File::open(path).map_err(io)?;
+        let length = file.metadata().map_err(io)?.len().min(bytes);
+        let mut capture = Self::from_source(path.to_owned(), Source::File(file, length))?;
+        capture.anomalies.0.retain(|anomaly| *anomaly != Anomaly::NoEnd);
+        capture.growing = true;
+        Ok(capture)
+    }
+
+    /// Whether it is still being recorded.
+    pub fn is_growing(&self) -> bool {
+        self.growing
     }
 
     /// Opens a capture that is in memory.
@@ -111,6 +128,7 @@ impl Capture {
             symbols: gathered.symbols,
             end: gathered.end,
             anomalies,
+            growing: false,
         };
         capture.gather_rare();
         Ok(capture)

@@ -58,6 +58,33 @@ pub struct SessionInfo {
     pub processors: u32,
     /// Bytes in a page of the target.
     pub page_bytes: u64,
+    /// What the target held before it was attached to; none if it was recorded from its start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before: Option<Before>,
+    /// What is recorded, where it was chosen by looking at the target: `family in module`, one each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub covered: Vec<String>,
+    /// What allocates there and is not recorded, and why, one each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_covered: Vec<String>,
+}
+
+/// A target's memory when it was attached to. What was allocated then is known by nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Before {
+    /// Resident bytes of the process.
+    pub resident: u64,
+    /// Swapped out bytes of the process.
+    pub swapped: u64,
+    /// Resident bytes of the break segment (`[heap]`).
+    pub heap: u64,
+    /// Resident bytes of other anonymous writable maps, stacks left out.
+    pub anonymous: u64,
+    /// Threads.
+    pub threads: u32,
+    /// How long the target had run, in nanoseconds.
+    pub age_ns: u64,
 }
 
 impl SessionInfo {

@@ -289,6 +289,7 @@ fn facts(event: &Event) -> Vec<(&'static str, serde_json::Value)> {
         Event::Thread(ThreadEvent::Start { tid }) => vec![("what", json!("start")), ("of", json!(tid))],
         Event::Thread(ThreadEvent::Name(text)) => vec![("what", json!("name")), ("name", json!(text))],
         Event::Thread(ThreadEvent::Exit) => vec![("what", json!("exit"))],
+        Event::Mark(text) => vec![("text", json!(text))],
         Event::Marker(value) => vec![("value", json!(value))],
         Event::Mode { mode } => vec![("mode", json!(mode))],
         Event::Rate(mean) => vec![("mean", number(*mean))],

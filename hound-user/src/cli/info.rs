@@ -86,7 +86,7 @@ pub(super) fn name(event: &Event) -> &'static str {
         Event::Module(_) => "module",
         Event::ModuleGone { .. } => "module_gone",
         Event::Thread(_) => "thread",
-        Event::Marker(_) => "marker",
+        Event::Marker(_) | Event::Mark(_) => "marker",
         Event::Mode { .. } => "mode",
         Event::Rate(_) => "rate",
         Event::MapRss { .. } => "map_rss",

@@ -2,7 +2,10 @@
 //!
 //! Exit status: 0 done, 2 hound could not do its job; `hound run` passes the program's own status on.
 
+mod attach;
 mod check;
+mod control;
+mod doctor;
 mod dump;
 mod info;
 mod report;
@@ -31,6 +34,7 @@ struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   hound run -- ./server --port 8080         record a program from its start, end with the leak report
+  hound attach -p 4242 --duration 30s       record a running program for a while, end with what is alive
   hound run -o s.hound -- python3 app.py    keep the capture in s.hound
   hound report s.hound --peak               what was on the heap when it was largest
   LD_PRELOAD=./libhound.so ./server         the same without hound in front";
@@ -38,6 +42,12 @@ Examples:
 #[derive(Subcommand, Debug)]
 enum Command {
     Run(run::Args),
+    Attach(Box<attach::Args>),
+    Detach(control::DetachArgs),
+    Status(control::StatusArgs),
+    Snapshot(Box<control::SnapshotArgs>),
+    Mark(control::MarkArgs),
+    Doctor(doctor::Args),
     Report(Box<report::Args>),
     Info(info::Args),
     Check(check::Args),
@@ -57,6 +67,12 @@ pub fn main() -> ExitCode {
     };
     let result = match cli.command {
         Command::Run(args) => run::run(&args),
+        Command::Attach(args) => attach::run(&args),
+        Command::Detach(args) => control::detach(&args),
+        Command::Status(args) => control::status(&args),
+        Command::Snapshot(args) => control::snapshot(&args),
+        Command::Mark(args) => control::mark(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Info(args) => info::run(&args),
         Command::Check(args) => check::run(&args),

@@ -24,7 +24,14 @@ Examples:
 pub struct Args {
     /// The capture.
     pub file: PathBuf,
+    /// What to report, and how.
+    #[command(flatten)]
+    pub what: What,
+}
 
+/// What to report, and how.
+#[derive(clap::Args, Debug, Clone)]
+pub struct What {
     /// Blocks that were never released [default]. What language runtimes keep by design is left out, and counted.
     #[arg(long, group = "section", help_heading = "What to show")]
     pub leaks: bool,
@@ -153,7 +160,12 @@ pub enum OutputFormat {
 /// # Errors
 /// If the capture, or a suppression file, cannot be read.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let text = report(&args.file, &options(args)?)?;
+    let text = report(&args.file, &options(&args.what)?)?;
+    print(&text)
+}
+
+/// Writes a report to standard output.
+pub(super) fn print(text: &str) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         // `hound report … | head` closes the pipe when it has seen enough.
@@ -164,7 +176,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 /// What the arguments ask for.
-fn options(args: &Args) -> anyhow::Result<Options> {
+pub(super) fn options(args: &What) -> anyhow::Result<Options> {
     let default_suppressions = !args.all && !args.no_default_suppressions;
     let mut suppressions = if default_suppressions { Suppressions::runtime() } else { Suppressions::none() };
     for path in &args.suppressions {
@@ -182,7 +194,7 @@ fn options(args: &Args) -> anyhow::Result<Options> {
     })
 }
 
-fn query(args: &Args) -> anyhow::Result<Query> {
+fn query(args: &What) -> anyhow::Result<Query> {
     let thread = match &args.thread {
         None => None,
         Some(text) => Some(match text.parse() {
@@ -224,10 +236,10 @@ fn query(args: &Args) -> anyhow::Result<Query> {
             By::Size => Group::Size,
         },
         measure: match args {
-            Args { peak: true, .. } => Measure::Peak,
-            Args { allocations: true, .. } => Measure::Allocations,
-            Args { allocated: true, .. } => Measure::Allocated,
-            Args { temporary: true, .. } => Measure::Temporary,
+            What { peak: true, .. } => Measure::Peak,
+            What { allocations: true, .. } => Measure::Allocations,
+            What { allocated: true, .. } => Measure::Allocated,
+            What { temporary: true, .. } => Measure::Temporary,
             _ => Measure::Live,
         },
         // A tree's rows are branches: a useful one needs more of them than a list needs sites.
@@ -244,7 +256,7 @@ fn split_unit(text: &str) -> Option<(f64, &str)> {
     Some((number, text[digits.len()..].trim()))
 }
 
-fn parse_size(text: &str) -> Result<u64, String> {
+pub(super) fn parse_size(text: &str) -> Result<u64, String> {
     let (number, unit) = split_unit(text).ok_or("give a number of bytes, for example 4096, 64k or 2Mi")?;
     let factor = match unit.trim_end_matches(['B', 'b']) {
         "" => 1.0,
@@ -259,7 +271,7 @@ fn parse_size(text: &str) -> Result<u64, String> {
     Ok((number * factor) as u64)
 }
 
-fn parse_duration(text: &str) -> Result<u64, String> {
+pub(super) fn parse_duration(text: &str) -> Result<u64, String> {
     let (number, unit) = split_unit(text).ok_or("give a time, for example 500ms, 1.5s or 2min")?;
     let factor = match unit {
         "ns" => 1.0,
@@ -296,8 +308,8 @@ mod tests {
         args: Args,
     }
 
-    fn parse(line: &str) -> Result<Args, clap::Error> {
-        Line::try_parse_from(std::iter::once("report").chain(line.split_whitespace())).map(|line| line.args)
+    fn parse(line: &str) -> Result<What, clap::Error> {
+        Line::try_parse_from(std::iter::once("report").chain(line.split_whitespace())).map(|line| line.args.what)
     }
 
     #[test]

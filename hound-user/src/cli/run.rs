@@ -14,7 +14,7 @@ use crate::view::Style;
 
 /// What to do when the program produces events faster than hound can take them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Overload {
+pub(super) enum Overload {
     /// The program's threads wait for hound; nothing is lost.
     Wait,
     /// Events are dropped, counted, and the count shown.

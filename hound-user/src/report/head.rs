@@ -30,6 +30,9 @@ pub(super) fn summary(capture: &Capture, read: &Read, sites: &Sites<'_>) -> Summ
         anomalies,
         unresolved: Vec::new(),
         reordered: read.outcome.anomalies.reordered,
+        before: session.before,
+        covered: session.covered.clone(),
+        not_covered: session.not_covered.clone(),
         totals: read.outcome.totals,
         peak: read.outcome.peak,
     }
@@ -41,6 +44,7 @@ fn end_kind(capture: &Capture) -> EndKind {
         Some((event::END_SIGNAL, signal)) => EndKind::Signal(signal),
         Some((event::END_EXEC, _)) => EndKind::Exec,
         Some((event::END_DETACH, _)) => EndKind::Detach,
+        None if capture.is_growing() => EndKind::Growing,
         _ => EndKind::Cut,
     }
 }

@@ -37,6 +37,8 @@ pub struct Options {
     pub style: Style,
     /// Show every frame.
     pub full_stacks: bool,
+    /// In text: only the section asked for, without what stands before it.
+    pub rows_only: bool,
     /// Show progress on stderr (it appears only if something takes over a second).
     pub progress: bool,
     /// Where to find modules, if the capture has no names in it; none = on this machine, the program by its command line.
@@ -54,6 +56,7 @@ impl Default for Options {
             format: Format::Text,
             style: Style::Plain,
             full_stacks: false,
+            rows_only: false,
             progress: false,
             files: None,
         }
@@ -104,9 +107,21 @@ pub fn report_of(capture: &mut Capture, options: &Options) -> String {
             let here = std::env::current_dir().ok().and_then(|path| path.to_str().map(str::to_owned));
             let (style, full_stacks) = (options.style, options.full_stacks);
             let text = TextOptions { style, full_stacks, here, group: query.group, measure: query.measure };
-            view::text(&summary, &sites, &table, &branches, &text)
+            match options.rows_only {
+                true => view::rows(&summary, &sites, &table, &text),
+                false => view::text(&summary, &sites, &table, &branches, &text),
+            }
         }
     }
+}
+
+/// The report of the first `bytes` of a capture that is still being recorded.
+///
+/// # Errors
+/// If the capture cannot be read.
+pub fn report_growing(path: &Path, bytes: u64, options: &Options) -> anyhow::Result<String> {
+    let mut capture = Capture::open_growing(path, bytes)?;
+    Ok(report_of(&mut capture, options))
 }
 
 /// The names stored in the capture; none if it was cut before they were written.

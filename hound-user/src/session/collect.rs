@@ -1,8 +1,7 @@
 //! `hound collect`: drains the ring of a target that was started with plain `LD_PRELOAD=libhound.so`. Started by the library, not by people.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,7 +10,8 @@ use std::time::Instant;
 use anyhow::Context;
 use hound_common::ring::{LIBRARY_OUT, OPTION_FREE_STACKS, OUT_NO_HEARTBEAT};
 
-use super::recording::Recording;
+use super::processes::{self, ProcessFd};
+use super::recording::{Recording, Start};
 use super::ring::Ring;
 use super::{clock, launch, output};
 use crate::capture::{Calibration, CaptureWriter, End, SessionInfo};
@@ -33,7 +33,7 @@ pub struct Collect {
 pub fn collect(collect: &Collect) -> anyhow::Result<PathBuf> {
     let started = Instant::now();
     // None: a short program is gone already. What it did is in the ring.
-    let target = pidfd(collect.pid).ok();
+    let target = ProcessFd::open(collect.pid).ok();
     let ring = Ring::adopt(inherited(collect.ring_fd)?).context("cannot use the ring that libhound.so handed over")?;
     let ring = Arc::new(ring);
     let result = record(collect, &ring, target, started);
@@ -47,9 +47,9 @@ pub fn collect(collect: &Collect) -> anyhow::Result<PathBuf> {
     result
 }
 
-fn record(collect: &Collect, ring: &Arc<Ring>, target: Option<OwnedFd>, started: Instant) -> anyhow::Result<PathBuf> {
+fn record(collect: &Collect, ring: &Arc<Ring>, target: Option<ProcessFd>, started: Instant) -> anyhow::Result<PathBuf> {
     let control = ring.control();
-    let mut command = command_line(collect.pid);
+    let mut command = processes::command_line(collect.pid);
     if command.is_empty() {
         command.push(collect.program.clone());
     }
@@ -69,9 +69,17 @@ fn record(collect: &Collect, ring: &Arc<Ring>, target: Option<OwnedFd>, started:
     };
     let writer = CaptureWriter::create(&path, &session)
         .with_context(|| format!("cannot write '{}'; choose another place with HOUND_OUTPUT", path.display()))?;
-    let recording = Recording::start(Arc::clone(ring), writer, session, path.clone(), collect.pid)?;
+    let recording = Recording::start(Start {
+        ring: Arc::clone(ring),
+        writer,
+        session,
+        path: path.clone(),
+        pid: collect.pid,
+        used: false,
+        count_live: false,
+    })?;
     if let Some(target) = target {
-        wait(&target)?;
+        target.wait().context("cannot wait for the target")?;
     }
     let wall = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
     // Not the target's parent: how it ended is not told to us.
@@ -102,33 +110,4 @@ fn inherited(fd: RawFd) -> anyhow::Result<OwnedFd> {
 fn borrow(fd: RawFd) -> std::os::fd::BorrowedFd<'static> {
     // SAFETY: used for one fcntl, which answers EBADF if it is not open.
     unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) }
-}
-
-#[expect(unsafe_code, reason = "pidfd_open(2) has no safe wrapper")]
-fn pidfd(pid: u32) -> std::io::Result<OwnedFd> {
-    // SAFETY: makes a new descriptor; touches no memory.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0) };
-    if fd < 0 {
-        return Err(std::io::Error::last_os_error());
-    }
-    // SAFETY: the new descriptor is ours.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
-}
-
-/// Waits for the process's end.
-fn wait(target: &OwnedFd) -> anyhow::Result<()> {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    use std::os::fd::AsFd;
-    loop {
-        match poll(&mut [PollFd::new(target.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE) {
-            Ok(_) => return Ok(()),
-            Err(nix::errno::Errno::EINTR) => {}
-            Err(error) => return Err(error).context("cannot wait for the target"),
-        }
-    }
-}
-
-fn command_line(pid: u32) -> Vec<OsString> {
-    let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    bytes.split(|b| *b == 0).filter(|word| !word.is_empty()).map(|word| OsStr::from_bytes(word).to_owned()).collect()
 }

@@ -1,6 +1,6 @@
 //! Moves records out of the ring, in each stream's order, and frees what was read.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 
 use hound_common::event::LOST_DAMAGED;
@@ -54,6 +54,28 @@ struct Known {
     sequence: u32,
     /// The last round saw full segments of this stream, and not the one to read next, which had this number.
     missed: Option<u32>,
+    /// What its counters and losses were when it was taken over from an earlier recording.
+    before: (Vec<u64>, Vec<u64>),
+}
+
+impl Known {
+    fn new(id: StreamId, generation: u32, head: &Stream) -> Self {
+        Known { id, generation, tid: head.tid.load(Ordering::Relaxed), sequence: 0, missed: None, before: Default::default() }
+    }
+}
+
+/// A count since the stream was taken over.
+fn since(before: &[u64], index: usize, now: u64) -> u64 {
+    now.wrapping_sub(before.get(index).copied().unwrap_or(0))
+}
+
+/// Whether the target's threads may go on in their streams when the recording ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Places {
+    /// There are no threads any more: their places in the ring are freed.
+    Free,
+    /// The target runs on with the library in it: places stay with the threads that hold them, for the next recording.
+    Keep,
 }
 
 /// The reading end of a ring.
@@ -68,12 +90,60 @@ pub struct Drain {
     order: Vec<(u32, u32, usize)>,
     /// Buffers to reuse.
     spare: Vec<Vec<u8>>,
+    /// Streams taken over without a segment: the first one met is the one to begin with.
+    anew: HashSet<u32>,
 }
 
 impl Drain {
     /// Numbers streams from `first_id`.
     pub fn new(ring: &Ring, first_id: u32) -> Self {
-        Drain { known: HashMap::new(), next_id: first_id, read: vec![0; ring.segments().len()], order: Vec::new(), spare: Vec::new() }
+        Drain {
+            known: HashMap::new(),
+            next_id: first_id,
+            read: vec![0; ring.segments().len()],
+            order: Vec::new(),
+            spare: Vec::new(),
+            anew: HashSet::new(),
+        }
+    }
+
+    /// Takes over a ring that an earlier recording has used: threads keep the streams and segments they hold, and what is in those is
+    /// nobody's any more. Call it while recording is off, before it is switched on: each thread then begins its stream anew, with a full
+    /// time and a full stack.
+    pub fn take_over(&mut self, ring: &Ring, mut hand_on: impl FnMut(Parcel)) {
+        for (index, segment) in ring.segments().iter().enumerate() {
+            let state = segment.state.load(Ordering::Acquire);
+            let stream = segment.stream.load(Ordering::Relaxed);
+            let generation = segment.generation.load(Ordering::Relaxed);
+            let head = ring.streams().get(stream as usize);
+            let owner = head
+                .filter(|head| head.state.load(Ordering::Acquire) == STREAM_OWNED && head.generation.load(Ordering::Relaxed) == generation);
+            match (state, owner) {
+                (SEGMENT_OWNED, Some(head)) => {
+                    let known = self.known.entry(stream).or_insert_with(|| {
+                        let id = StreamId(self.next_id);
+                        self.next_id += 1;
+                        let (tid, level) = (head.tid.load(Ordering::Relaxed), head.level.load(Ordering::Relaxed));
+                        hand_on(Parcel::Start { stream: id, tid, level });
+                        let read = |cells: &[std::sync::atomic::AtomicU64]| cells.iter().map(|c| c.load(Ordering::Relaxed)).collect();
+                        Known { before: (read(&head.counters), read(&head.lost)), ..Known::new(id, generation, head) }
+                    });
+                    known.sequence = segment.sequence.load(Ordering::Relaxed);
+                    if let Some(place) = self.read.get_mut(index) {
+                        *place = (segment.committed.load(Ordering::Acquire) as usize).min(SEGMENT_BYTES) & !7;
+                    }
+                }
+                (SEGMENT_SEALED | SEGMENT_OWNED, _) => self.release(ring, index, segment),
+                _ => {}
+            }
+        }
+        // A thread that had filled its last segment and not taken another goes on with any number: `pass_holes` would call it damage.
+        for (index, head) in ring.streams().iter().enumerate() {
+            if head.state.load(Ordering::Acquire) == STREAM_OWNED && !self.known.contains_key(&(index as u32)) {
+                self.anew.insert(index as u32);
+            }
+        }
+        wake(ring);
     }
 
     /// A buffer that was handed on comes back.
@@ -132,7 +202,9 @@ impl Drain {
             self.next_id += 1;
             let (tid, level) = (head.tid.load(Ordering::Relaxed), head.level.load(Ordering::Relaxed));
             hand_on(Parcel::Start { stream: id, tid, level });
-            Known { id, generation, tid, sequence: 0, missed: None }
+            // Segments are looked at in order, so this one is the stream's oldest.
+            let first = if self.anew.remove(&stream) { sequence } else { 0 };
+            Known { sequence: first, ..Known::new(id, generation, head) }
         });
         if known.generation != generation || known.sequence != sequence {
             return (0, false); // not its turn: an older segment of the stream is not read to its end
@@ -204,7 +276,7 @@ impl Drain {
         let gone = self.known.iter().filter(|(_, known)| known.tid != 0 && !alive(known.tid));
         let mut dead: Vec<(u32, u32)> = gone.map(|(index, known)| (*index, known.tid)).collect();
         dead.extend(self.silent(ring, &mut alive));
-        self.end(ring, &dead, &mut hand_on);
+        self.end(ring, &dead, Places::Free, &mut hand_on);
     }
 
     /// Streams, with their thread ids, whose thread is gone and which were never read from.
@@ -220,8 +292,8 @@ impl Drain {
         tids.filter(|(_, tid)| *tid != 0 && !alive(*tid)).collect()
     }
 
-    /// Ends all streams: the target is gone.
-    pub fn finish(&mut self, ring: &Ring, mut hand_on: impl FnMut(Parcel)) {
+    /// Ends all streams: the target is gone, or recorded no longer.
+    pub fn finish(&mut self, ring: &Ring, places: Places, mut hand_on: impl FnMut(Parcel)) {
         // Until nothing comes any more: behind a hole may be whole segments. Each round frees one at least.
         for _ in 0..ring.segments().len() {
             if self.round(ring, &mut hand_on) == 0 && self.known.values().all(|known| known.missed.is_none()) {
@@ -229,11 +301,11 @@ impl Drain {
             }
         }
         let all: Vec<(u32, u32)> = self.known.iter().map(|(index, known)| (*index, known.tid)).collect();
-        self.end(ring, &all, &mut hand_on);
+        self.end(ring, &all, places, &mut hand_on);
     }
 
     /// Ends streams, given with the ids of their threads, after a last look.
-    fn end(&mut self, ring: &Ring, streams: &[(u32, u32)], hand_on: &mut impl FnMut(Parcel)) {
+    fn end(&mut self, ring: &Ring, streams: &[(u32, u32)], places: Places, hand_on: &mut impl FnMut(Parcel)) {
         if streams.is_empty() {
             return;
         }
@@ -242,13 +314,14 @@ impl Drain {
             let Some(head) = ring.streams().get(*stream as usize) else { continue };
             let Some(known) = self.known.remove(stream) else {
                 // It took a stream and ended without an event, unless somebody else has come since.
-                if head.tid.load(Ordering::Relaxed) == *tid {
+                if places == Places::Free && head.tid.load(Ordering::Relaxed) == *tid {
                     free(head);
                 }
                 continue;
             };
-            let counters = std::array::from_fn(|i| head.counters.get(i).map_or(0, |c| c.load(Ordering::Relaxed)));
-            let lost = head.lost.iter().enumerate().map(|(reason, c)| (reason as u8, c.load(Ordering::Relaxed)));
+            let (counted, lost) = &known.before;
+            let counters = std::array::from_fn(|i| head.counters.get(i).map_or(0, |c| since(counted, i, c.load(Ordering::Relaxed))));
+            let lost = head.lost.iter().enumerate().map(|(reason, c)| (reason as u8, since(lost, reason, c.load(Ordering::Relaxed))));
             let mut lost: Vec<(u8, u64)> = lost.filter(|(_, count)| *count > 0).collect();
             for (index, segment) in ring.segments().iter().enumerate() {
                 // State first: the other fields of a segment that is being taken are not valid.
@@ -261,11 +334,15 @@ impl Drain {
                     if unread >= 8 {
                         lost.push((LOST_DAMAGED, (unread / EVENT_BYTES).max(1))); // its turn never came
                     }
-                    self.release(ring, index, segment);
+                    if places == Places::Free || state == SEGMENT_SEALED {
+                        self.release(ring, index, segment);
+                    }
                 }
             }
             hand_on(Parcel::End { stream: known.id, counters, lost });
-            free(head);
+            if places == Places::Free {
+                free(head);
+            }
         }
         wake(ring);
     }
@@ -349,7 +426,7 @@ mod tests {
         assert_eq!(bytes(&mut drain, &ring), [SEGMENT_BYTES], "the hole");
         assert_eq!(bytes(&mut drain, &ring), [160, 8]);
         let mut ended = Vec::new();
-        drain.finish(&ring, |parcel| {
+        drain.finish(&ring, Places::Free, |parcel| {
             if let Parcel::End { lost, .. } = parcel {
                 ended.push(lost);
             }
@@ -366,6 +443,43 @@ mod tests {
         assert_eq!(bytes(&mut drain, &ring), [0; 0]);
         fill(&ring, 0, 0, 8, SEGMENT_SEALED);
         assert_eq!(bytes(&mut drain, &ring), [8, 16]);
+    }
+
+    #[test]
+    fn a_thread_that_keeps_its_place_is_read_on_from_where_it_stands_by_the_next_recording() {
+        let ring = ring();
+        let mut first = Drain::new(&ring, 1);
+        fill(&ring, 0, 0, 80, SEGMENT_SEALED);
+        fill(&ring, 1, 1, 40, SEGMENT_OWNED);
+        ring.streams()[0].lost[1].store(5, Ordering::Relaxed);
+        first.finish(&ring, Places::Keep, |_| {});
+        let states = [0, 1].map(|index| ring.segments()[index].state.load(Ordering::Relaxed));
+        assert_eq!(states, [SEGMENT_FREE, SEGMENT_OWNED], "what is full is freed, what is held stays");
+        assert_eq!(ring.streams()[0].state.load(Ordering::Relaxed), STREAM_OWNED);
+        let (mut second, mut started) = (Drain::new(&ring, 1), 0);
+        second.take_over(&ring, |parcel| started += u32::from(matches!(parcel, Parcel::Start { tid: 7, .. })));
+        assert_eq!((started, bytes(&mut second, &ring)), (1, vec![]), "what was there before is not this recording's");
+        fill(&ring, 1, 1, 64, SEGMENT_SEALED);
+        fill(&ring, 0, 2, 8, SEGMENT_OWNED);
+        ring.streams()[0].lost[1].store(7, Ordering::Relaxed);
+        assert_eq!(bytes(&mut second, &ring), [24, 8]);
+        let mut ended = Vec::new();
+        second.finish(&ring, Places::Free, |parcel| {
+            if let Parcel::End { lost, .. } = parcel {
+                ended.push(lost);
+            }
+        });
+        assert_eq!(ended, [vec![(1, 2)]], "only what was lost since");
+    }
+
+    #[test]
+    fn a_thread_that_held_no_segment_begins_with_whichever_it_takes() {
+        let ring = ring();
+        let mut drain = Drain::new(&ring, 1);
+        drain.take_over(&ring, |_| {});
+        fill(&ring, 0, 9, 16, SEGMENT_SEALED);
+        fill(&ring, 1, 10, 8, SEGMENT_OWNED);
+        assert_eq!(bytes(&mut drain, &ring), [16, 8]);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use hound_common::ring::{
 
 use super::preload::Preload;
 use super::program::Program;
-use super::recording::{Recording, Written};
+use super::recording::{Recording, Start, Written};
 use super::ring::Ring;
 use super::signals::{self, Signals};
 use super::status::StatusLine;
@@ -96,7 +96,17 @@ pub fn launch(launch: &Launch) -> anyhow::Result<Launched> {
         let pid = child.id().unwrap_or(0);
         let session = SessionInfo { pid, start, ..session };
         let writer = CaptureWriter::create(&provisional, &session).with_context(cannot_write);
-        let recording = writer.and_then(|writer| Ok(Recording::start(Arc::clone(&ring), writer, session, provisional.clone(), pid)?));
+        let recording = writer.and_then(|writer| {
+            Ok(Recording::start(Start {
+                ring: Arc::clone(&ring),
+                writer,
+                session,
+                path: provisional.clone(),
+                pid,
+                used: false,
+                count_live: false,
+            })?)
+        });
         let recording = match recording {
             Ok(recording) => recording,
             Err(error) => {
@@ -159,7 +169,7 @@ pub(super) fn here(clock: Clock) -> SessionInfo {
 }
 
 /// libhound.so, which lies beside hound.
-fn library() -> anyhow::Result<PathBuf> {
+pub(super) fn library() -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe().context("cannot find out where hound lies; is /proc mounted?")?;
     let folder = own.parent().unwrap_or(Path::new("/"));
     let places = [folder.join("libhound.so"), folder.join("../lib/hound/libhound.so")];

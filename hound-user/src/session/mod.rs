@@ -4,21 +4,38 @@
 //! `encode` turns them into sections, `store` compresses and writes. Bounded queues between them: a backlog pushes back on the target
 //! instead of growing without limit. `beside` are two more, that look at the target and give hound's sign of life.
 
+mod attach;
+mod before;
 mod beside;
 mod clock;
 mod collect;
+mod cost;
+mod doctor;
 mod drain;
+mod files;
+mod glances;
 mod launch;
+mod leave;
+mod live;
 mod output;
 mod pipeline;
 mod preload;
+mod processes;
 mod program;
 mod recording;
 mod ring;
 mod signals;
 mod status;
 mod surroundings;
+mod talk;
+mod threads;
+mod watch;
 
+pub use attach::{Attach, Attached, Glance, attach};
 pub use collect::{Collect, collect};
+pub use doctor::{Check, Health, look_at_machine, look_at_target};
+pub use files::of_target as files_of_target;
 pub use launch::{Launch, Launched, launch};
+pub use processes::find_by_name;
 pub use program::{Program, Refusal};
+pub use talk::{Answer, Request, Status, ask_session, sessions};

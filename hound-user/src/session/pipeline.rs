@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use hound_common::event::{METRIC_UNWINDING, THREAD_EXIT, THREAD_NAME, THREAD_START, tag};
 
 use super::drain::Parcel;
+use super::live::LiveFeed;
 use crate::capture::model::StreamId;
 use crate::capture::{Calibration, CaptureWriter, Compressor, Section, SessionInfo, StreamEncoder, StreamMeta};
 
@@ -38,11 +39,17 @@ pub enum Order {
     },
     /// Give everything encoded so far to the file.
     Flush,
+    /// The same, and tell how long the file is when all that came before is in it.
+    Barrier(SyncSender<u64>),
+    /// Nothing follows that counts, whoever still holds an end of the pipeline.
+    End,
 }
 
 enum Job {
     Section(Box<Section>),
     Calibration(Calibration),
+    Barrier(SyncSender<u64>),
+    End,
 }
 
 /// Figures for the status line, updated as things go.
@@ -54,6 +61,8 @@ pub struct Progress {
     pub bytes: AtomicU64,
     /// Events lost because the disk was full.
     pub lost_on_disk: AtomicU64,
+    /// Rounds of reading the ring: what was in it when a round began is on its way when that is counted.
+    pub rounds: AtomicU64,
 }
 
 /// hound's own stream in a capture.
@@ -95,19 +104,21 @@ impl std::fmt::Debug for Job {
         f.write_str(match self {
             Job::Section(_) => "Section",
             Job::Calibration(_) => "Calibration",
+            Job::Barrier(_) => "Barrier",
+            Job::End => "End",
         })
     }
 }
 
 impl Pipeline {
     /// Starts both threads.
-    pub fn start(writer: CaptureWriter, session: &SessionInfo) -> io::Result<Self> {
+    pub fn start(writer: CaptureWriter, session: &SessionInfo, live: Option<LiveFeed>) -> io::Result<Self> {
         let (orders, inbox) = sync_channel(PARCELS);
         let (jobs, job_inbox) = sync_channel(SECTIONS);
         let (spare_out, spare) = channel();
         let progress = Arc::new(Progress::default());
         let encoder =
-            Encoder { session: session.clone(), streams: HashMap::new(), finished: Vec::new(), jobs: jobs.clone(), spare: spare_out };
+            Encoder { session: session.clone(), live, streams: HashMap::new(), finished: Vec::new(), jobs: jobs.clone(), spare: spare_out };
         let encode = std::thread::Builder::new().name("hound-encode".into()).spawn(move || encoder.run(&inbox))?;
         let shown = Arc::clone(&progress);
         let store = std::thread::Builder::new().name("hound-store".into()).spawn(move || store(writer, &job_inbox, &shown))?;
@@ -119,7 +130,7 @@ impl Pipeline {
         self.orders.send(order);
     }
 
-    /// Another end for orders. It must be dropped before `finish` is called, which waits for the last of them.
+    /// Another end for orders. What is sent after `finish` was called is not stored.
     pub fn orders(&self) -> Orders {
         self.orders.clone()
     }
@@ -131,16 +142,24 @@ impl Pipeline {
 
     /// Encodes and stores what is left, and gives the writer back.
     pub fn finish(self) -> io::Result<CaptureWriter> {
-        let Orders { orders, calibrations } = self.orders;
-        drop(orders);
+        self.orders.send(Order::End);
         self.encode.join().map_err(|_| io::Error::other("the encoding thread panicked"))?;
-        drop(calibrations);
         self.store.join().map_err(|_| io::Error::other("the storing thread panicked"))?
     }
 }
 
+/// Bytes as words, the last padded with zeros.
+pub fn packed(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
+    bytes.chunks(8).map(|chunk| {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        u64::from_le_bytes(word)
+    })
+}
+
 struct Encoder {
     session: SessionInfo,
+    live: Option<LiveFeed>,
     streams: HashMap<u32, StreamEncoder>,
     finished: Vec<Section>,
     jobs: SyncSender<Job>,
@@ -152,6 +171,9 @@ impl Encoder {
         for order in inbox {
             match order {
                 Order::Parcel(Parcel::Bytes { stream, bytes }) => {
+                    if let Some(live) = &mut self.live {
+                        live.take(stream, &bytes);
+                    }
                     let encoder = self.stream(stream, 0, 0);
                     encoder.0.push(&bytes, encoder.1);
                     let _ = self.spare.send(bytes);
@@ -171,16 +193,18 @@ impl Encoder {
                 }
                 Order::Name(stream, name) => {
                     let mut words = vec![0, name.len() as u64];
-                    let padded = name.as_bytes().chunks(8).map(|chunk| {
-                        let mut word = [0; 8];
-                        word[..chunk.len()].copy_from_slice(chunk);
-                        u64::from_le_bytes(word)
-                    });
-                    words.extend(padded);
+                    words.extend(packed(name.as_bytes()));
                     self.note(stream, 0, 0, None, tag::THREAD, THREAD_NAME, &words);
                 }
                 Order::Note { ticks, tag, a, words } => self.note(OWN_STREAM, 0, 0, Some(ticks), tag, a, &words),
                 Order::Flush => self.finished.extend(self.streams.values_mut().filter_map(StreamEncoder::flush)),
+                Order::Barrier(tell) => {
+                    self.finished.extend(self.streams.values_mut().filter_map(StreamEncoder::flush));
+                    if !self.store() || self.jobs.send(Job::Barrier(tell)).is_err() {
+                        return;
+                    }
+                }
+                Order::End => break,
             }
             if !self.store() {
                 return;
@@ -188,6 +212,7 @@ impl Encoder {
         }
         self.finished.extend(self.streams.values_mut().filter_map(StreamEncoder::flush));
         self.store();
+        let _ = self.jobs.send(Job::End); // it has gone only by a failure, which `finish` reports
     }
 
     fn stream(&mut self, id: StreamId, tid: u32, level: u32) -> (&mut StreamEncoder, &mut Vec<Section>) {
@@ -220,6 +245,11 @@ fn store(mut writer: CaptureWriter, jobs: &Receiver<Job>, progress: &Progress) -
                 writer.write(&section.compress(&mut compressor)?)
             }
             Job::Calibration(pair) => writer.write_calibration(&[pair]),
+            Job::Barrier(tell) => {
+                let _ = tell.try_send(writer.bytes()); // who asked may have given up
+                continue;
+            }
+            Job::End => break,
         };
         progress.bytes.store(writer.bytes(), Ordering::Relaxed);
         progress.lost_on_disk.store(writer.lost_events(), Ordering::Relaxed);

@@ -3,17 +3,20 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use hound_common::event::{END_EXEC, PROCESS_EXEC, tag};
+use hound_common::event::{END_DETACH, END_EXEC, METRIC_PROCESS_RSS, PROCESS_EXEC, tag};
 use hound_common::hook::Kind;
 
 use super::beside::{self, Repeated};
-use super::drain::{Drain, Parcel, lost_without_stream};
-use super::pipeline::{OWN_STREAM, Order, Pipeline, Progress};
+use super::drain::{Drain, Parcel, Places, lost_without_stream};
+use super::live::{self, Live};
+use super::pipeline::{OWN_STREAM, Order, Orders, Pipeline, Progress};
 use super::ring::Ring;
+use super::threads::Threads;
 use super::{clock, surroundings};
 use crate::capture::model::{Alloc, Event, StackId, Stamped, StreamId};
 use crate::capture::{Capture, CaptureWriter, Clock, End, SessionInfo, Visitor};
@@ -30,25 +33,95 @@ const REAP_EVERY: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Recording {
     thread: JoinHandle<io::Result<CaptureWriter>>,
-    gone: Arc<AtomicBool>,
+    /// How it is to end, once that is known.
+    leave: Arc<AtomicU32>,
+    orders: Orders,
     /// Live figures.
     pub progress: Arc<Progress>,
+    /// What is alive, if that is counted.
+    pub live: Arc<Live>,
     ring: Arc<Ring>,
     session: SessionInfo,
     path: PathBuf,
+    files: Option<Files>,
+    /// Lost in earlier recordings through the same ring.
+    lost_before: u64,
 }
 
+/// What [`Recording::start`] is given.
+#[derive(Debug)]
+pub struct Start {
+    /// The shared memory.
+    pub ring: Arc<Ring>,
+    /// The capture, with its session record written.
+    pub writer: CaptureWriter,
+    /// The session record.
+    pub session: SessionInfo,
+    /// Where the capture is.
+    pub path: PathBuf,
+    /// The target, as hound sees it.
+    pub pid: u32,
+    /// Whether an earlier recording has used the ring, and threads have places in it.
+    pub used: bool,
+    /// Whether to count what is alive while recording.
+    pub count_live: bool,
+}
+
+/// Values of `leave`: going on, the target is gone, the target runs on.
+const STAY: u32 = 0;
+const GONE: u32 = 1;
+const LEFT: u32 = 2;
+
+/// Longest wait for the ring's content to reach the file.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(10);
+
 impl Recording {
-    /// Starts draining `ring` into the capture at `path`.
-    pub fn start(ring: Arc<Ring>, writer: CaptureWriter, session: SessionInfo, path: PathBuf, pid: u32) -> io::Result<Self> {
-        let pipeline = Pipeline::start(writer, &session)?;
+    /// Starts draining the ring into the capture.
+    pub fn start(start: Start) -> io::Result<Self> {
+        let Start { ring, writer, session, path, pid, used, count_live } = start;
+        let live = Arc::new(Live::default());
+        let feed = if count_live { Some(live::start(Arc::clone(&live))?) } else { None };
+        let pipeline = Pipeline::start(writer, &session, feed)?;
         let progress = Arc::clone(&pipeline.progress);
-        let gone = Arc::new(AtomicBool::new(false));
+        let leave = Arc::new(AtomicU32::new(STAY));
+        let orders = pipeline.orders();
         let look = beside::look(Arc::clone(&ring), pipeline.orders(), pid, session.clock)?;
         let beat = beside::beat(Arc::clone(&ring))?;
-        let watcher = Watcher { ring: Arc::clone(&ring), pipeline, look, beat, gone: Arc::clone(&gone), pid, clock: session.clock };
+        let threads = Threads::of(pid);
+        let watcher =
+            Watcher { ring: Arc::clone(&ring), pipeline, look, beat, leave: Arc::clone(&leave), threads, clock: session.clock, used };
         let thread = std::thread::Builder::new().name("hound-drain".into()).spawn(move || watcher.run())?;
-        Ok(Recording { thread, gone, progress, ring, session, path })
+        let mut recording = Recording { thread, leave, orders, progress, live, ring, session, path, files: None, lost_before: 0 };
+        recording.lost_before = if used { recording.lost() } else { 0 };
+        Ok(recording)
+    }
+
+    /// Where to look for the target's files when it is gone, or while it lives.
+    pub fn set_files(&mut self, files: Files) {
+        self.files = Some(files);
+    }
+
+    /// Events lost so far.
+    pub fn lost(&self) -> u64 {
+        let sum = |cells: &[AtomicU64]| cells.iter().map(|c| c.load(Ordering::Relaxed)).sum::<u64>();
+        let streams: u64 = self.ring.streams().iter().map(|stream| sum(&stream.lost)).sum();
+        let now = sum(&self.ring.control().lost) + streams;
+        now.saturating_sub(self.lost_before) + self.progress.lost_on_disk.load(Ordering::Relaxed)
+    }
+
+    /// The capture's file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Notes something in hound's own stream, now.
+    pub fn note(&self, tag: u8, a: u8, words: Vec<u64>) {
+        self.orders.send(Order::Note { ticks: clock::ticks(self.session.clock), tag, a, words });
+    }
+
+    /// Another hand on the recording, for other threads.
+    pub fn flusher(&self) -> Flusher {
+        Flusher { orders: self.orders.clone(), progress: Arc::clone(&self.progress), clock: self.session.clock, pid: self.session.pid }
     }
 
     /// The shared memory.
@@ -56,18 +129,19 @@ impl Recording {
         &self.ring
     }
 
-    /// The target is gone: reads what is left, adds symbols and the end record.
+    /// The target is gone, or (with `END_DETACH`) recorded no longer: reads what is left, adds symbols and the end record.
     pub fn finish(self, mut end: End) -> io::Result<Written> {
-        self.gone.store(true, Ordering::Release); // pairs with the watcher's acquire
+        let leave = if end.reason == END_DETACH { LEFT } else { GONE };
+        self.leave.store(leave, Ordering::Release); // pairs with the watcher's acquire
         let writer = self.thread.join().map_err(|_| io::Error::other("the draining thread panicked"))??;
         let mut writer = writer;
         // First a pair: it is what the last second's ticks are worth. A full disk must not cost the end record, which says so.
         let _ = writer.write_calibration(&[clock::calibrate(self.session.clock)]);
         let mut written = Written::default();
-        if let Ok((bytes, seen)) = symbol_bytes(&self.path, self.session.pid) {
+        if let Ok((bytes, seen)) = symbol_bytes(&self.path, self.session.pid, self.files) {
             let _ = writer.write_symbols(&bytes);
             written.allocations = Some(seen.allocations);
-            if seen.last_is_exec {
+            if seen.last_is_exec && end.reason != END_DETACH {
                 end.reason = END_EXEC;
             }
         }
@@ -81,6 +155,47 @@ impl Recording {
     }
 }
 
+/// Brings what was recorded so far into the file, from any thread.
+#[derive(Clone, Debug)]
+pub struct Flusher {
+    orders: Orders,
+    progress: Arc<Progress>,
+    clock: Clock,
+    pid: u32,
+}
+
+impl Flusher {
+    /// The target.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Waits until everything recorded before the call is in the file, and says how long the file is then.
+    ///
+    /// # Errors
+    /// If that takes too long (a stalled disk), or the recording has ended.
+    pub fn flush(&self) -> io::Result<u64> {
+        let deadline = Instant::now() + FLUSH_PATIENCE;
+        let late = || io::Error::new(io::ErrorKind::TimedOut, "what was recorded does not reach the capture in time; is the disk busy?");
+        // A round that began after now is certain when the second from here has ended.
+        let wanted = self.progress.rounds.load(Ordering::Acquire) + 2;
+        while self.progress.rounds.load(Ordering::Acquire) < wanted {
+            if Instant::now() > deadline {
+                return Err(late());
+            }
+            std::thread::sleep(BUSY);
+        }
+        // Time goes on in a capture also where nothing is allocated: blocks are as old as they are now.
+        if let Some(rss) = surroundings::process_rss(self.pid) {
+            let words = rss.to_vec();
+            self.orders.send(Order::Note { ticks: clock::ticks(self.clock), tag: tag::METRIC, a: METRIC_PROCESS_RSS, words });
+        }
+        let (tell, told) = sync_channel(1);
+        self.orders.send(Order::Barrier(tell));
+        told.recv_timeout(deadline.saturating_duration_since(Instant::now())).map_err(|_| late())
+    }
+}
+
 /// What became of a recording.
 #[derive(Clone, Debug, Default)]
 pub struct Written {
@@ -91,13 +206,14 @@ pub struct Written {
 }
 
 /// The symbols of everything in the capture written so far, and what else was seen on the way.
-fn symbol_bytes(path: &Path, pid: u32) -> anyhow::Result<(Vec<u8>, Seen)> {
+fn symbol_bytes(path: &Path, pid: u32, files: Option<Files>) -> anyhow::Result<(Vec<u8>, Seen)> {
     let mut capture = Capture::open(path)?;
     let mut seen = Seen::default();
     capture.visit(&mut seen);
     let modules = capture.modules();
     let mut table = SymbolTable::new(modules);
-    let files = Files { perf_map: Some(PathBuf::from(format!("/tmp/perf-{pid}.map"))), ..Files::of_command(&capture.session().command) };
+    let here = || Files { perf_map: Some(PathBuf::from(format!("/tmp/perf-{pid}.map"))), ..Files::of_command(&capture.session().command) };
+    let files = files.unwrap_or_else(here);
     symbolise(&mut table, capture.stacks(), modules, &files, |_, _| {});
     Ok((table.to_bytes(), seen))
 }
@@ -130,37 +246,45 @@ struct Watcher {
     pipeline: Pipeline,
     look: Repeated,
     beat: Repeated,
-    gone: Arc<AtomicBool>,
-    pid: u32,
+    leave: Arc<AtomicU32>,
+    threads: Threads,
     clock: Clock,
+    used: bool,
 }
 
 impl Watcher {
-    fn run(self) -> io::Result<CaptureWriter> {
+    fn run(mut self) -> io::Result<CaptureWriter> {
         let mut drain = Drain::new(&self.ring, OWN_STREAM.0 + 1);
+        if self.used {
+            drain.take_over(&self.ring, |parcel| self.pipeline.send(Order::Parcel(parcel)));
+        }
         let mut sleep = BUSY;
         let mut reaped = Instant::now();
         let mut names = surroundings::Names::default();
-        loop {
+        let places = loop {
             // Before the round: what was written before the target ended is in the ring then.
-            let last = self.gone.load(Ordering::Acquire);
+            let leave = self.leave.load(Ordering::Acquire);
             let bytes = drain.round(&self.ring, |parcel| self.pipeline.send(Order::Parcel(parcel)));
-            if last {
-                break;
+            // Release: the round's parcels are on their way. Pairs with a flusher's acquire.
+            self.pipeline.progress.rounds.fetch_add(1, Ordering::Release);
+            match leave {
+                STAY => {}
+                LEFT => break Places::Keep,
+                _ => break Places::Free,
             }
             self.pipeline.spare().for_each(|buffer| drain.recycle(buffer));
             if reaped.elapsed() >= REAP_EVERY {
                 reaped = Instant::now();
-                let pid = self.pid;
-                drain.reap(&self.ring, |tid| surroundings::is_alive(pid, tid), |parcel| self.pipeline.send(Order::Parcel(parcel)));
-                names.look(self.pid, drain.streams(), |stream, name| self.pipeline.send(Order::Name(stream, name)));
+                self.threads.refresh(drain.streams().map(|(_, tid)| tid));
+                drain.reap(&self.ring, |tid| self.threads.is_alive(tid), |parcel| self.pipeline.send(Order::Parcel(parcel)));
+                names.look(&self.threads, drain.streams(), |stream, name| self.pipeline.send(Order::Name(stream, name)));
             }
             if bytes < FLOOD_BYTES {
                 std::thread::sleep(sleep);
             }
             sleep = if bytes > 0 { BUSY } else { (sleep * 2).min(IDLE) };
-        }
-        drain.finish(&self.ring, |parcel: Parcel| self.pipeline.send(Order::Parcel(parcel)));
+        };
+        drain.finish(&self.ring, places, |parcel: Parcel| self.pipeline.send(Order::Parcel(parcel)));
         for (reason, count) in lost_without_stream(&self.ring) {
             self.note(tag::LOST, reason, vec![count]);
         }

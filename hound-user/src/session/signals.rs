@@ -30,6 +30,13 @@ const FROM_KEYS: [Signal; 2] = [Signal::SIGINT, Signal::SIGQUIT];
 /// They would end hound before the capture is complete. Without the default action, the write that raised SIGXFSZ fails as on a full disk.
 const SWALLOWED: [Signal; 2] = [Signal::SIGXFSZ, Signal::SIGXCPU];
 
+const TO_LEAVE: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
+
+/// Whether this signal asks hound to leave its target.
+pub fn is_to_leave(signal: Signal) -> bool {
+    TO_LEAVE.contains(&signal)
+}
+
 /// The signals to hound, caught from `catch` on.
 #[derive(Debug)]
 pub struct Signals(Vec<(Signal, Stream)>);
@@ -40,6 +47,15 @@ impl Signals {
     pub fn catch() -> io::Result<Self> {
         let ignored = ignored();
         let all = PASSED_ON.into_iter().chain(FROM_KEYS).chain(SWALLOWED);
+        let wanted = all.filter(|wanted| ignored & (1 << (*wanted as u32 - 1)) == 0);
+        let streams = wanted.map(|wanted| Ok((wanted, signal(SignalKind::from_raw(wanted as i32))?)));
+        Ok(Signals(streams.collect::<io::Result<_>>()?))
+    }
+
+    /// Those that end an attach. Terminals, service managers and people send them; the recording is completed on all.
+    pub fn catch_to_leave() -> io::Result<Self> {
+        let ignored = ignored();
+        let all = TO_LEAVE.into_iter().chain(SWALLOWED);
         let wanted = all.filter(|wanted| ignored & (1 << (*wanted as u32 - 1)) == 0);
         let streams = wanted.map(|wanted| Ok((wanted, signal(SignalKind::from_raw(wanted as i32))?)));
         Ok(Signals(streams.collect::<io::Result<_>>()?))

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use nix::sys::resource::{UsageWho, getrusage};
 use procfs::process::{MMapPath, Process};
 
+use super::threads::Threads;
 use crate::capture::model::StreamId;
 
 /// Threads whose names are looked at in one go: a glance must not cost what recording does.
@@ -32,12 +33,18 @@ pub struct Names {
 
 impl Names {
     /// Looks at some of the threads and tells of new or changed names.
-    pub fn look(&mut self, pid: u32, streams: impl ExactSizeIterator<Item = (StreamId, u32)>, mut tell: impl FnMut(StreamId, String)) {
+    pub fn look(
+        &mut self,
+        threads: &Threads,
+        streams: impl ExactSizeIterator<Item = (StreamId, u32)>,
+        mut tell: impl FnMut(StreamId, String),
+    ) {
         let count = streams.len();
         let skip = if self.next >= count { 0 } else { self.next };
         self.next = skip + NAMES_AT_ONCE;
         for (stream, tid) in streams.skip(skip).take(NAMES_AT_ONCE) {
-            let Ok(name) = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/comm")) else { continue };
+            let Some(here) = threads.here(tid) else { continue };
+            let Ok(name) = std::fs::read_to_string(format!("/proc/{}/task/{here}/comm", threads.pid())) else { continue };
             let name = name.trim_end().to_owned();
             if self.known.get(&stream.0) != Some(&name) {
                 self.known.insert(stream.0, name.clone());

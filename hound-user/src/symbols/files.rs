@@ -12,6 +12,8 @@ pub struct Files {
     pub debug_dirs: Vec<PathBuf>,
     /// The target's perf map, if it wrote one.
     pub perf_map: Option<PathBuf>,
+    /// Files held open while the target lived, for when its own view of the file system is gone.
+    pub held: HeldFiles,
     /// The program's own file, for the module without a path: loaders know the program by an empty name.
     pub program: Option<PathBuf>,
 }
@@ -22,8 +24,33 @@ impl Default for Files {
             root: PathBuf::new(),
             debug_dirs: vec!["/usr/lib/debug".into(), "/usr/local/lib/debug".into()],
             perf_map: None,
+            held: HeldFiles::default(),
             program: None,
         }
+    }
+}
+
+/// Files of mapped modules, held open: by the address they are mapped at.
+#[derive(Clone, Debug, Default)]
+pub struct HeldFiles(std::sync::Arc<std::sync::Mutex<Vec<(u64, std::fs::File)>>>);
+
+impl HeldFiles {
+    /// Holds the file that is mapped from `start` on.
+    pub fn hold(&self, start: u64, file: std::fs::File) {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((start, file));
+    }
+
+    /// How many are held.
+    pub fn count(&self) -> usize {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).len()
+    }
+
+    /// Paths by which this process can open what was mapped at `start`. Different modules may have been there at different times.
+    fn at(&self, start: u64) -> Vec<PathBuf> {
+        use std::os::fd::AsRawFd;
+        let held = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let here = held.iter().filter(|(at, _)| *at == start);
+        here.map(|(_, file)| PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))).collect()
     }
 }
 
@@ -72,6 +99,9 @@ impl Files {
             Some(true) => sources.files.push(path),
             Some(false) => sources.changed = true,
             None => {}
+        }
+        if sources.files.is_empty() {
+            sources.files.extend(self.held.at(module.start).into_iter().find(|held| matches(held, &module.build_id) == Some(true)));
         }
         sources
     }

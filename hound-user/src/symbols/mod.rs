@@ -17,7 +17,7 @@ mod resolve;
 mod table;
 
 pub use bytes::TableError;
-pub use files::Files;
+pub use files::{Files, HeldFiles};
 pub use perf_map::PerfMap;
 pub use resolve::{Unresolved, symbolise};
 pub use table::{Frame, FrameList, Location, Span, SymbolTable};

@@ -9,7 +9,7 @@ mod units;
 pub use json::json;
 pub use names::{short_function, short_path};
 pub use summary::{EndKind, Summary};
-pub use text::{Style, TextOptions, text};
+pub use text::{Style, TextOptions, rows, text};
 pub use units::{blocks, bytes, count, duration, share};
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What stands at the head of every report: what was run, what is missing, what it adds up to.
 
+use crate::capture::Before;
 use crate::heap::{Peak, Totals};
 use serde::Serialize;
 
@@ -15,6 +16,8 @@ pub enum EndKind {
     Exec,
     /// hound stopped watching; it ran on.
     Detach,
+    /// It has not: this is a look at a recording that goes on.
+    Growing,
     /// Not known: the recording was cut.
     Cut,
 }
@@ -32,6 +35,7 @@ impl EndKind {
             EndKind::Signal(signal) => format!("was killed by signal {signal}"),
             EndKind::Exec => "replaced itself by another program".to_owned(),
             EndKind::Detach => "ran on when the recording ended".to_owned(),
+            EndKind::Growing => "is being recorded still".to_owned(),
             EndKind::Cut => "was cut off from its recording, how is not known".to_owned(),
         }
     }
@@ -66,6 +70,15 @@ pub struct Summary {
     pub unresolved: Vec<String>,
     /// Events that were stamped out of order and put right.
     pub reordered: u64,
+    /// What the target held before it was attached to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before: Option<Before>,
+    /// What was recorded, where it was chosen by looking at the target.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub covered: Vec<String>,
+    /// What allocates and was not recorded, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_covered: Vec<String>,
     /// Sums.
     #[serde(skip)]
     pub totals: Totals,

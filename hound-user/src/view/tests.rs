@@ -21,6 +21,9 @@ fn summary(heap: &Heap, query: &Query) -> Summary {
         anomalies: Vec::new(),
         unresolved: Vec::new(),
         reordered: 0,
+        before: None,
+        covered: Vec::new(),
+        not_covered: Vec::new(),
         totals: outcome.totals,
         peak: outcome.peak,
     }

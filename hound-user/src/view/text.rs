@@ -59,6 +59,14 @@ const CALLERS: usize = 8;
 /// Lines about modules without names, or anomalies, before the rest is counted only.
 const REMARKS: usize = 5;
 
+/// The section alone, for who reads one after another.
+pub fn rows(summary: &Summary, sites: &Sites<'_>, table: &Table, options: &TextOptions) -> String {
+    let mut out = String::new();
+    section(&mut out, summary, table, options);
+    site_rows(&mut out, sites, table, options);
+    out
+}
+
 /// The whole report. `branches` are a call tree's, if that was asked for.
 pub fn text(summary: &Summary, sites: &Sites<'_>, table: &Table, branches: &[Branch], options: &TextOptions) -> String {
     let mut out = String::new();
@@ -97,6 +105,7 @@ fn head(out: &mut String, summary: &Summary, style: Style) {
         line(out, &style.warning(&format!("LOST {} events: the figures below are short of them", count(lost))));
         summary.losses.iter().for_each(|(why, number)| line(out, &format!("  {}: {why}", count(*number))));
     }
+    before(out, summary, style);
     let cut: u64 = summary.cut_stacks.iter().map(|(_, number)| number).sum();
     if cut == 0 {
         line(out, "every stack reaches its thread's first function");
@@ -110,6 +119,17 @@ fn head(out: &mut String, summary: &Summary, style: Style) {
     }
     remarks(out, "anomaly: ", &summary.anomalies, style);
     remarks(out, "", &summary.unresolved, Style::Plain);
+}
+
+/// What an attach came too late for, and what it could not reach.
+fn before(out: &mut String, summary: &Summary, style: Style) {
+    if let Some(before) = &summary.before {
+        let (resident, heap, other) = (bytes(before.resident), bytes(before.heap), bytes(before.anonymous));
+        let age = duration(before.age_ns);
+        line(out, &format!("attached after {age}: {resident} were resident then, {heap} of them heap and {other} other anonymous memory,"));
+        line(out, "  which blocks these hold is not known; their releases are counted as such");
+    }
+    remarks(out, "NOT recorded: ", &summary.not_covered, style);
 }
 
 fn remarks(out: &mut String, prefix: &str, remarks: &[String], style: Style) {
@@ -126,13 +146,15 @@ fn totals(out: &mut String, summary: &Summary) {
     line(out, &format!("allocated  {} in {}, {temporary} of them temporary", bytes(totals.allocated_bytes), blocks(totals.allocations)));
     let mut released = format!("released   {} in {}", bytes(totals.freed_bytes), blocks(totals.frees));
     if totals.unknown_frees > 0 {
-        let _ = write!(released, "; {} releases of blocks whose allocation was not recorded", count(totals.unknown_frees));
+        let whose = if summary.before.is_some() { "from before the attach" } else { "whose allocation was not recorded" };
+        let _ = write!(released, "; {} releases of blocks {whose}", count(totals.unknown_frees));
     }
     line(out, &released);
     line(out, &format!("at the end {} in {}", bytes(totals.live_bytes), blocks(totals.live_blocks)));
     if totals.censored_blocks > 0 {
         let (number, size) = (blocks(totals.censored_blocks), bytes(totals.censored_bytes));
-        line(out, &format!("           of these, {number} ({size}) lived when recording was paused: they may have been released since"));
+        let when = if summary.end == EndKind::Detach { "at the detach" } else { "when recording was paused" };
+        line(out, &format!("           of these, {number} ({size}) lived {when}: they may have been released since"));
     }
     line(out, &format!("peak       {} after {}", bytes(summary.peak.bytes), duration(summary.peak.time_ns)));
 }
@@ -144,6 +166,8 @@ fn section(out: &mut String, summary: &Summary, table: &Table, options: &TextOpt
     let title = match (options.measure, summary.end) {
         (Measure::Live, EndKind::Exit(_)) => format!("Leaks: {size} in {number} were never released"),
         (Measure::Live, EndKind::Signal(signal)) => format!("Alive when signal {signal} killed the program: {size} in {number}"),
+        (Measure::Live, EndKind::Growing) => format!("Alive now: {size} in {number}"),
+        (Measure::Live, EndKind::Detach) => format!("Alive at the detach (not leaks: the program runs on): {size} in {number}"),
         (Measure::Live, _) => format!("Alive when the recording ended (not leaks: the program ran on): {size} in {number}"),
         (Measure::Peak, _) => format!("Peak, {} after the start: {size} in {number}", duration(summary.peak.time_ns)),
         (Measure::Allocations | Measure::Allocated, _) => format!("Allocations: {size} in {number}"),

@@ -1,0 +1,140 @@
+//! The ends of an attach: detaching from a target that runs on, and completing the capture of one that is gone.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use hound_common::event::{END_DETACH, END_EXEC, END_EXIT, END_SIGNAL, MODE_OFF, tag};
+use hound_common::ring::{LIBRARY_OUT, OUT_NO_HEARTBEAT};
+use hound_inject::{Entered, Error};
+
+use super::attach::{Attached, Inside};
+use super::processes::Ended;
+use super::recording::{Recording, Written};
+use super::talk::Answer;
+use super::watch::{Reply, Watch};
+use crate::capture::End;
+
+/// Each try to restore the target's code.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Tries: together a minute.
+const TRIES: u32 = 6;
+
+/// Switches off, restores the code, completes the capture.
+pub async fn detach(pid: u32, inside: Inside, mut watch: Watch, unload: bool, answer: Option<Reply>) -> anyhow::Result<Attached> {
+    let Inside { entered, recording, .. } = inside;
+    let wall = watch.started().elapsed();
+    recording.ring().control().change(false);
+    recording.note(tag::MODE, MODE_OFF, vec![0]);
+    let (entered, restored) = watch.patiently("detaching", move || restore(entered)).await?;
+    let mut warnings = Vec::new();
+    let mut not_left = None;
+    let mut end = End { reason: END_DETACH, target_wall_ns: nanoseconds(wall), ..End::default() };
+    match restored {
+        Ok(stall) => {
+            let library = match unload {
+                true => watch.patiently("taking the library out", move || entered.unload(Instant::now() + PATIENCE)).await?,
+                false => Ok(()),
+            };
+            if let Err(error) = library {
+                warnings.push(format!("the library stays in process {pid}, asleep: {error}; `hound detach -p {pid} --unload` tries again"));
+            }
+            eprintln!("hound: detached from {pid} (stall {:.1} ms)", stall.as_secs_f64() * 1e3);
+        }
+        Err(Error::Gone) => {
+            eprintln!("hound: process {pid} ended before it was detached from");
+            end = end_of(&watch, wall);
+        }
+        Err(error) => {
+            not_left = Some(format!(
+                "process {pid} records nothing any more, but its code could not be restored: {error}; `hound detach -p {pid}` tries again"
+            ));
+        }
+    }
+    let attached = complete(recording, &mut watch, end, warnings, not_left).await?;
+    if let Some(answer) = answer {
+        let failed = attached.not_left.clone().map(|why| Answer::Failed { why });
+        let _ = answer.send(failed.unwrap_or_else(|| Answer::Done { capture: attached.output.clone() }));
+    }
+    Ok(attached)
+}
+
+/// Tries until it is done. Recording is off meanwhile, and the hooks pass through: waiting harms nobody.
+fn restore(mut entered: Entered) -> (Entered, Result<Duration, Error>) {
+    let mut result = entered.unpatch(Instant::now() + PATIENCE);
+    for _ in 1..TRIES {
+        match &result {
+            Ok(_) | Err(Error::Gone) => break,
+            Err(error) => eprintln!("hound: cannot detach yet: {error}; recording is off, trying again"),
+        }
+        result = entered.unpatch(Instant::now() + PATIENCE);
+    }
+    (entered, result)
+}
+
+/// The target has ended, or replaced itself by another program: nothing is left to restore.
+pub async fn ended(pid: u32, inside: Inside, mut watch: Watch, replaced: bool) -> anyhow::Result<Attached> {
+    let Inside { entered, recording, .. } = inside;
+    let wall = watch.started().elapsed();
+    let mut warnings = Vec::new();
+    let end = match replaced {
+        true => End { reason: END_EXEC, target_wall_ns: nanoseconds(wall), ..End::default() },
+        false => end_of(&watch, wall),
+    };
+    let how = match (end.reason, end.value) {
+        (END_EXEC, _) => "has replaced itself by another program".to_owned(),
+        (END_EXIT, status) => format!("has exited with status {status}"),
+        (END_SIGNAL, signal) => format!("was killed by signal {signal}"),
+        _ => "has ended".to_owned(),
+    };
+    eprintln!("hound: process {pid} {how}; recording is over");
+    let kills = super::cost::memory_kills(pid).or_else(|| super::cost::memory_kills(std::process::id()));
+    if (end.reason, end.value) == (END_SIGNAL, libc::SIGKILL as u64)
+        && watch.kills_before.zip(kills).is_some_and(|(before, now)| now > before)
+    {
+        warnings.push("the kernel has killed for want of memory meanwhile: most likely this process".to_owned());
+    }
+    drop(entered);
+    complete(recording, &mut watch, end, warnings, None).await
+}
+
+fn end_of(watch: &Watch, wall: Duration) -> End {
+    let (reason, value) = match watch.process().ended() {
+        Ended::Exit(status) => (END_EXIT, u64::from(status)),
+        Ended::Signal(signal) => (END_SIGNAL, u64::from(signal)),
+        Ended::Unknown => (0, 0),
+    };
+    End { reason, value, target_wall_ns: nanoseconds(wall), ..End::default() }
+}
+
+async fn complete(
+    recording: Recording,
+    watch: &mut Watch,
+    end: End,
+    mut warnings: Vec<String>,
+    not_left: Option<String>,
+) -> anyhow::Result<Attached> {
+    let output = recording.path().to_owned();
+    let control = recording.ring().control();
+    if control.library.load(Ordering::Acquire) == LIBRARY_OUT {
+        warnings.push(match control.bow_out.load(Ordering::Relaxed) {
+            OUT_NO_HEARTBEAT => "recording ended early: the program waited for hound and got no answer (was hound stopped?)".to_owned(),
+            _ => "recording ended early: libhound.so had no memory for its own state".to_owned(),
+        });
+    }
+    control.drainer.store(0, Ordering::Release);
+    let shown = output.display().to_string();
+    let finished = watch.patiently("completing the capture", move || recording.finish(end)).await?;
+    let Written { allocations, lost_on_disk } = finished.map_err(|error| anyhow::anyhow!("cannot complete '{shown}': {error}"))?;
+    if lost_on_disk > 0 {
+        warnings.push(format!(
+            "the capture is not complete: {lost_on_disk} events could not be written; make room on the disk, or choose another place with -o FILE"
+        ));
+    } else if allocations == Some(0) {
+        warnings.push("nothing was recorded: the program allocated nothing while it was attached to".to_owned());
+    }
+    Ok(Attached { output, warnings, not_left })
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,392 @@
+//! How a running session is spoken to: a socket for each target, one line of JSON asked, one line answered.
+//!
+//! The sockets lie in a folder that only their owner may enter, and who connects must be that owner or root besides: a folder may have
+//! been made by somebody else before.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc::UnboundedSender;
+
+/// What a session is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "lowercase")]
+pub enum Request {
+    /// How it goes.
+    Status,
+    /// Detach and complete the capture.
+    Detach {
+        /// Take the library out of the target, too.
+        unload: bool,
+    },
+    /// Bring what was recorded into the file.
+    Flush,
+    /// Put a marker into the capture.
+    Mark {
+        /// What it says.
+        text: String,
+    },
+}
+
+/// What it answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Answer {
+    /// How it goes.
+    Status(Box<Status>),
+    /// So many bytes of the capture hold all that was recorded before the question.
+    Flushed {
+        /// The capture.
+        capture: PathBuf,
+        /// Bytes.
+        bytes: u64,
+    },
+    /// It is done.
+    Done {
+        /// The capture.
+        capture: PathBuf,
+    },
+    /// It could not be done.
+    Failed {
+        /// Why, and what to do.
+        why: String,
+    },
+}
+
+/// A session at a glance.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The target.
+    pub pid: u32,
+    /// Its command line.
+    pub command: String,
+    /// The hound that records.
+    pub hound: u32,
+    /// Its version.
+    pub version: String,
+    /// The mode: "full".
+    pub mode: String,
+    /// Whether it records now, or is on its way in or out.
+    pub state: String,
+    /// The capture.
+    pub capture: PathBuf,
+    /// For how long it has recorded, in seconds.
+    pub seconds: f64,
+    /// Events stored.
+    pub events: u64,
+    /// Events a second, lately.
+    pub events_per_second: f64,
+    /// Bytes of the capture.
+    pub capture_bytes: u64,
+    /// Events lost.
+    pub lost_events: u64,
+    /// Bytes in blocks that were allocated since the attach and are alive; none if they come too fast to be counted beside.
+    pub live_bytes: Option<u64>,
+    /// These blocks.
+    pub live_blocks: Option<u64>,
+    /// Resident bytes of the target.
+    pub resident: u64,
+    /// What recording costs the target, as a share of the processor time it uses: an estimate from the number of events.
+    pub overhead: Option<f64>,
+    /// Processor time of hound itself, in seconds.
+    pub hound_cpu_seconds: f64,
+    /// The longest that the target has stood still for hound, in milliseconds.
+    pub longest_stall_ms: f64,
+}
+
+/// Another session records the target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Occupied {
+    /// The target.
+    pub pid: u32,
+    /// Who records it.
+    pub hound: u32,
+    /// Into what.
+    pub capture: PathBuf,
+}
+
+impl std::fmt::Display for Occupied {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (pid, hound, capture) = (self.pid, self.hound, self.capture.display());
+        write!(
+            f,
+            "process {pid} is being recorded already, by hound process {hound} into '{capture}'; `hound snapshot -p {pid}` reports on that, \
+             `hound detach -p {pid}` ends it"
+        )
+    }
+}
+
+impl std::error::Error for Occupied {}
+
+/// A request and where its answer goes.
+#[derive(Debug)]
+pub struct Asked {
+    /// What is asked.
+    pub request: Request,
+    /// Takes the answer; who asked may be gone.
+    pub answer: std::sync::mpsc::Sender<Answer>,
+}
+
+/// A session's socket. Taken away when dropped.
+#[derive(Debug)]
+pub struct Talk {
+    path: PathBuf,
+    /// Held once by each conversation, by the listener, and here.
+    busy: Arc<()>,
+}
+
+/// Longest line.
+const LINE_BYTES: u64 = 64 * 1024;
+/// A peer that says nothing is not waited for longer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// A detach waits for the target's threads, and completes the capture.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(600);
+
+impl Talk {
+    /// Opens the socket for a session on `pid`.
+    ///
+    /// # Errors
+    /// [`Occupied`] if another session answers there; others if the socket cannot be made.
+    pub fn open(folder: &Path, pid: u32, asked: UnboundedSender<Asked>) -> anyhow::Result<Self> {
+        prepare(folder)?;
+        let path = socket(folder, pid);
+        // Two hounds at once: one looks and binds after the other. The lock goes with the descriptor.
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(folder.join("lock"))
+            .context("cannot lock the sockets' folder")?;
+        lock.lock().context("cannot lock the sockets' folder")?;
+        if let Ok(Answer::Status(status)) = ask(&path, &Request::Status) {
+            return Err(Occupied { pid, hound: status.hound, capture: status.capture }.into());
+        }
+        let _ = std::fs::remove_file(&path); // of a session that was killed
+        let listener = UnixListener::bind(&path).with_context(|| format!("cannot make the socket '{}'", path.display()))?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).context("cannot protect the session's socket")?;
+        let busy = Arc::new(());
+        let conversations = Arc::clone(&busy);
+        std::thread::Builder::new().name("hound-talk".into()).spawn(move || serve(&listener, &asked, &conversations))?;
+        Ok(Talk { path, busy })
+    }
+}
+
+impl Drop for Talk {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+        // Who was just answered must hear it before the process ends.
+        let deadline = Instant::now() + PATIENCE;
+        while Arc::strong_count(&self.busy) > 2 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// Where a session of this user puts its socket.
+pub fn own_folder() -> PathBuf {
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty());
+    runtime.map_or_else(|| "/run".into(), PathBuf::from).join("hound")
+}
+
+/// Where sessions may be: this user's own folder first. Root sees everybody's.
+fn folders() -> Vec<PathBuf> {
+    let mut folders = vec![own_folder(), "/run/hound".into()];
+    let users = std::fs::read_dir("/run/user").into_iter().flatten().flatten();
+    folders.extend(users.map(|user| user.path().join("hound")));
+    folders.dedup();
+    folders
+}
+
+fn socket(folder: &Path, pid: u32) -> PathBuf {
+    folder.join(format!("{pid}.sock"))
+}
+
+fn prepare(folder: &Path) -> anyhow::Result<()> {
+    let cannot =
+        || format!("cannot make the folder '{}' for the session's socket; set XDG_RUNTIME_DIR to a folder of yours", folder.display());
+    match std::fs::DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error).with_context(cannot),
+        _ => {}
+    }
+    let meta = std::fs::symlink_metadata(folder).with_context(cannot)?;
+    let own = nix::unistd::geteuid().as_raw();
+    if !meta.is_dir() || meta.uid() != own || meta.mode() & 0o077 != 0 {
+        bail!("'{}' is not a folder that user {own} alone may enter; remove it, or set XDG_RUNTIME_DIR", folder.display());
+    }
+    Ok(())
+}
+
+/// Takes connections until the session is over: the process ends then.
+fn serve(listener: &UnixListener, asked: &UnboundedSender<Asked>, busy: &Arc<()>) {
+    for stream in listener.incoming().flatten() {
+        let (asked, busy) = (asked.clone(), Arc::clone(busy));
+        // A thread each: a detach takes its time, and a status must not wait for it.
+        let _ = std::thread::Builder::new().name("hound-talk".into()).spawn(move || {
+            let answer = converse(&stream, &asked).unwrap_or_else(|error| Answer::Failed { why: error.to_string() });
+            let _ = say(&stream, &answer);
+            drop(busy);
+        });
+    }
+}
+
+fn converse(stream: &UnixStream, asked: &UnboundedSender<Asked>) -> anyhow::Result<Answer> {
+    let (peer, own) = (peer_user(stream)?, nix::unistd::geteuid().as_raw());
+    if peer != own && peer != 0 {
+        bail!("the session belongs to user {own}; only that user and root may talk to it");
+    }
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let request: Request = hear(stream)?;
+    let (answer, answered) = std::sync::mpsc::channel();
+    asked.send(Asked { request, answer }).map_err(|_| anyhow::anyhow!("the session is over"))?;
+    answered.recv().context("the session ended before it could answer")
+}
+
+/// The user at the other end.
+#[expect(unsafe_code, reason = "SO_PEERCRED has no safe wrapper here")]
+fn peer_user(stream: &UnixStream) -> io::Result<u32> {
+    let mut peer = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes into `peer`.
+    let done =
+        unsafe { libc::getsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut peer).cast(), &raw mut length) };
+    if done == 0 { Ok(peer.uid) } else { Err(io::Error::last_os_error()) }
+}
+
+fn say<T: Serialize>(mut stream: &UnixStream, what: &T) -> anyhow::Result<()> {
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut line = serde_json::to_vec(what)?;
+    line.push(b'\n');
+    Ok(stream.write_all(&line)?)
+}
+
+fn hear<T: for<'a> Deserialize<'a>>(stream: &UnixStream) -> anyhow::Result<T> {
+    let mut line = String::new();
+    BufReader::new(stream.take(LINE_BYTES)).read_line(&mut line).context("nothing was said in time")?;
+    serde_json::from_str(&line).context("that was not understood; is it another version of hound?")
+}
+
+fn ask(socket: &Path, request: &Request) -> anyhow::Result<Answer> {
+    let stream = UnixStream::connect(socket)?;
+    say(&stream, request)?;
+    let patience = if *request == Request::Status { PATIENCE } else { ANSWER_PATIENCE };
+    stream.set_read_timeout(Some(patience))?;
+    hear(&stream)
+}
+
+/// Asks the session that records `pid`; `None` if there is none.
+///
+/// # Errors
+/// If there is one, and it does not answer or cannot do it.
+pub fn ask_session(pid: u32, request: &Request) -> anyhow::Result<Option<Answer>> {
+    ask_in(&folders(), pid, request)
+}
+
+fn ask_in(folders: &[PathBuf], pid: u32, request: &Request) -> anyhow::Result<Option<Answer>> {
+    for folder in folders {
+        match ask(&socket(folder, pid), request) {
+            Ok(Answer::Failed { why }) => bail!(why),
+            Ok(answer) => return Ok(Some(answer)),
+            Err(error) => match error.downcast_ref::<io::Error>().map(io::Error::kind) {
+                // Nobody there, or the socket of a session that was killed.
+                Some(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {}
+                Some(io::ErrorKind::PermissionDenied) if folder != &own_folder() => {}
+                _ => return Err(error.context(format!("the session on process {pid} does not answer"))),
+            },
+        }
+    }
+    Ok(None)
+}
+
+/// All sessions that answer.
+pub fn sessions() -> Vec<Status> {
+    let mut found = Vec::new();
+    for folder in folders() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            if let Ok(Answer::Status(status)) = ask(&entry.path(), &Request::Status) {
+                found.push(*status);
+            }
+        }
+    }
+    found.sort_by_key(|status| status.pid);
+    found.dedup_by_key(|status| (status.pid, status.hound));
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::mpsc::unbounded_channel;
+
+    /// A session that answers everything with its own number.
+    fn session(folder: &Path, pid: u32) -> anyhow::Result<Talk> {
+        let (asked, mut requests) = unbounded_channel::<Asked>();
+        let talk = Talk::open(folder, pid, asked)?;
+        std::thread::spawn(move || {
+            while let Some(Asked { request, answer }) = requests.blocking_recv() {
+                let _ = answer.send(match request {
+                    Request::Status => Answer::Status(Box::new(Status { pid, hound: std::process::id(), ..Status::default() })),
+                    Request::Mark { text } => Answer::Done { capture: text.into() },
+                    Request::Flush => Answer::Flushed { capture: "c".into(), bytes: 12 },
+                    Request::Detach { .. } => Answer::Failed { why: "it will not".into() },
+                });
+            }
+        });
+        Ok(talk)
+    }
+
+    #[test]
+    fn requests_are_answered_and_refusals_are_errors() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let folder = folder.path().join("hound");
+        let _talk = session(&folder, 4242).expect("a free socket");
+        let folders = [PathBuf::from("/nowhere"), folder.clone()];
+        let ask = |request: &Request| ask_in(&folders, 4242, request);
+        assert!(matches!(ask(&Request::Status), Ok(Some(Answer::Status(status))) if status.pid == 4242));
+        let mark = Request::Mark { text: "läuft \"so\"\n".into() };
+        assert_eq!(ask(&mark).ok().flatten(), Some(Answer::Done { capture: "läuft \"so\"\n".into() }));
+        assert_eq!(ask(&Request::Flush).ok().flatten(), Some(Answer::Flushed { capture: "c".into(), bytes: 12 }));
+        assert_eq!(ask(&Request::Detach { unload: true }).expect_err("refused").to_string(), "it will not");
+        assert!(matches!(ask_in(&folders, 4243, &Request::Status), Ok(None)));
+        let modes = [folder.clone(), socket(&folder, 4242)].map(|path| path.metadata().expect("it is there").mode() & 0o777);
+        assert_eq!(modes, [0o700, 0o600]);
+    }
+
+    #[test]
+    fn a_second_session_on_one_target_is_told_and_a_dead_ones_socket_is_taken() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let folder = folder.path().join("hound");
+        let first = session(&folder, 7).expect("a free socket");
+        let text = session(&folder, 7).expect_err("taken").to_string();
+        assert!(text.contains("being recorded already") && text.contains(&std::process::id().to_string()), "{text}");
+        assert!(session(&folder, 8).is_ok(), "another target is free");
+        drop(first);
+        // A socket that nobody listens at, as a killed session leaves it.
+        drop(UnixListener::bind(socket(&folder, 9)).expect("a free name"));
+        assert!(session(&folder, 9).is_ok());
+    }
+
+    #[test]
+    fn what_is_no_request_is_answered_so() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let folder = folder.path().join("hound");
+        let _talk = session(&folder, 7).expect("a free socket");
+        let mut stream = UnixStream::connect(socket(&folder, 7)).expect("it listens");
+        stream.write_all(b"GET / HTTP/1.0\r\n").expect("it reads");
+        assert!(matches!(hear(&stream), Ok(Answer::Failed { why }) if why.contains("not understood")));
+    }
+
+    #[test]
+    fn a_folder_that_others_may_enter_is_refused() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).expect("our own folder");
+        assert!(session(folder.path(), 7).is_err());
+    }
+}
