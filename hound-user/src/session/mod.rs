@@ -4,6 +4,7 @@
 //! `encode` turns them into sections, `store` compresses and writes. Bounded queues between them: a backlog pushes back on the target
 //! instead of growing without limit. `beside` are two more, that look at the target and give hound's sign of life.
 
+pub mod before;
 mod beside;
 mod clock;
 mod collect;
