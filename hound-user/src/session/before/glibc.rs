@@ -51,6 +51,7 @@ pub fn walk(source: &mut Source, areas: &[Area]) -> Option<Blocks> {
     for arenas in &found {
         if let Err(bound) = walk.arenas(source, areas, arenas) {
             walk.blocks.cut = Some(bound);
+            walk.blocks.unread_lists += walk.tally.tables.len() as u32;
             break;
         }
     }
@@ -112,14 +113,14 @@ impl Walk {
                 let walked = chain::walk(source, stretch, &mut tally);
                 self.blocks.retried += walked.retried;
                 match walked.ended {
-                    Ended::Complete => covered.push((stretch.start, walked.reached)),
+                    Ended::Complete => covered.push((stretch.start - stretch.header, walked.reached)),
                     Ended::Fence => {
-                        covered.push((stretch.start, walked.reached));
+                        covered.push((stretch.start - stretch.header, walked.reached));
                         let why = "somebody else's sbrk lies in between: where the blocks go on is not known".into();
                         left_out.push(LeftOut { start: walked.reached, bytes: stretch.limit.saturating_sub(walked.reached), why });
                     }
                     Ended::Bound(bound) => {
-                        covered.push((stretch.start, walked.reached));
+                        covered.push((stretch.start - stretch.header, walked.reached));
                         self.keep(&arena, tally, covered, left_out);
                         return Err(bound);
                     }
@@ -149,13 +150,12 @@ impl Walk {
     }
 
     fn finish(mut self, source: &Source) -> Blocks {
+        // A list read later than the chunks may name more blocks of a size than were counted: those are not taken back.
         for &size in self.caches.sizes() {
-            self.blocks.cached.count += 1;
             self.blocks.cached.bytes += self.tally.take_back(size);
         }
         let Walk { tally, mut blocks, .. } = self;
-        // A list read later than the chunks may name more blocks of a size than there were.
-        blocks.cached.count = blocks.cached.count.min(tally.taken_back);
+        blocks.cached.count = tally.taken_back;
         blocks.classes = tally.classes();
         for class in &blocks.classes {
             blocks.in_use.count += class.blocks.count;

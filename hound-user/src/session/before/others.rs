@@ -48,7 +48,8 @@ const KNOWN: [Known; 4] = [
 
 /// The allocators found by the name of a loaded library or by a symbol of the executable.
 pub fn look(pid: u32, areas: &[Area]) -> Vec<Heap> {
-    let paths: Vec<&Path> = areas.iter().filter_map(|area| if let What::Code(path) = &area.what { Some(path.as_path()) } else { None }).collect();
+    let paths: Vec<&Path> =
+        areas.iter().filter_map(|area| if let What::Code(path) = &area.what { Some(path.as_path()) } else { None }).collect();
     let symbols = symbols(pid);
     let is_there = |known: &&Known| {
         let named = |path: &&Path| {

@@ -35,7 +35,10 @@ fn walked(found: &Blocks, lines: &mut Vec<String>) {
     if !classes.is_empty() {
         lines.push(format!("    by size: {}", classes.join(", ")));
     }
-    let mut more = vec![format!("{} freed but cached, {}", blocks(found.cached.count), bytes(found.cached.bytes)), format!("{} free", bytes(found.free))];
+    let mut more = vec![
+        format!("{} freed but cached, {}", blocks(found.cached.count), bytes(found.cached.bytes)),
+        format!("{} free", bytes(found.free)),
+    ];
     more.push(format!("{} of {} in {} walked", bytes(found.covered), bytes(found.mapped), arenas(found.arenas)));
     if found.retried > 0 {
         more.push(format!("{} retried", count(found.retried.into())));

@@ -182,7 +182,8 @@ impl Arena {
     fn main(&self, areas: &[Area], end: u64) -> Result<Vec<Stretch>, Fault> {
         let area = area_of(areas, self.top).ok_or(Fault::Broken("its top lies in no mapping"))?;
         // As long as all its memory is one piece, its beginning follows from its length. A static program's heap begins with other things.
-        let start = end.checked_sub(self.system).map(|start| start.next_multiple_of(16)).filter(|&start| area.holds(start) && start < self.top);
+        let start =
+            end.checked_sub(self.system).map(|start| start.next_multiple_of(16)).filter(|&start| area.holds(start) && start < self.top);
         let end = End::Top { pointer: self.at + self.bins - TOP, top: self.top };
         let top = Stretch { start: start.unwrap_or(area.start), limit: area.end, header: 0, is_main: true, end };
         if area.what == What::Heap {
@@ -190,7 +191,10 @@ impl Arena {
         }
         // brk could not grow: the arena goes on in a mapping.
         let before = areas.iter().filter(|area| area.what == What::Heap);
-        Ok(before.map(|heap| Stretch { start: heap.start, limit: heap.end, header: 0, is_main: true, end: End::Fence }).chain([top]).collect())
+        Ok(before
+            .map(|heap| Stretch { start: heap.start, limit: heap.end, header: 0, is_main: true, end: End::Fence })
+            .chain([top])
+            .collect())
     }
 
     /// A thread's arena: heaps of equal alignment, each but the last full, linked backwards.
@@ -198,7 +202,8 @@ impl Arena {
         let header = self.at % PAGE;
         // 64 MiB, unless a tunable asks for huge pages.
         let mut starts = [26, 21, 22, 23, 24, 25, 27, 28, 29, 30, 31, 32, 33].iter().map(|bits| self.top & !((1u64 << bits) - 1));
-        let mut heap = starts.find(|&heap| heap != 0 && source.word(heap) == Ok(self.at)).ok_or(Fault::Broken("its heap does not name it"))?;
+        let mut heap =
+            starts.find(|&heap| heap != 0 && source.word(heap) == Ok(self.at)).ok_or(Fault::Broken("its heap does not name it"))?;
         let (mut stretches, mut seen) = (Vec::new(), HashSet::new());
         loop {
             let [arena, previous, size] = source.words(heap)?;

@@ -98,7 +98,12 @@ impl Caches {
     pub fn fast_bins(&mut self, source: &mut Source, arena: &Arena, covered: &[(u64, u64)]) -> Result<u32, Bound> {
         let mut unread = 0;
         for (index, &head) in arena.fast.iter().enumerate().filter(|(_, head)| **head != 0) {
-            let expected = Expected { smallest: SMALLEST + 16 * index as u64, largest: SMALLEST + 16 * index as u64, count: None, longest: FAST_LONGEST };
+            let expected = Expected {
+                smallest: SMALLEST + 16 * index as u64,
+                largest: SMALLEST + 16 * index as u64,
+                count: None,
+                longest: FAST_LONGEST,
+            };
             match list(source, head.wrapping_add(16), &expected, 16) {
                 Ok(found) => self.take(found.chunks, covered),
                 Err(Unread::Bound(bound)) => return Err(bound),

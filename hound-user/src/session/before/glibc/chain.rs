@@ -175,7 +175,8 @@ impl Walker<'_, '_> {
         if head & MMAPPED != 0 || !size.is_multiple_of(16) {
             return Err(Fault::Broken("a chunk's size is none"));
         }
-        let is_fence_end = if self.stretch.is_main { following == FENCE | PREVIOUS_IN_USE && size == FENCE } else { following == PREVIOUS_IN_USE };
+        let is_fence_end =
+            if self.stretch.is_main { following == FENCE | PREVIOUS_IN_USE && size == FENCE } else { following == PREVIOUS_IN_USE };
         if is_fence_end && (size == FENCE || size == SMALLEST) {
             // The rest of a heap that was left is a few bytes of alignment.
             let end = if self.stretch.is_main { next + FENCE } else { self.stretch.limit };

@@ -115,6 +115,7 @@ fn counted(bytes: &[u8], base: usize, before: usize) -> Option<Count> {
     let (count, allowed, most, fixed) = (number(0)?, number(1)?, number(2)?, number(3)?);
     let (sum, most_bytes) = (word_in(bytes, base - 16)?, word_in(bytes, base - 8)?);
     let holds = count <= most && most <= allowed && allowed > 0 && fixed <= 1 && sum <= most_bytes;
-    let pages = sum % PAGE == 0 && most_bytes % PAGE == 0 && count * PAGE <= sum && (count == 0) == (sum == 0) && (most == 0) == (most_bytes == 0);
+    let pages =
+        sum % PAGE == 0 && most_bytes % PAGE == 0 && count * PAGE <= sum && (count == 0) == (sum == 0) && (most == 0) == (most_bytes == 0);
     (holds && pages).then_some(Count { count, bytes: sum })
 }
