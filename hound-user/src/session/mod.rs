@@ -5,7 +5,7 @@
 //! instead of growing without limit. `beside` are two more, that look at the target and give hound's sign of life.
 
 mod attach;
-mod before;
+pub mod before;
 mod beside;
 mod clock;
 mod collect;
