@@ -1,0 +1,12 @@
+//! The C part of these programs: it calls the linked allocator by its own names, and notes each block.
+
+unsafe extern "C" {
+    fn attach_family_main() -> i32;
+}
+
+/// Does what standard input says until it says to end.
+pub fn serve() -> ! {
+    // SAFETY: a C function without preconditions, called once.
+    let status = unsafe { attach_family_main() };
+    std::process::exit(status);
+}
