@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -20,6 +20,8 @@ use crate::process::{self, Outcome, Running};
 pub struct Subject {
     /// The program.
     pub running: Running,
+    /// Its process id, unless it was started by another program.
+    inner: Option<i32>,
     orders: File,
     dir: TempDir,
     /// Rules for comparisons with what it noted.
@@ -29,19 +31,38 @@ pub struct Subject {
 impl Subject {
     /// Starts it with `ORACLE_FILE` set, and waits until it says "ready".
     pub fn start(command: &mut Command) -> Subject {
+        Subject::start_in(command, TempDir::new().expect("a temporary directory can be made"))
+    }
+
+    /// The same, with notes in a directory that every user may write to.
+    pub fn start_open(command: &mut Command) -> Subject {
         let dir = TempDir::new().expect("a temporary directory can be made");
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).expect("it is our own");
+        Subject::start_in(command, dir)
+    }
+
+    fn start_in(command: &mut Command, dir: TempDir) -> Subject {
         let (read, write) = std::io::pipe().expect("a pipe can be made");
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("HOUND_")) {
             command.env_remove(name);
         }
         let running = process::start_reading(command.env("ORACLE_FILE", dir.path().join("oracle")), Stdio::from(read));
-        running.wait_for_output("ready\n");
-        Subject { running, orders: File::from(std::os::fd::OwnedFd::from(write)), dir, rules: Rules::default() }
+        let ready = process::wait_until(|| running.printed().contains("ready\n") || running.has_ended());
+        assert!(ready && !running.has_ended(), "the program is not ready: {}", running.said());
+        Subject { running, inner: None, orders: File::from(std::os::fd::OwnedFd::from(write)), dir, rules: Rules::default() }
     }
 
     /// Its process id.
     pub fn pid(&self) -> i32 {
-        self.running.pid.as_raw()
+        self.inner.unwrap_or(self.running.pid.as_raw())
+    }
+
+    /// What was started is only a wrapper: the program is the one below it with this name.
+    pub fn below_named(mut self, name: &str) -> Subject {
+        let comm = |pid: &nix::unistd::Pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c.trim() == name);
+        self.inner = process::descendants(self.running.pid).iter().find(|pid| comm(pid)).map(|pid| pid.as_raw());
+        assert!(self.inner.is_some(), "no {name} below process {}", self.running.pid);
+        self
     }
 
     /// Where files of this test may go.
