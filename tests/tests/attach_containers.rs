@@ -16,7 +16,7 @@ const ENTER: &str = r#"
 set -e
 mount --make-rprivate /
 mount -t tmpfs root "$ROOT"
-cp -a "$FILES"/. "$ROOT"
+cp -R "$FILES"/. "$ROOT"
 mkdir -p "$ROOT/notes" "$ROOT/tmp"
 mount --bind "$(dirname "$ORACLE_FILE")" "$ROOT/notes"
 mount -t tmpfs -o noexec tmp "$ROOT/tmp"

@@ -134,13 +134,13 @@ fn an_allocator_that_the_executable_exports_is_captured_exactly() {
     }
 }
 
-/// A Rust program with its allocator linked into it: `tests/allocators`.
+/// A Rust program with its allocator linked into it: `tests/programs/allocators`.
 fn rust_program(feature: &str, name: &str) {
     if !requirement::root() {
         return;
     }
     let made = binaries::target_dir().join("allocators");
-    let manifest = binaries::workspace().join("tests/allocators/Cargo.toml");
+    let manifest = binaries::workspace().join("tests/programs/allocators/Cargo.toml");
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--release", "--quiet", "--locked", "--features", feature, "--bin", name, "--manifest-path"]).arg(manifest);
     // The workspace's own settings of the build are not meant for this one.

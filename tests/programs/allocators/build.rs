@@ -2,10 +2,10 @@
 
 fn main() {
     let family = if std::env::var_os("CARGO_FEATURE_MIMALLOC").is_some() { "FAMILY_MIMALLOC" } else { "FAMILY_JEMALLOC" };
-    println!("cargo::rerun-if-changed=../programs/attach_family.c");
-    println!("cargo::rerun-if-changed=../programs/oracle.h");
+    println!("cargo::rerun-if-changed=../attach_family.c");
+    println!("cargo::rerun-if-changed=../oracle.h");
     cc::Build::new()
-        .file("../programs/attach_family.c")
+        .file("../attach_family.c")
         .define(family, None)
         .flag("-fno-builtin")
         .opt_level(2)

@@ -4,5 +4,5 @@
 use tikv_jemallocator as _;
 
 fn main() {
-    hound_allocators::serve();
+    std::process::exit(hound_allocators::serve());
 }
