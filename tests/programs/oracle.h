@@ -17,7 +17,6 @@
 #include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
-#include <execinfo.h>
 #include <fcntl.h>
 #include <link.h>
 #include <malloc.h>
@@ -37,6 +36,39 @@
 #include <sys/wait.h>
 #include <ucontext.h>
 #include <unistd.h>
+#if defined __GLIBC__ && !defined STATIC
+#include <execinfo.h>
+#define o_backtrace backtrace
+#elif defined __GLIBC__ // a static program cannot load libgcc_s, but has the same unwinder linked
+#include <unwind.h>
+struct o_frames {
+  void **ips;
+  int n, most;
+};
+static _Unwind_Reason_Code o_frame(struct _Unwind_Context *at, void *arg) {
+  struct o_frames *f = (struct o_frames *)arg;
+  void *ip = (void *)_Unwind_GetIP(at);
+  if (f->n == f->most || !ip) return _URC_END_OF_STACK;
+  f->ips[f->n++] = ip;
+  return _URC_NO_REASON;
+}
+__attribute__((always_inline)) static inline int o_backtrace(void **ips, int most) {
+  struct o_frames f = {ips, 0, most};
+  _Unwind_Backtrace(o_frame, &f);
+  return f.n;
+}
+#else // musl: its frames are described nowhere, and nobody can say where a stack ends
+#define O_NO_STACKS
+#define __rlimit_resource_t int
+static inline int o_backtrace(void **ips, int most) {
+  (void)ips, (void)most;
+  return 0;
+}
+#endif
+// How many bytes of a block may be used, as its allocator says.
+#ifndef O_USABLE
+#define O_USABLE malloc_usable_size
+#endif
 
 #ifndef O_CAP
 #define O_CAP (1u << 16)
@@ -57,6 +89,7 @@ enum o_op {
   O_FREE,
   O_MARKER, // size = the value
   O_MMAP, O_MUNMAP, O_MREMAP,
+  O_MALLOCX, O_RALLOCX, // jemalloc's, and what takes size before alignment
 };
 
 struct o_rec {
@@ -158,9 +191,15 @@ O_UNUSED static void o_init(char **envp) {
 
 __attribute__((constructor(101))) static void o_construct(int argc, char **argv, char **envp) {
   (void)argc, (void)argv;
+#ifndef __GLIBC__ // musl calls constructors without arguments
+  extern char **environ;
+  envp = environ;
+#endif
   o_init(envp);
+#ifndef STATIC // there is nothing to load, and the unwinder's tables are not registered yet
   void *warm[4];
-  if (o_stacks) backtrace(warm, 4); // loads libgcc_s now, not inside a measured path
+  if (o_stacks) o_backtrace(warm, 4); // loads libgcc_s now, not inside a measured path
+#endif
 }
 
 // The process goes on unrecorded: for the child after fork, which shares the mapping.
@@ -178,10 +217,10 @@ __attribute__((noinline)) O_UNUSED static void o_note_at(enum o_op op, uintptr_t
     r->addr = addr;
     r->size = size;
     r->prev = prev;
-    r->usable = addr && op < O_FREE ? malloc_usable_size((void *)addr) : 0;
+    r->usable = addr && (op < O_FREE || op >= O_MALLOCX) ? O_USABLE((void *)addr) : 0;
     if (o_stacks) {
       void *ips[O_DEPTH + 1];
-      int n = backtrace(ips, O_DEPTH + 1);
+      int n = o_backtrace(ips, O_DEPTH + 1);
       if (n > 1) {
         uint64_t at = __atomic_fetch_add(&h->used_words, (uint64_t)(n - 1), __ATOMIC_RELAXED);
         if (at + (uint64_t)(n - 1) <= h->words) {
@@ -217,6 +256,7 @@ O_UNUSED static void o_restorer(int sig) {
   if (o_head) o_head->restorer = (uint64_t)(uintptr_t)action.restorer;
 }
 
+#ifdef __GLIBC__
 // A function of a library through which the program allocates (operator new): its frames stand between the two.
 O_UNUSED static void o_through(const char *symbol) {
   void *f = dlsym(RTLD_DEFAULT, symbol);
@@ -228,6 +268,7 @@ O_UNUSED static void o_through(const char *symbol) {
   o_head->through[o_head->through_count][0] = (uint64_t)(uintptr_t)f;
   o_head->through[o_head->through_count++][1] = (uint64_t)(uintptr_t)f + sym->st_size;
 }
+#endif
 
 O_UNUSED static void o_fact(int i, uint64_t value) {
   if (o_head) o_head->fact[i] = value;
@@ -286,8 +327,8 @@ O_UNUSED static void o_summary(void) {
   O_CHECK(n <= o_head->cap && o_head->used_words <= o_head->words);
   for (uint64_t i = 0; i < n; i++) {
     struct o_rec *r = &o_recs[i];
-    int moved = (r->op == O_REALLOC || r->op == O_REALLOCARRAY) && r->prev;
-    if (r->op < O_FREE && r->addr) allocs++, bytes += r->size;
+    int moved = (r->op == O_REALLOC || r->op == O_REALLOCARRAY || r->op == O_RALLOCX) && r->prev;
+    if ((r->op < O_FREE || r->op >= O_MALLOCX) && r->addr) allocs++, bytes += r->size;
     if (r->op == O_FREE || (moved && (r->addr || r->size == 0))) frees++;
     if (r->op < O_FREE) hash += (r->op * 31 + r->size) * 1099511628211ull + (r->usable << 7);
   }

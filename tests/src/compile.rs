@@ -39,17 +39,24 @@ pub struct Program {
     build: Build,
     extra: Vec<String>,
     suffix: String,
+    compiler: Option<&'static str>,
 }
 
 impl Program {
     /// The program `programs/SOURCE` (with its extension: `.c`, `.cpp` or `.rs`).
     pub fn new(source: &'static str, build: Build) -> Self {
-        Program { source, build, extra: Vec::new(), suffix: String::new() }
+        Program { source, build, extra: Vec::new(), suffix: String::new(), compiler: None }
     }
 
     /// Adds compiler flags.
     pub fn with(mut self, flags: &[&str]) -> Self {
         self.extra.extend(flags.iter().map(ToString::to_string));
+        self
+    }
+
+    /// Compiles with this compiler instead of the system's own (`musl-gcc`).
+    pub fn by(mut self, compiler: &'static str) -> Self {
+        self.compiler = Some(compiler);
         self
     }
 
@@ -104,7 +111,7 @@ impl Program {
             command = Command::new("rustc");
             command.args(["--edition", "2021", "-O", "-g", "-A", "warnings", "-C"]).arg(format!("link-arg={}", oracle.display()));
         } else {
-            command = Command::new(if self.source.ends_with(".cpp") { "c++" } else { "cc" });
+            command = Command::new(self.compiler.unwrap_or(if self.source.ends_with(".cpp") { "c++" } else { "cc" }));
             // -fno-builtin: a compiler may remove a malloc whose block is freed unused.
             command.args(["-g", "-pthread", "-fno-builtin"]).args(self.build.flags());
             if self.source.ends_with(".cpp") {
@@ -118,10 +125,12 @@ impl Program {
     /// Of everything the result depends on: sources, flags, and the compiler's version.
     fn content_hash(&self) -> u64 {
         let mut hash = DefaultHasher::new();
-        (&self.extra, self.build.flags(), self.source).hash(&mut hash);
+        (&self.extra, self.build.flags(), self.source, self.compiler).hash(&mut hash);
         let read = |path: &Path| std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         read(&sources().join(self.source)).hash(&mut hash);
-        read(&sources().join("oracle.h")).hash(&mut hash);
+        for header in headers() {
+            read(&header).hash(&mut hash);
+        }
         if self.source.ends_with(".rs") {
             read(&sources().join("oracle_for_rust.c")).hash(&mut hash);
         }
@@ -134,6 +143,14 @@ impl Program {
 /// Where the sources are.
 pub fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("programs")
+}
+
+/// All headers, of which a program may include any.
+fn headers() -> Vec<PathBuf> {
+    let all = std::fs::read_dir(sources()).unwrap_or_else(|e| panic!("{}: {e}", sources().display())).flatten();
+    let mut headers: Vec<_> = all.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "h")).collect();
+    headers.sort();
+    headers
 }
 
 fn directory() -> PathBuf {

@@ -5,6 +5,7 @@
 //! by frame. What hound says is read as its users read it, from `hound dump`, `report` and `info`; the harness shares no code with it, so
 //! that a mistake in a shared definition cannot hide itself.
 
+pub mod attach;
 pub mod binaries;
 pub mod capture;
 pub mod compare;

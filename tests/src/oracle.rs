@@ -39,6 +39,8 @@ impl Call {
             12 => Call::Map("mmap"),
             13 => Call::Map("munmap"),
             14 => Call::Map("mremap"),
+            15 => Call::Alloc("mallocx"),
+            16 => Call::Realloc("rallocx"),
             _ => return None,
         })
     }
@@ -127,6 +129,18 @@ impl Oracle {
             });
         }
         oracle
+    }
+
+    /// The record of one phase, of a program that tells in its facts where each begins and ends (`programs/attach_target.c`).
+    ///
+    /// # Panics
+    /// If there is no such phase, or the program was killed while it noted.
+    pub fn phase(mut self, number: usize) -> Oracle {
+        assert!((number as u64) < self.facts[0], "the program noted {} phases", self.facts[0]);
+        assert_eq!(self.unfinished, 0, "notes begun and never finished");
+        let (first, end) = (self.facts[2 + 2 * number] as usize, self.facts[3 + 2 * number] as usize);
+        self.notes = self.notes.drain(first..end).collect();
+        self
     }
 
     /// Whether the return address `ip` follows a call in the program's own code.

@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -56,11 +57,16 @@ pub struct Running {
 
 /// Starts a program with no standard input.
 pub fn start(command: &mut Command) -> Running {
+    start_reading(command, Stdio::null())
+}
+
+/// Starts a program that reads from `stdin`.
+pub fn start_reading(command: &mut Command, stdin: impl Into<Stdio>) -> Running {
     let file = || NamedTempFile::new().expect("a temporary file can be made");
     let (stdout, stderr) = (file(), file());
     let append = |f: &NamedTempFile| Stdio::from(File::options().append(true).open(f.path()).expect("a temporary file can be opened"));
     let shown = format!("{command:?}");
-    command.stdin(Stdio::null()).stdout(append(&stdout)).stderr(append(&stderr));
+    command.stdin(stdin).stdout(append(&stdout)).stderr(append(&stderr));
     let mut child: Child = command.spawn().unwrap_or_else(|e| panic!("{shown}: {e}"));
     let pid = Pid::from_raw(child.id().try_into().expect("invariant: a process id fits an i32"));
     let (send, end) = mpsc::channel();
@@ -74,7 +80,15 @@ impl Running {
     /// # Panics
     /// If it has not ended by the deadline; it and its descendants are killed then.
     pub fn finish(self) -> Outcome {
-        let left = DEADLINE.saturating_sub(self.started.elapsed());
+        self.finish_within(DEADLINE)
+    }
+
+    /// Waits for its end, which must come before this long after its start.
+    ///
+    /// # Panics
+    /// As [`Running::finish`].
+    pub fn finish_within(self, limit: Duration) -> Outcome {
+        let left = limit.saturating_sub(self.started.elapsed());
         let status = match self.end.recv_timeout(left) {
             Ok(status) => status.unwrap_or_else(|e| panic!("waiting for {}: {e}", self.shown)),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
@@ -82,10 +96,25 @@ impl Running {
                     // One that ended meanwhile is no concern.
                     let _ = kill(pid, Signal::SIGKILL);
                 }
-                panic!("no end within {DEADLINE:?}: {}\nstderr so far: {}", self.shown, String::from_utf8_lossy(&contents(&self.stderr)));
+                panic!("no end within {limit:?}: {}\nstderr so far: {}", self.shown, String::from_utf8_lossy(&contents(&self.stderr)));
             }
         };
         Outcome { status, stdout: contents(&self.stdout), stderr: contents(&self.stderr) }
+    }
+
+    /// What it has said on standard error so far.
+    pub fn said(&self) -> String {
+        String::from_utf8_lossy(&contents(&self.stderr)).into_owned()
+    }
+
+    /// What it has printed so far.
+    pub fn printed(&self) -> String {
+        String::from_utf8_lossy(&contents(&self.stdout)).into_owned()
+    }
+
+    /// Whether it has ended and been waited for.
+    pub fn has_ended(&self) -> bool {
+        !Path::new(&format!("/proc/{}", self.pid)).exists()
     }
 
     /// Waits until its standard output contains `text`.

@@ -160,7 +160,7 @@ impl Recording {
         let check = self.capture.check();
         assert!(check.status.success(), "hound check: {}{}", check.out(), check.err());
         let (oracle, events) = (self.oracle(), self.capture.events());
-        let rules = Rules { function_starts: self.target.program.function_starts(), cut_tail };
+        let rules = Rules { function_starts: self.target.program.function_starts(), cut_tail, ..Rules::default() };
         let differences = compare::differences(&oracle, &events, &rules);
         let name = format!("{:?} {:?}", self.target.program, self.target.args);
         assert!(differences.is_empty(), "{name}: the capture differs from the oracle:\n{}", differences.join("\n"));

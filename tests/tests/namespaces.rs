@@ -31,7 +31,8 @@ fn short_threads_are_complete(script: &str) {
     let check = capture.check();
     assert!(check.status.success(), "{script}: {}{}", check.out(), check.err());
     let (oracle, events) = (Oracle::read(&oracle), capture.events());
-    let differences = compare::differences(&oracle, &events, &Rules { function_starts: program.function_starts(), cut_tail: 0 });
+    let differences =
+        compare::differences(&oracle, &events, &Rules { function_starts: program.function_starts(), cut_tail: 0, ..Rules::default() });
     assert!(differences.is_empty(), "{script}: the capture differs from the oracle:\n{}", differences.join("\n"));
     assert_eq!(oracle.by_thread().len() as u64, oracle.facts[0], "every thread noted something");
     assert_eq!(capture.report().totals.lost_events, 0, "{script}");

@@ -21,6 +21,7 @@ mod programs;
 mod setup;
 mod skips;
 mod test;
+mod torture;
 mod watch;
 
 use clap::{Parser, Subcommand};
@@ -82,6 +83,8 @@ enum Task {
     },
     /// Run the fuzz targets for a bounded time each
     Fuzz(fuzz::Options),
+    /// Attach to and detach from a program that tortures itself, at random moments, and kill hound now and then
+    Torture(torture::Options),
 }
 
 fn main() -> ExitCode {
@@ -94,6 +97,7 @@ fn main() -> ExitCode {
         Task::Ci => ci::task(),
         Task::Coverage { files } => coverage::task(&files),
         Task::Fuzz(options) => fuzz::task(&options),
+        Task::Torture(options) => torture::task(&options),
     };
     match done {
         Ok(Verdict::Good) => ExitCode::SUCCESS,

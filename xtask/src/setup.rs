@@ -27,7 +27,16 @@ const PACKAGES: &[(&str, &[Purpose])] = &[
     ("g++", &[Test, Demo, Bench]),
     ("python3", &[Test, Bench]),
     ("sqlite3", &[Test, Bench]),
-    ("redis-tools", &[Demo, Bench]),
+    ("redis-tools", &[Test, Demo, Bench]),
+    // What full mode is attached to: other C libraries, other allocators, real servers; and the tracers that it must notice.
+    ("musl-tools", &[Test]),
+    ("libtcmalloc-minimal4", &[Test]),
+    ("libjemalloc2", &[Test]),
+    ("libmimalloc2.0", &[Test]),
+    ("gdb", &[Test]),
+    ("nginx-light", &[Test]),
+    ("postgresql-15", &[Test]),
+    ("nodejs", &[Test]),
     ("heaptrack", &[Bench]),
 ];
 

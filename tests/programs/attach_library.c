@@ -1,0 +1,25 @@
+// A small library that is opened and closed again and again, or late; it allocates in its constructor, its function and its destructor.
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+static char *kept;
+__attribute__((constructor)) static void begin(void) {
+  kept = malloc(777);
+  memset(kept, 0x5a, 777);
+}
+__attribute__((destructor)) static void end(void) { free(kept); }
+
+// The sum of 1..n, by way of the heap.
+uint64_t library_work(uint64_t n) {
+  uint64_t *numbers = calloc(n + 1, sizeof *numbers), sum = 0;
+  for (uint64_t i = 0; i <= n; i++) numbers[i] = i;
+  numbers = realloc(numbers, (n + 100) * sizeof *numbers);
+  for (uint64_t i = 0; i <= n; i++) sum += numbers[i];
+  free(numbers);
+  return kept[776] == 0x5a ? sum : 0;
+}
+
+// Blocks of the library itself, whose addresses its caller learns.
+void *library_malloc(size_t size) { return malloc(size); }
+void library_free(void *block) { free(block); }

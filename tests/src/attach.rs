@@ -1,0 +1,225 @@
+//! Programs that run on their own and do what they are told by lines on their standard input, and hound attached to them from outside.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Write;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+
+use crate::binaries;
+use crate::capture::{Capture, Event, hound};
+use crate::compare::{self, Rules};
+use crate::oracle::Oracle;
+use crate::process::{self, Outcome, Running};
+
+/// A program that waits for orders.
+pub struct Subject {
+    /// The program.
+    pub running: Running,
+    /// Its process id, unless it was started by another program.
+    inner: Option<i32>,
+    orders: File,
+    dir: TempDir,
+    /// Rules for comparisons with what it noted.
+    pub rules: Rules,
+}
+
+impl Subject {
+    /// Starts it with `ORACLE_FILE` set, and waits until it says "ready".
+    pub fn start(command: &mut Command) -> Subject {
+        Subject::start_in(command, TempDir::new().expect("a temporary directory can be made"))
+    }
+
+    /// The same, with notes in a directory that every user may write to.
+    pub fn start_open(command: &mut Command) -> Subject {
+        let dir = TempDir::new().expect("a temporary directory can be made");
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).expect("it is our own");
+        Subject::start_in(command, dir)
+    }
+
+    fn start_in(command: &mut Command, dir: TempDir) -> Subject {
+        let (read, write) = std::io::pipe().expect("a pipe can be made");
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("HOUND_")) {
+            command.env_remove(name);
+        }
+        let running = process::start_reading(command.env("ORACLE_FILE", dir.path().join("oracle")), Stdio::from(read));
+        let ready = process::wait_until(|| running.printed().contains("ready\n") || running.has_ended());
+        assert!(ready && !running.has_ended(), "the program is not ready: {}", running.said());
+        Subject { running, inner: None, orders: File::from(std::os::fd::OwnedFd::from(write)), dir, rules: Rules::default() }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> i32 {
+        self.inner.unwrap_or(self.running.pid.as_raw())
+    }
+
+    /// What was started is only a wrapper: the program is the one below it with this name.
+    pub fn below_named(mut self, name: &str) -> Subject {
+        let comm = |pid: &nix::unistd::Pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c.trim() == name);
+        self.inner = process::descendants(self.running.pid).iter().find(|pid| comm(pid)).map(|pid| pid.as_raw());
+        assert!(self.inner.is_some(), "no {name} below process {}", self.running.pid);
+        self
+    }
+
+    /// Where files of this test may go.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Gives an order and waits until it says that it has done it.
+    ///
+    /// # Panics
+    /// If it does not by the deadline, or ends.
+    pub fn order(&mut self, line: &str) {
+        let answer = format!("done {line}\n");
+        let before = self.running.printed().matches(&answer).count();
+        writeln!(self.orders, "{line}").unwrap_or_else(|e| panic!("order {line:?}: {e}; it said: {}", self.running.said()));
+        let done = process::wait_until(|| self.running.printed().matches(&answer).count() > before || self.running.has_ended());
+        let printed = self.running.printed();
+        assert!(done && printed.matches(&answer).count() > before, "{line:?} was not done: {printed:.300} {}", self.running.said());
+    }
+
+    /// What it has noted so far.
+    pub fn oracle(&self) -> Oracle {
+        Oracle::read(&self.file("oracle"))
+    }
+
+    /// Tells it to end, and holds it to its own checks.
+    pub fn end(mut self) -> Outcome {
+        writeln!(self.orders, "end").expect("the program still reads");
+        let outcome = self.running.finish();
+        assert_eq!(outcome.shell_status(), 0, "the program fails its own checks: {}", outcome.err());
+        outcome
+    }
+
+    /// The capture tells exactly what the program noted in this phase. Returns both.
+    ///
+    /// # Panics
+    /// With the first differences, if not.
+    pub fn must_be_exact(&self, capture: &Capture, phase: usize) -> (Oracle, Vec<Event>) {
+        let check = capture.check();
+        assert!(check.status.success(), "hound check: {}{}", check.out(), check.err());
+        let (oracle, events) = (self.oracle().phase(phase), capture.events());
+        assert!(compare::noted(&oracle) > 0, "nothing was noted in phase {phase}");
+        let differences = compare::differences(&oracle, &events, &self.rules);
+        assert!(differences.is_empty(), "the capture differs from what the program noted:\n{}", differences.join("\n"));
+        assert_eq!(capture.report().totals.lost_events, 0, "events were lost");
+        (oracle, events)
+    }
+}
+
+/// `hound attach`, under way.
+pub struct Session {
+    /// hound.
+    pub running: Running,
+    target: i32,
+    capture: PathBuf,
+}
+
+/// The command that attaches in full mode.
+pub fn attach_command(pid: i32, capture: &Path, more: &[&str]) -> Command {
+    let mut command = Command::new(binaries::hound());
+    command.args(["attach", "-p", &pid.to_string(), "--mode", "full", "--quiet", "-o"]).arg(capture).args(more);
+    command
+}
+
+/// Attaches in full mode and waits until hound says that it has.
+///
+/// # Panics
+/// If it does not.
+pub fn attach(pid: i32, capture: &Path, more: &[&str]) -> Session {
+    let running = process::start(&mut attach_command(pid, capture, more));
+    let done = process::wait_until(|| running.said().contains("attached to") || running.has_ended());
+    assert!(done && running.said().contains("attached to") && !running.has_ended(), "hound did not attach: {}", running.said());
+    Session { running, target: pid, capture: capture.to_owned() }
+}
+
+/// Tries to attach to what must be refused. Returns what hound did.
+pub fn refused(pid: i32, capture: &Path) -> Outcome {
+    let outcome = process::run(&mut attach_command(pid, capture, &[]));
+    let err = outcome.err();
+    assert_eq!(outcome.status.code(), Some(2), "not refused: {err}");
+    assert!(!err.contains("panicked"), "{err}");
+    assert!(!capture.exists(), "a refused attach left a capture");
+    outcome
+}
+
+impl Session {
+    /// Detaches by `hound detach` and waits for the end of the recording.
+    pub fn detach(self, more: &[&str]) -> Capture {
+        let pid = self.target.to_string();
+        let detached = hound(["detach", "-p", pid.as_str()].iter().chain(more));
+        assert!(detached.status.success(), "hound detach: {} {}", detached.status, detached.err());
+        let outcome = self.running.finish();
+        assert_eq!(outcome.shell_status(), 0, "hound attach: {}", outcome.err());
+        Capture { path: self.capture }
+    }
+}
+
+/// What can be seen of a process from outside, and must be the same after a visit.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Footprint {
+    /// Number and name of each descriptor.
+    pub descriptors: BTreeSet<(String, String)>,
+    /// How many threads.
+    pub threads: usize,
+    /// A hash of each executable mapping that a file stands behind, by where it is.
+    pub text: BTreeMap<String, u64>,
+}
+
+impl Footprint {
+    /// Of a process as it is now.
+    pub fn of(pid: i32) -> Footprint {
+        let list = |what: &str| fs::read_dir(format!("/proc/{pid}/{what}")).into_iter().flatten().flatten().collect::<Vec<_>>();
+        let name = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
+        let link = |entry: &fs::DirEntry| fs::read_link(entry.path()).map(|to| to.display().to_string()).unwrap_or_default();
+        Footprint {
+            descriptors: list("fd").iter().map(|entry| (name(entry), link(entry))).collect(),
+            threads: list("task").len(),
+            text: text_of(pid),
+        }
+    }
+
+    /// The text differs from what it was: something is patched.
+    pub fn is_patched_beside(&self, before: &Footprint) -> bool {
+        before.text.iter().any(|(place, hash)| self.text.get(place).is_some_and(|now| now != hash))
+    }
+
+    /// Nothing has changed since.
+    ///
+    /// # Panics
+    /// If something has.
+    pub fn must_be_as(&self, before: &Footprint, when: &str) {
+        assert_eq!(self.descriptors, before.descriptors, "{when}: descriptors");
+        assert_eq!(self.threads, before.threads, "{when}: threads");
+        let changed: Vec<_> = before.text.iter().filter(|(place, hash)| self.text.get(*place).is_some_and(|now| now != *hash)).collect();
+        assert!(changed.is_empty(), "{when}: text has changed: {changed:?}");
+    }
+}
+
+/// Lines of a process's memory map.
+pub fn maps(pid: i32) -> Vec<String> {
+    fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default().lines().map(String::from).collect()
+}
+
+fn text_of(pid: i32) -> BTreeMap<String, u64> {
+    let memory = File::open(format!("/proc/{pid}/mem")).expect("the memory of the test's own child can be read");
+    let code = maps(pid).into_iter().filter(|line| {
+        let mut words = line.split_whitespace();
+        words.nth(1) == Some("r-xp") && words.nth(3).is_some_and(|path| path.starts_with('/') && !path.starts_with("/memfd:"))
+    });
+    code.map(|line| {
+        let (start, end) = line.split(' ').next().and_then(|range| range.split_once('-')).expect("invariant: a map's line begins so");
+        let number = |hex: &str| u64::from_str_radix(hex, 16).expect("invariant: addresses are hexadecimal");
+        let mut bytes = vec![0; (number(end) - number(start)) as usize];
+        memory.read_exact_at(&mut bytes, number(start)).unwrap_or_else(|e| panic!("reading {line}: {e}"));
+        let mut hash = DefaultHasher::new();
+        bytes.hash(&mut hash);
+        (line, hash.finish())
+    })
+    .collect()
+}

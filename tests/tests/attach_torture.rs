@@ -1,0 +1,90 @@
+//! The torture, in short: `cargo xtask torture` is the long version.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use hound_tests::attach;
+use hound_tests::compile::{Build, Program};
+use hound_tests::process::{self, Outcome};
+use hound_tests::requirement;
+use nix::sys::signal::{Signal, kill};
+
+fn program() -> Program {
+    Program::new("attach_torture.cpp", Build::Optimised)
+}
+
+fn library() -> PathBuf {
+    Program::new("attach_library.c", Build::Optimised).shared("torture").path()
+}
+
+fn command(threads: u32, seconds: u32) -> Command {
+    let mut command = Command::new(program().path());
+    command.args(["--threads", &threads.to_string(), "--seconds", &seconds.to_string(), "--library"]).arg(library());
+    // Wide enough for a busy machine, and less than the calls of 2.5 s would take if they were started anew.
+    command.args(["--late-ms", "2400"]);
+    command
+}
+
+/// Nothing failed, and all was done that the program is for.
+fn unharmed(outcome: &Outcome) {
+    assert_eq!(outcome.shell_status(), 0, "{}\n{}", outcome.err(), outcome.out());
+    let told = outcome.out().lines().last().unwrap_or("").to_owned();
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap_or_else(|e| panic!("{e}: {told}"));
+    assert_eq!(told["failures"], 0, "{}", outcome.err());
+    let done = ["allocations", "thrown", "jumped", "forks", "vforks", "spawns", "dlopens", "threads", "signals_handled", "blocked_woken"];
+    for what in done {
+        assert!(told[what].as_u64().is_some_and(|n| n > 0), "no {what}: {told}");
+    }
+}
+
+#[test]
+fn the_program_passes_its_own_checks_without_a_visit() {
+    unharmed(&process::run(&mut command(32, 5)));
+}
+
+#[test]
+fn the_program_notices_foreign_bytes_in_its_memory() {
+    let running = process::start(command(4, 30).args(["--only", "region"]));
+    running.wait_for_output("ready\n");
+    let symbols = Command::new("nm").arg("-C").arg(program().path()).output().expect("nm is installed with the compiler");
+    let symbols = String::from_utf8_lossy(&symbols.stdout).into_owned();
+    let region = symbols.lines().find(|l| l.ends_with("torture::region")).expect("the program has its region");
+    let offset = u64::from_str_radix(region.split(' ').next().unwrap_or(""), 16).expect("nm prints addresses");
+    let base = &attach::maps(running.pid.as_raw())[0];
+    let base = u64::from_str_radix(base.split('-').next().unwrap_or(""), 16).expect("a map's line begins with an address");
+    let memory = std::fs::File::options().write(true).open(format!("/proc/{}/mem", running.pid)).expect("the test's own child");
+    // Zero until the first round has filled it: written again until it is noticed.
+    let noticed = process::wait_until(|| {
+        std::os::unix::fs::FileExt::write_at(&memory, b"foreign!", base + offset + 800_000).is_ok_and(|n| n == 8)
+            && running.said().contains("own data has changed")
+    });
+    assert!(noticed, "{}", running.said());
+    kill(running.pid, Signal::SIGTERM).expect("it runs");
+    assert_eq!(running.finish().shell_status(), 1);
+}
+
+#[test]
+fn attached_and_detached_again_and_again_the_program_is_unharmed() {
+    if !requirement::root() {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a temporary directory can be made");
+    let running = process::start(&mut command(32, 25));
+    running.wait_for_output("ready\n");
+    let pid = running.pid.as_raw();
+    for cycle in 0..6 {
+        let file = dir.path().join("capture.hound");
+        let session = attach::attach(pid, &file, &[]);
+        if cycle == 3 {
+            kill(session.running.pid, Signal::SIGKILL).expect("hound runs");
+            session.running.finish();
+        } else {
+            let capture = session.detach(if cycle % 2 == 1 { &["--unload"] } else { &[] });
+            let check = capture.check();
+            assert!(check.status.success(), "hound check: {}{}", check.out(), check.err());
+        }
+        let _ = std::fs::remove_file(&file); // large, and no longer needed
+    }
+    assert!(!running.has_ended(), "the program ended before the last visit");
+    unharmed(&running.finish());
+}
