@@ -14,6 +14,8 @@ use crate::trace::{self, Event, Tracer};
 
 /// How long the first attempt lets the threads that have stopped stand while it waits for the others. Each further attempt has twice that.
 const FIRST_PATIENCE: Duration = Duration::from_millis(25);
+/// The most an attempt has.
+const MOST_PATIENCE: Duration = Duration::from_secs(1);
 /// Between two looks at a thread that cannot be stopped now.
 const NAP: Duration = Duration::from_millis(1);
 
@@ -54,7 +56,7 @@ impl Frozen {
                     return Err(error);
                 }
                 Err(Error::Deadline { .. } | Error::Refused(Refusal::SharedMemory { .. })) => {
-                    patience *= 2;
+                    patience = (patience * 2).min(MOST_PATIENCE);
                     std::thread::sleep(NAP);
                 }
                 Err(error) => return Err(error),
@@ -73,14 +75,16 @@ impl Frozen {
     }
 }
 
-/// Waits until no thread is in uninterruptible sleep: the others shall not stand still meanwhile.
+/// Waits until no thread is in uninterruptible sleep and no other process has the same memory: the threads shall not stand still meanwhile.
 fn wait_until_stoppable(pid: i32, deadline: Instant) -> Result<(), Error> {
     loop {
         let stuck = tasks::threads(pid)?.into_iter().find(|&tid| tasks::state(pid, tid) == Some('D'));
-        match stuck {
-            None => return Ok(()),
-            Some(tid) if Instant::now() >= deadline => return Err(stuck_thread(tid)),
-            Some(_) => std::thread::sleep(NAP),
+        let sharer = tasks::memory_shared_with(pid)?;
+        match (stuck, sharer) {
+            (None, None) => return Ok(()),
+            (None, Some(with)) if Instant::now() >= deadline => return Err(Refusal::SharedMemory { with }.into()),
+            (Some(tid), _) if Instant::now() >= deadline => return Err(stuck_thread(tid)),
+            _ => std::thread::sleep(NAP),
         }
     }
 }

@@ -10,7 +10,8 @@
 //! begins anew: a wait may become longer through hound, never shorter. It also begins anew for SO_RCVTIMEO and SO_SNDTIMEO (which belong
 //! to the socket, and are others' as well) and for recvmmsg.
 //!
-//! What cannot be mended: a call that had moved a part of its bytes (a write to a full pipe, recv with MSG_WAITALL) returns that part, as
+//! What cannot be mended: a signal that the target ignores wakes a thread all the same while the thread it is sent to is traced (see
+//! `freeze.rs`); a thread that sleeps in one of these calls and is not stopped at that moment gets EINTR. And a call that had moved a part of its bytes (a write to a full pipe, recv with MSG_WAITALL) returns that part, as
 //! it would with any handled signal or debugger.
 
 use std::collections::HashMap;

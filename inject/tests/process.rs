@@ -185,6 +185,33 @@ fn remote_calls_work_and_fail_as_in_the_target_and_leave_nothing() {
 }
 
 #[test]
+fn a_busy_target_with_signals_bears_hundreds_of_freezes_and_borrows() {
+    let mut program = Program::start("steady", &["32"]);
+    let target = look(program.pid()).expect("may be traced");
+    let memory = Memory::open(program.pid()).expect("open");
+    let mut stalls = Vec::new();
+    for round in 0..300 {
+        let frozen = Frozen::all(&target, soon()).expect("frozen");
+        assert_eq!(frozen.threads().len(), 35);
+        stalls.push(frozen.release());
+        let mut borrowed = Borrowed::any(&target, &memory, soon()).expect("borrowed");
+        assert_eq!(borrowed.syscall(libc::SYS_getpid, [0; 6]), Ok(program.pid() as u64));
+        stalls.push(borrowed.release());
+        if round % 50 == 0 {
+            let answer = program.well();
+            assert!(answer.starts_with("ok"), "{answer}");
+        }
+    }
+    let answer = program.well();
+    assert!(answer.starts_with("ok"), "{answer}");
+    let (mut frozen, mut borrowed): (Vec<_>, Vec<_>) = (stalls.iter().step_by(2).collect(), stalls.iter().skip(1).step_by(2).collect());
+    frozen.sort();
+    borrowed.sort();
+    println!("35 threads stood still for {:?} (median), {:?} at most", frozen[150], frozen[299]);
+    println!("a borrowed thread stood still for {:?} (median), {:?} at most", borrowed[150], borrowed[299]);
+}
+
+#[test]
 fn a_stopped_target_stays_stopped() {
     let mut program = Program::start("steady", &["4"]);
     let target = look(program.pid()).expect("may be traced");
@@ -294,7 +321,7 @@ fn a_freeze_waits_for_a_vfork_and_gives_up_at_the_deadline() {
 fn a_target_that_another_process_shares_memory_with_is_not_frozen() {
     let mut program = Program::start("odd", &["shares"]);
     let target = look(program.pid()).expect("may be traced");
-    let refused = Frozen::all(&target, Instant::now() + Duration::from_millis(100));
+    let refused = Frozen::all(&target, Instant::now() + Duration::from_secs(1));
     assert!(matches!(refused, Err(Error::Refused(Refusal::SharedMemory { .. }))), "{refused:?}");
     drop(program.input.take());
     assert!(program.child.wait().expect("ended").success());

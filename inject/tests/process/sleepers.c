@@ -24,9 +24,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#define MS 1500
-static struct timespec rel = {1, 500000000};
-static struct timeval tv_socket = {1, 500000};
+#define MS 4000
+static struct timespec rel = {4, 0};
+static struct timeval tv_socket = {4, 0};
 static int quiet[2], wake_pipe[2], epoll_quiet, epoll_woken, wake_event, sem_set, queue, lock_fd, child_pid;
 static int futex_never, futex_woken, pty_master, pty_slave;
 static int sock_woken[2];
@@ -35,10 +35,10 @@ static char lock_name[64];
 static double now(void) { struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t); return t.tv_sec * 1e3 + t.tv_nsec / 1e6; }
 static struct timespec in_ms(clockid_t clock) {
     struct timespec t; clock_gettime(clock, &t);
-    t.tv_sec += 1; t.tv_nsec += 500000000; if (t.tv_nsec >= 1000000000) { t.tv_sec++; t.tv_nsec -= 1000000000; }
+    t.tv_sec += 4;
     return t;
 }
-static struct timeval rel_tv(void) { struct timeval t = {1, 500000}; return t; }
+static struct timeval rel_tv(void) { struct timeval t = {4, 0}; return t; }
 
 #define CALL(name) static long do_##name(void)
 #define R(...) return syscall(__VA_ARGS__)
