@@ -79,6 +79,7 @@ pub fn families(module: &Module, memory: &Memory) -> Vec<Family> {
 fn families_of(names: &Names, module: &Module) -> Vec<Family> {
     let has = |name: &str| names.contains_key(name);
     let is_libc = has("__libc_start_main");
+    let is_glibc = is_libc && is_glibc(names);
     // Until glibc 2.31 its loader exports a small allocator for itself, which no program calls once libc is there.
     if module.is_loader && !is_libc {
         return Vec::new();
@@ -93,7 +94,7 @@ fn families_of(names: &Names, module: &Module) -> Vec<Family> {
         }
     };
     for prefix in prefixes(names) {
-        let is_glibc = prefix.is_empty() && is_libc && has("gnu_get_libc_version");
+        let is_glibc = is_glibc && prefix.is_empty();
         let name = label(names, &prefix, module, is_libc);
         let of_executable = module.is_executable || is_libc;
         let mut list = c_functions(names, &prefix);
@@ -118,7 +119,7 @@ fn families_of(names: &Names, module: &Module) -> Vec<Family> {
         add("tcmalloc".into(), 0, !module.is_executable, "", listed(names, Origin::Tcmalloc, ""));
     }
     if is_libc {
-        let libc = if has("gnu_get_libc_version") { "glibc" } else { "musl" };
+        let libc = if is_glibc { "glibc" } else { "musl" };
         add(format!("{libc}: mappings"), 0, false, "", mapping_functions(names));
         add(format!("{libc}: exec"), 0, false, "", watched(names, |shape| shape == Shape::Exec));
     }
@@ -126,6 +127,11 @@ fn families_of(names: &Names, module: &Module) -> Vec<Family> {
         add("unwinder".into(), 0, false, "", watched(names, |shape| shape != Shape::Exec));
     }
     found
+}
+
+/// glibc rather than musl. Of a static executable only what it uses is left: memalign comes with malloc.
+fn is_glibc(names: &Names) -> bool {
+    names.contains_key("gnu_get_libc_version") || names.contains_key("__libc_memalign")
 }
 
 /// The prefixes under which a family stands in the module: none, and jemalloc's if it has one.
@@ -160,7 +166,7 @@ fn label(names: &Names, prefix: &str, module: &Module, is_libc: bool) -> String 
     if is_jemalloc(names, prefix) {
         return if prefix.is_empty() { "jemalloc".into() } else { format!("jemalloc ({prefix})") };
     }
-    let known = [(has("tc_malloc"), "tcmalloc"), (has("mi_malloc"), "mimalloc"), (is_libc && has("gnu_get_libc_version"), "glibc"), (is_libc, "musl")];
+    let known = [(has("tc_malloc"), "tcmalloc"), (has("mi_malloc"), "mimalloc"), (is_libc && is_glibc(names), "glibc"), (is_libc, "musl")];
     match known.iter().find(|(yes, _)| *yes) {
         Some((_, name)) => (*name).to_owned(),
         None if module.is_executable => "exported by the executable".into(),

@@ -25,7 +25,6 @@ pub struct Image {
     relative: Vec<(usize, u64)>,
     outside: Vec<(usize, String)>,
     attachment: u64,
-    stubs: u64,
 }
 
 /// What is wrong with a library.
@@ -67,12 +66,12 @@ impl Image {
             found.map(|s| (s.address(), s.size())).ok_or_else(|| wrong(format!("no symbol {name}")))
         };
         let (attachment, _) = symbol(ATTACHMENT_SYMBOL)?;
-        let (stubs, stub_bytes) = symbol(STUBS_SYMBOL)?;
+        let (_, stub_bytes) = symbol(STUBS_SYMBOL)?;
         let word = |at: u64| memory.get(at as usize..at as usize + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
         if word(attachment) != MAGIC || word(attachment + 8) as u32 != VERSION || stub_bytes != SHAPES as u64 * 8 {
             return Err(wrong("made for another version of hound"));
         }
-        let mut image = Self { parts, memory, relative: Vec::new(), outside: Vec::new(), attachment, stubs };
+        let mut image = Self { parts, memory, relative: Vec::new(), outside: Vec::new(), attachment };
         image.read_relocations(&file)?;
         Ok(image)
     }
@@ -124,17 +123,6 @@ impl Image {
     /// Offset of the attachment block.
     pub fn attachment(&self) -> u64 {
         self.attachment
-    }
-
-    /// Where the stub of a shape is, in the relocated bytes.
-    pub fn stub(memory: &[u8], table: u64, shape: u8) -> u64 {
-        let at = (table + u64::from(shape) * 8) as usize;
-        memory.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes)
-    }
-
-    /// Offset of the table of stubs.
-    pub fn stubs(&self) -> u64 {
-        self.stubs
     }
 
     /// Its bytes for a place; `find` knows the target's own symbols, 0 for those that are not there (all are weak).

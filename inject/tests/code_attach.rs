@@ -1,0 +1,168 @@
+//! Into a running program and out again: events come, code is restored byte for byte, the program's own checks hold.
+
+mod common;
+
+use std::fs::File;
+use std::mem::offset_of;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+
+use common::{Program, compile, library, soon};
+use hound_common::ring::{Control, SEGMENTS, SEGMENTS_OFFSET, STATE_CHANGE, STATE_RECORDING, Segment};
+use hound_inject::{Entered, Plan, State, enter, find, look};
+
+struct Ring(File);
+
+impl Ring {
+    fn of(entered: &Entered) -> Self {
+        Self(entered.ring().as_fd().try_clone_to_owned().expect("descriptors are left").into())
+    }
+
+    fn word(&self, offset: usize) -> u64 {
+        let mut bytes = [0; 8];
+        self.0.read_exact_at(&mut bytes, offset as u64).expect("the ring is whole");
+        u64::from_le_bytes(bytes)
+    }
+
+    /// As `Control::change`. Nobody else changes it meanwhile.
+    fn record(&self, on: bool) {
+        let clock = hound_common::ring::CLOCK_TSC;
+        self.0.write_all_at(&clock.to_le_bytes(), offset_of!(Control, clock) as u64).expect("the ring is writable");
+        let state = (self.word(offset_of!(Control, state)) & !STATE_RECORDING) + STATE_CHANGE;
+        let state = state | if on { STATE_RECORDING } else { 0 };
+        self.0.write_all_at(&state.to_le_bytes(), offset_of!(Control, state) as u64).expect("the ring is writable");
+    }
+
+    fn committed(&self) -> u64 {
+        let mut table = vec![0; SEGMENTS * size_of::<Segment>()];
+        self.0.read_exact_at(&mut table, SEGMENTS_OFFSET as u64).expect("the ring is whole");
+        let at = offset_of!(Segment, committed);
+        let committed = |segment: &[u8]| u64::from(u32::from_le_bytes(segment[at..at + 4].try_into().expect("four bytes")));
+        table.chunks(size_of::<Segment>()).map(committed).sum()
+    }
+}
+
+fn events_come(ring: &Ring, program: &mut Program) {
+    let until = soon();
+    ring.record(true);
+    while ring.committed() == 0 {
+        assert!(std::time::Instant::now() < until, "no event; bow_out {}", ring.word(offset_of!(Control, library)));
+        program.works();
+    }
+    ring.record(false);
+}
+
+/// Attaches, sees events, detaches; twice; unloads. The program must not be able to tell.
+fn in_and_out(program: &mut Program) {
+    let library = library();
+    let target = look(program.pid()).expect("it can be looked at");
+    let (text, files, descriptors) = (program.text(), program.file_mappings(), program.descriptors());
+    let plan = Plan::of(&target, &[]).expect("it has an allocator");
+    let mut entered = enter(&target, &library, soon()).expect("hound gets in");
+    assert!(entered.is_fresh());
+    assert_eq!(program.descriptors(), descriptors);
+    for round in 0..2 {
+        let patched = entered.patch(&plan, soon()).expect("it is patched");
+        assert!(patched.threads >= 1 && patched.entries >= 4, "{patched:?}");
+        assert_ne!(program.text(), text);
+        program.works();
+        let ring = Ring::of(&entered);
+        if round == 0 {
+            events_come(&ring, program);
+        }
+        entered.unpatch(soon()).expect("it is restored");
+        assert_eq!(program.text(), text);
+        program.works();
+    }
+    drop(entered);
+    let left = find(program.pid()).expect("it is readable").expect("a library is left");
+    assert_eq!(left.state(), State::Dormant);
+    let mut entered = enter(&target, &library, soon()).expect("hound gets in again");
+    assert!(!entered.is_fresh());
+    entered.patch(&plan, soon()).expect("it is patched again");
+    program.works();
+    drop(entered); // a hound that dies: all stays patched
+    let left = find(program.pid()).expect("it is readable").expect("a library is left");
+    assert_eq!(left.state(), State::Armed { drainer: 0 });
+    let again = Plan::of(&target, &[]).expect("a plan looks through what a dead hound has patched");
+    assert_eq!(again.covered().len(), plan.covered().len());
+    let entered = enter(&target, &library, soon()).expect("hound cleans up");
+    assert_eq!(program.text(), text);
+    entered.unload(soon()).expect("it is taken out");
+    assert_eq!((program.text(), program.file_mappings(), program.descriptors()), (text, files, descriptors));
+    assert!(find(program.pid()).expect("it is readable").is_none());
+    program.works();
+}
+
+fn covers(program: &Program, family: &str) -> Vec<String> {
+    let plan = Plan::of(&look(program.pid()).unwrap(), &[]).unwrap();
+    let found = plan.covered().iter().find(|c| c.family == family);
+    found.unwrap_or_else(|| panic!("no {family} in {:?}, not covered {:?}", plan.covered(), plan.not_covered())).functions.clone()
+}
+
+#[test]
+fn glibc() {
+    let mut program = Program::start(&compile("busy.c", "gcc", &[]), &[]);
+    let functions = covers(&program, "glibc");
+    for name in ["malloc", "calloc", "realloc", "free", "memalign", "posix_memalign"] {
+        assert!(functions.iter().any(|f| f == name), "{name} in {functions:?}");
+    }
+    in_and_out(&mut program);
+    program.ends_well();
+}
+
+#[test]
+fn glibc_linked_statically() {
+    let mut program = Program::start(&compile("busy.c", "gcc", &["-static"]), &[]);
+    covers(&program, "glibc");
+    in_and_out(&mut program);
+    program.ends_well();
+}
+
+#[test]
+fn musl() {
+    let mut program = Program::start(&compile("busy.c", "musl-gcc", &[]), &[]);
+    covers(&program, "musl");
+    in_and_out(&mut program);
+    program.ends_well();
+}
+
+#[test]
+fn musl_linked_statically() {
+    let mut program = Program::start(&compile("busy.c", "musl-gcc", &["-static", "-DHANDLES_SIGNALS"]), &[]);
+    covers(&program, "musl");
+    in_and_out(&mut program);
+    program.ends_well();
+}
+
+#[test]
+fn preloaded_allocators() {
+    let path = compile("busy.c", "gcc", &[]);
+    for (library, family) in [("libjemalloc.so.2", "jemalloc"), ("libtcmalloc_minimal.so.4", "tcmalloc"), ("libmimalloc.so.2", "mimalloc")] {
+        let mut program = Program::start(&path, &[("LD_PRELOAD", library)]);
+        covers(&program, family);
+        in_and_out(&mut program);
+        program.ends_well();
+    }
+}
+
+#[test]
+fn many_cycles() {
+    let cycles = std::env::var("HOUND_CYCLES").ok().and_then(|n| n.parse().ok()).unwrap_or(20);
+    let library = library();
+    let mut program = Program::start(&compile("busy.c", "gcc", &[]), &[]);
+    let target = look(program.pid()).unwrap();
+    let text = program.text();
+    let plan = Plan::of(&target, &[]).unwrap();
+    for cycle in 0..cycles {
+        let mut entered = enter(&target, &library, soon()).unwrap();
+        entered.patch(&plan, soon()).unwrap();
+        entered.unpatch(soon()).unwrap();
+        if cycle % 8 == 7 {
+            entered.unload(soon()).unwrap();
+        }
+    }
+    assert_eq!(program.text(), text);
+    program.works();
+    program.ends_well();
+}
