@@ -7,6 +7,27 @@
 //! Each patched function has an [`Entry`] and a thunk near its module: `mov r11, ENTRY; jmp STUB`. The stub takes the function's own
 //! arguments, with the entry in r11 and the stack as it was at the call.
 
+//!
+//! # What hound may change, and when
+//!
+//! *Before anything is patched*: all of the attachment. `session` is raised last. `tid_offset` must be known: without thread-local storage
+//! a thread is told by its thread pointer *and* the kernel thread id that its control block names.
+//!
+//! *A new hound, the same ring* (it has stopped or died before): set `Control::library` to `LIBRARY_ABSENT`, `bow_out` to 0, `patience_ms`,
+//! `options`; bring `modules` and the like up to date; raise `session`; then `Control::change(true)`. Every thread then claims a new stream,
+//! and what was known of modules is learnt again, as nobody has seen what was unloaded meanwhile. Streams that are owned when the session
+//! is raised are of earlier sessions: a thread that was inside a hook all the time may still write to one, so they are left alone (not
+//! drained into the new capture, not freed) until their thread is gone or hound has seen no thread inside the image.
+//!
+//! *A fresh ring, or the same one wiped* (streams and segments zeroed, [`Control::initialise`](crate::ring::Control::initialise) anew): only
+//! while recording is off, all threads are stopped and none is inside the image (no ip, no word on a stack: as for unmapping it). The thread
+//! states and the thread table are zeroed with it, `fork_mark` is set to 1, and `session` raised. The same way a process becomes a target
+//! that was forked from one: a fork's child finds its `fork_mark` wiped, turns `ring` to a page of its own that never records, and is no
+//! more than a process with a dormant library.
+//!
+//! *At any time*: what `Control` says may be changed while recording. Entries may be added (written before their patch); one that was ever
+//! patched keeps its place and its content, as a thread may have been stopped in its thunk.
+
 use core::sync::atomic::{AtomicU32, AtomicU64};
 
 /// First word of an attachment: "HOUNDATT" in ASCII.
@@ -50,7 +71,8 @@ pub struct Attachment {
     pub dl_find_object: AtomicU64,
     /// The loader's `_r_debug`, 0 if there is none.
     pub r_debug: AtomicU64,
-    /// Modules known to hound, [`KnownModule`] each: for targets without `_dl_find_object`.
+    /// Modules known to hound, [`KnownModule`] each: for targets without `_dl_find_object`. In writable memory: the library takes out
+    /// (`end` = 0) what it sees unloaded.
     pub modules: AtomicU64,
     /// How many.
     pub module_count: AtomicU64,
@@ -66,8 +88,52 @@ pub struct Attachment {
     pub executable_header_count: AtomicU64,
     /// Bias of the executable.
     pub executable_bias: AtomicU64,
+    /// Counts hounds: raised by 1 before each [`change(true)`](crate::ring::Control::change) that begins a new one's recording.
+    pub session: AtomicU64,
+    /// `__vdso_clock_gettime`, for a ring whose clock is `CLOCK_MONOTONIC`; else 0.
+    pub clock_gettime: AtomicU64,
     /// Room for more.
-    pub reserved: [AtomicU64; 8],
+    pub reserved: [AtomicU64; 6],
+}
+
+impl Attachment {
+    /// The block as it stands in the image.
+    pub const fn new() -> Self {
+        #[expect(clippy::declare_interior_mutable_const, reason = "the initial value of each field")]
+        const ZERO: AtomicU64 = AtomicU64::new(0);
+        Attachment {
+            magic: AtomicU64::new(MAGIC),
+            version: AtomicU32::new(VERSION),
+            mapped: AtomicU32::new(0),
+            ring: ZERO,
+            states: ZERO,
+            fork_mark: ZERO,
+            threads: ZERO,
+            image_start: ZERO,
+            image_end: ZERO,
+            entries: ZERO,
+            entry_count: ZERO,
+            dl_find_object: ZERO,
+            r_debug: ZERO,
+            modules: ZERO,
+            module_count: ZERO,
+            loader_start: ZERO,
+            loader_end: ZERO,
+            tid_offset: ZERO,
+            executable_headers: ZERO,
+            executable_header_count: ZERO,
+            executable_bias: ZERO,
+            session: ZERO,
+            clock_gettime: ZERO,
+            reserved: [ZERO; 6],
+        }
+    }
+}
+
+impl Default for Attachment {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 /// Slots of [`Attachment::threads`]: a power of two, twice the streams.
@@ -149,7 +215,9 @@ pub const DISPLACED: usize = 24;
 pub struct Entry {
     /// Where to call the function as if it were not patched: the displaced instructions, then a jump behind them.
     pub real: AtomicU64,
-    /// Another function of the same family: for [`Shape::New`] the nothrow one's `real`, else `malloc_usable_size` (0 = none).
+    /// Another function of the same family, 0 = none. For [`Shape::New`] the nothrow one's `real`: it is called with the size, the second
+    /// argument as it is and the address of a `nothrow_t` as the third; without it calls are passed on unrecorded. For the other shapes
+    /// `malloc_usable_size`; not asked if [`ENTRY_GLIBC`] is set.
     pub helper: AtomicU64,
     /// Code of the allocator this function belongs to: what calls from there is the allocator itself, not the program. Both 0 for libc
     /// (what strdup allocates is the program's) and for executables.
@@ -172,7 +240,7 @@ pub struct Entry {
     pub count_argument: u8,
     /// For pools: which argument is the block.
     pub block_argument: u8,
-    /// For pools: its number, from 1.
+    /// For pools: its number, 1 to 63.
     pub pool: u8,
     /// Bytes displaced at `address`.
     pub length: u8,

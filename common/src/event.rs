@@ -76,6 +76,9 @@ pub const ALLOC_MMAPPED: u8 = 4;
 pub const ALLOC_NON_MAIN_ARENA: u8 = 8;
 /// `ALLOC`: memory is known to be zeroed by the call.
 pub const ALLOC_ZEROED: u8 = 16;
+/// `ALLOC` and `FREE` of the pool kinds: bits 2 to 7 hold the pool's number (1 to 63) in the place of the flags there, which say nothing
+/// of a pool's block.
+pub const POOL_SHIFT: u8 = 2;
 /// `slack` value: the usable size is not known.
 pub const SLACK_UNKNOWN: u16 = 0xFFFF;
 

@@ -44,7 +44,8 @@ pub const RING_BYTES: usize = DATA_OFFSET + SEGMENTS * SEGMENT_BYTES;
 
 /// `state`: set while events are recorded. The other bits count changes (see [`Control::change`]).
 pub const STATE_RECORDING: u64 = 1;
-const STATE_CHANGE: u64 = 2;
+/// `state`: the lowest bit of the count of changes.
+pub const STATE_CHANGE: u64 = 2;
 
 /// `options`: record the stacks of frees.
 pub const OPTION_FREE_STACKS: u32 = 1;
@@ -73,6 +74,8 @@ pub const OUT_NO_HEARTBEAT: u32 = 1;
 pub const OUT_NO_ALLOCATOR: u32 = 2;
 /// `bow_out`: no memory for the library's own state.
 pub const OUT_NO_MEMORY: u32 = 3;
+/// `bow_out`: the attachment lacks the place of the thread id, or the clock.
+pub const OUT_NOT_PREPARED: u32 = 4;
 
 /// `Stream::state`: nobody's.
 pub const STREAM_FREE: u32 = 0;

@@ -5,8 +5,8 @@ use core::str::FromStr;
 
 /// Arguments that reach a function in registers: those that a hook can see.
 const REGISTER_ARGUMENTS: u8 = 6;
-/// Pools have a number of one byte, from 1.
-const MAX_POOL: u8 = 255;
+/// Pools have a number of six bits in events, from 1.
+const MAX_POOL: u8 = 63;
 
 /// What a pool's function does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub enum PoolRole {
 pub struct CustomHook {
     /// What it does.
     pub role: PoolRole,
-    /// Its symbol, as in the module's table (mangled, if it is C++ or Rust), or demangled.
+    /// Its symbol, as in the module's table (mangled, if it is C++ or Rust).
     pub name: String,
     /// Only in modules whose path ends so; `None`: wherever the symbol is.
     pub module: Option<String>,
@@ -142,7 +142,7 @@ impl CustomHook {
     /// (one pool may have several of each). So `alloc=a free=b alloc=c free=d` are two pools.
     ///
     /// # Errors
-    /// When there are more than 255 pools.
+    /// When there are more than 63 pools.
     pub fn number(hooks: &mut [Self]) -> Result<(), HookSyntax> {
         let mut pool = 1_u8;
         let mut releases = false;

@@ -1,12 +1,36 @@
 //! Into a target: the ring and libhound.so.
 
+use core::mem::offset_of;
+use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-use crate::error::Error;
+use hound_common::attach::{Attachment, KnownModule, RING_NAME, THREAD_SLOTS};
+use hound_common::ring::{self, Control, LIBRARY_ABSENT, RING_BYTES, STREAMS};
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+
+use crate::error::{Error, Refusal};
+use crate::existing::{Existing, State};
+use crate::image::Image;
 use crate::look::Target;
-use crate::patch::Patched;
+use crate::memory::Memory;
+use crate::patch::{self, Patched};
+use crate::place::{PAGE, Space, mappings};
 use crate::plan::Plan;
+use crate::remote::Borrowed;
+use crate::site::{MAX_ROWS, Site};
+use crate::surroundings::Surroundings;
+use crate::thunk::ENTRY;
+
+/// `MAP_FIXED_NOREPLACE`: kernels before 4.17 take the address for a hint, which the result shows.
+const FIXED: i32 = libc::MAP_FIXED_NOREPLACE | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+/// Modules that the table has room for.
+const MAX_MODULES: u64 = 4096;
+/// `Control::patience_ms` of a target that hound did not start: it must not wait long for a hound that has died.
+const PATIENCE_MS: u32 = 250;
+/// How far below the borrowed thread's stack pointer the ring's name is put: below the frame of a remote call, within what is mapped.
+const NAME_BELOW: u64 = Borrowed::SCRATCH - 256;
 
 /// Maps libhound.so (`library`: the file's bytes) and its ring into a target, or takes over what a hound before left dormant there.
 /// Nothing is patched yet, recording is off.
@@ -14,15 +38,245 @@ use crate::plan::Plan;
 /// # Errors
 /// Refusals, and failures on the way; what was begun is undone then.
 pub fn enter(target: &Target, library: &[u8], deadline: Instant) -> Result<Entered, Error> {
-    let _ = (target, library, deadline);
-    Err(Error::Gone)
+    let image = Image::parse(library).map_err(|what| Error::Unfit { what })?;
+    let mut stalls = Vec::new();
+    if let Some(existing) = Existing::of(target.duplicate()?)?
+        && let Some(entered) = reuse(existing, &mut stalls, deadline)?
+    {
+        return Ok(entered);
+    }
+    Building::of(target, &image, deadline)?.build(&image, stalls, deadline)
+}
+
+/// Takes over what is there, or takes it out.
+fn reuse(mut existing: Existing, stalls: &mut Vec<Duration>, deadline: Instant) -> Result<Option<Entered>, Error> {
+    let stall = existing.unpatch(deadline)?;
+    if stall > Duration::ZERO {
+        stalls.push(stall);
+    }
+    let state = existing.state();
+    let (site, ring) = existing.into_parts();
+    let (State::Dormant, Some(ring), false) = (state, ring, site.inherited) else {
+        return match site.unload(deadline) {
+            Ok(()) => Ok(None),
+            Err(Error::Deadline { what }) => Err(Refusal::LeftBehind { why: what }.into()),
+            Err(error) => Err(error),
+        };
+    };
+    let journal = site.journal();
+    journal.set_word(offset_of!(Control, state), ring::STATE_CHANGE.wrapping_add(journal.word(offset_of!(Control, state))?) & !ring::STATE_RECORDING)?;
+    journal.set_half(offset_of!(Control, library), LIBRARY_ABSENT)?;
+    journal.set_half(offset_of!(Control, bow_out), 0)?;
+    journal.set_half(offset_of!(Control, patience_ms), PATIENCE_MS)?;
+    let surroundings = Surroundings::of(&site.target, &site.memory)?;
+    surroundings.write(&site, site.attachment()?)?;
+    Ok(Some(Entered { site, ring, stalls: core::mem::take(stalls), fresh: false }))
+}
+
+/// Where each piece goes.
+#[derive(Clone, Copy, Debug)]
+struct Pieces {
+    ring: u64,
+    image: u64,
+    states: u64,
+    mark: u64,
+    threads: u64,
+    entries: u64,
+    modules: u64,
+}
+
+const STATES_BYTES: u64 = STREAMS as u64 * 4096;
+const THREADS_BYTES: u64 = THREAD_SLOTS as u64 * 16;
+const ENTRIES_BYTES: u64 = (MAX_ROWS * ENTRY as u64).next_multiple_of(PAGE);
+const MODULES_BYTES: u64 = (MAX_MODULES * size_of::<KnownModule>() as u64).next_multiple_of(PAGE);
+
+impl Pieces {
+    fn place(space: &mut Space, image: &Image) -> Option<Self> {
+        Some(Self {
+            ring: space.anywhere(RING_BYTES as u64)?,
+            image: space.anywhere(image.bytes())?,
+            states: space.anywhere(STATES_BYTES)?,
+            mark: space.anywhere(PAGE)?,
+            threads: space.anywhere(THREADS_BYTES)?,
+            entries: space.anywhere(ENTRIES_BYTES)?,
+            modules: space.anywhere(MODULES_BYTES)?,
+        })
+    }
+}
+
+/// Maps at an address, or fails.
+pub(crate) fn map(borrowed: &mut Borrowed, at: u64, bytes: u64, protection: i32) -> Result<(), Error> {
+    let got = borrowed.syscall(libc::SYS_mmap, [at, bytes, protection as u64, FIXED as u64, u64::MAX, 0])?;
+    if got != at {
+        borrowed.syscall(libc::SYS_munmap, [got, bytes, 0, 0, 0, 0])?;
+        return Err(Error::Os { what: "mmap in the target at a place of hound's choice".into(), errno: libc::EEXIST });
+    }
+    Ok(())
+}
+
+/// A thread borrowed to build with.
+struct Building {
+    site: Site,
+    borrowed: Borrowed,
+    pieces: Pieces,
+    surroundings: Surroundings,
+}
+
+impl Building {
+    fn of(target: &Target, image: &Image, deadline: Instant) -> Result<Self, Error> {
+        let memory = Memory::open(target.pid)?;
+        let surroundings = Surroundings::of(target, &memory)?;
+        let mut space = Space::of(&mappings(target.pid)?);
+        let no_room = || Error::Unfit { what: "the target's address space has no room left".into() };
+        let pieces = Pieces::place(&mut space, image).ok_or_else(no_room)?;
+        let target = target.duplicate()?;
+        let borrowed = Borrowed::any(&target, &memory, deadline)?;
+        Ok(Self { site: Site { target, memory, ring: pieces.ring, inherited: false }, borrowed, pieces, surroundings })
+    }
+
+    fn build(mut self, image: &Image, mut stalls: Vec<Duration>, deadline: Instant) -> Result<Entered, Error> {
+        let ring = match self.make_ring().and_then(|ring| self.fill(image).map(|()| ring)) {
+            Ok(ring) => ring,
+            Err(error) => {
+                self.undo();
+                return Err(error);
+            }
+        };
+        if Instant::now() > deadline {
+            self.undo();
+            return Err(Error::Deadline { what: "mapping the library took too long".into() });
+        }
+        stalls.push(self.borrowed.release());
+        Ok(Entered { site: self.site, ring, stalls, fresh: true })
+    }
+
+    /// Leaves the target as it was: errors are of no more interest, the first one is reported.
+    fn undo(mut self) {
+        let ring = crate::site::ring_mapping(&mappings(self.site.target.pid).unwrap_or_default()).map(|m| m.start);
+        if ring == Some(self.pieces.ring) {
+            let maps = mappings(self.site.target.pid).unwrap_or_default();
+            for piece in self.site.journal().pieces().unwrap_or_default() {
+                let _ = self.site.unmap(&mut self.borrowed, piece, &maps);
+            }
+            let _ = self.borrowed.syscall(libc::SYS_munmap, [self.pieces.ring, RING_BYTES as u64, 0, 0, 0, 0]);
+        }
+        self.borrowed.release();
+    }
+
+    /// The memfd, mapped in the target and held by hound; the target keeps no descriptor.
+    fn make_ring(&mut self) -> Result<OwnedFd, Error> {
+        const MFD_NOEXEC_SEAL: u32 = 8; // kernels from 6.3, which may insist on it
+        let name = self.borrowed.regs().rsp.saturating_sub(NAME_BELOW) & !15;
+        self.site.memory.write(name, format!("{RING_NAME}\0").as_bytes())?;
+        let mut create = |flags: u32| self.borrowed.syscall(libc::SYS_memfd_create, [name, u64::from(flags), 0, 0, 0, 0]);
+        let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+        let number = match create(flags | MFD_NOEXEC_SEAL) {
+            Err(Error::Os { errno: libc::EINVAL, .. }) => create(flags)?,
+            other => other?,
+        };
+        let mapped = self.map_ring(number);
+        let closed = self.borrowed.syscall(libc::SYS_close, [number, 0, 0, 0, 0, 0]);
+        mapped.and_then(|ring| closed.map(|_| ring))
+    }
+
+    fn map_ring(&mut self, number: u64) -> Result<OwnedFd, Error> {
+        let path = format!("/proc/{}/fd/{number}", self.site.target.pid);
+        let failed = |what: &'static str| move |e: std::io::Error| Error::io(format!("{what} the ring"), &e);
+        let file = OpenOptions::new().read(true).write(true).open(path).map_err(failed("opening"))?;
+        file.set_len(RING_BYTES as u64).map_err(failed("sizing"))?;
+        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+        fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).map_err(|e| Error::os("sealing the ring", e))?;
+        self.write_control(&file).map_err(failed("writing"))?;
+        let (at, bytes) = (self.pieces.ring, RING_BYTES as u64);
+        let protection = (libc::PROT_READ | libc::PROT_WRITE) as u64;
+        let flags = (libc::MAP_SHARED | libc::MAP_FIXED_NOREPLACE) as u64;
+        let got = self.borrowed.syscall(libc::SYS_mmap, [at, bytes, protection, flags, number, 0])?;
+        if got != at {
+            self.borrowed.syscall(libc::SYS_munmap, [got, bytes, 0, 0, 0, 0])?;
+            return Err(Error::Os { what: "mmap of the ring in the target".into(), errno: libc::EEXIST });
+        }
+        Ok(file.into())
+    }
+
+    /// As [`Control::initialise`], with recording off.
+    fn write_control(&self, file: &File) -> std::io::Result<()> {
+        let half = |offset: usize, value: u32| file.write_all_at(&value.to_le_bytes(), offset as u64);
+        let word = |offset: usize, value: u64| file.write_all_at(&value.to_le_bytes(), offset as u64);
+        half(offset_of!(Control, version), ring::VERSION)?;
+        word(offset_of!(Control, state), ring::STATE_CHANGE)?;
+        half(offset_of!(Control, target_pid), self.site.target.pid_in_namespace)?;
+        half(offset_of!(Control, segment_limit), ring::SEGMENT_LIMIT)?;
+        half(offset_of!(Control, patience_ms), PATIENCE_MS)?;
+        word(offset_of!(Control, ring_in_target), self.pieces.ring)?;
+        word(offset_of!(Control, magic), ring::MAGIC)
+    }
+
+    fn piece(&mut self, at: u64, bytes: u64, parts: &[(u64, u64, i32)]) -> Result<(), Error> {
+        let journal = self.site.journal();
+        let written = journal.announce(at, bytes)?;
+        for (n, (offset, bytes, protection)) in parts.iter().enumerate() {
+            if let Err(error) = map(&mut self.borrowed, at + offset, *bytes, *protection) {
+                for (offset, bytes, _) in &parts[..n] {
+                    self.borrowed.syscall(libc::SYS_munmap, [at + offset, *bytes, 0, 0, 0, 0])?;
+                }
+                journal.cross_out(written)?;
+                return Err(error);
+            }
+        }
+        journal.confirm(written)
+    }
+
+    fn data(&mut self, at: u64, bytes: u64, forks_wipe_it: bool) -> Result<(), Error> {
+        self.piece(at, bytes, &[(0, bytes, libc::PROT_READ | libc::PROT_WRITE)])?;
+        if forks_wipe_it {
+            self.borrowed.syscall(libc::SYS_madvise, [at, bytes, libc::MADV_WIPEONFORK as u64, 0, 0, 0])?;
+        }
+        Ok(())
+    }
+
+    fn fill(&mut self, image: &Image) -> Result<(), Error> {
+        let pieces = self.pieces;
+        // Each part with its last protection at once: some systems forbid to make written memory executable. hound writes all the same.
+        let parts: Vec<_> = image.parts().iter().map(|part| (part.offset, part.bytes, part.protection)).collect();
+        self.piece(pieces.image, image.bytes(), &parts)?;
+        self.data(pieces.states, STATES_BYTES, true)?;
+        self.data(pieces.mark, PAGE, true)?;
+        self.data(pieces.threads, THREADS_BYTES, true)?;
+        self.data(pieces.entries, ENTRIES_BYTES, false)?;
+        self.data(pieces.modules, MODULES_BYTES, false)?;
+        let bytes = image.placed(pieces.image, |name| self.surroundings.symbol(name));
+        for part in image.parts() {
+            self.site.memory.write(pieces.image + part.offset, &bytes[part.offset as usize..(part.offset + part.bytes) as usize])?;
+        }
+        self.site.memory.write(pieces.mark, &1_u64.to_le_bytes())?;
+        let attachment = pieces.image + image.attachment();
+        let set = |offset: usize, value: u64| self.site.memory.write(attachment + offset as u64, &value.to_le_bytes());
+        set(offset_of!(Attachment, ring), pieces.ring)?;
+        set(offset_of!(Attachment, states), pieces.states)?;
+        set(offset_of!(Attachment, fork_mark), pieces.mark)?;
+        set(offset_of!(Attachment, threads), pieces.threads)?;
+        set(offset_of!(Attachment, image_start), pieces.image)?;
+        set(offset_of!(Attachment, image_end), pieces.image + image.bytes())?;
+        set(offset_of!(Attachment, entries), pieces.entries)?;
+        set(offset_of!(Attachment, modules), pieces.modules)?;
+        let regs = self.borrowed.regs();
+        set(offset_of!(Attachment, tid_offset), self.surroundings.tid_offset(&self.site, self.borrowed.tid(), regs.fs_base))?;
+        self.surroundings.write(&self.site, attachment)?;
+        self.site.memory.write(attachment + offset_of!(Attachment, mapped) as u64, &1_u32.to_le_bytes())?;
+        let journal = self.site.journal();
+        journal.set_word(offset_of!(Control, library_start), pieces.image)?;
+        journal.set_word(offset_of!(Control, library_end), pieces.image + image.bytes())?;
+        // Last: with it the library is whole. Where its stubs are is told by the word beside it, in the image's own table.
+        journal.set_word(offset_of!(Control, attachment), attachment)
+    }
 }
 
 /// A target with libhound.so in it.
 #[derive(Debug)]
 pub struct Entered {
+    pub(crate) site: Site,
     ring: OwnedFd,
-    stalls: Vec<Duration>,
+    pub(crate) stalls: Vec<Duration>,
     fresh: bool,
 }
 
@@ -47,8 +301,7 @@ impl Entered {
     /// # Errors
     /// Failures on the way; nothing is patched then.
     pub fn patch(&mut self, plan: &Plan, deadline: Instant) -> Result<Patched, Error> {
-        let _ = (plan, deadline);
-        Err(Error::Gone)
+        patch::patch(&self.site, plan, &mut self.stalls, deadline)
     }
 
     /// Restores every patched function. Returns how long the target stood still. Turn recording off before.
@@ -56,8 +309,9 @@ impl Entered {
     /// # Errors
     /// Failures on the way; all stays patched then, and may be tried again.
     pub fn unpatch(&mut self, deadline: Instant) -> Result<Duration, Error> {
-        let _ = deadline;
-        Err(Error::Gone)
+        let stall = self.site.unpatch(deadline)?;
+        self.stalls.push(stall);
+        Ok(stall)
     }
 
     /// Takes everything out of the target, as soon as no thread's stack touches it any more.
@@ -65,7 +319,7 @@ impl Entered {
     /// # Errors
     /// [`Error::Deadline`] when a thread stays inside a hook (it sleeps in the allocator, say): all stays mapped, dormant.
     pub fn unload(self, deadline: Instant) -> Result<(), Error> {
-        let _ = deadline;
-        Err(Error::Gone)
+        self.site.unpatch(deadline)?;
+        self.site.unload(deadline)
     }
 }

@@ -1,9 +1,23 @@
 //! What an earlier hound left in a target.
 
+use core::mem::offset_of;
+use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::error::Error;
+use hound_common::attach;
+use hound_common::ring::{self, Control};
+
+use crate::error::{Error, Refusal};
+use crate::look::{Target, look};
+use crate::memory::Memory;
+use crate::place::mappings;
+use crate::site::{Site, ring_mapping};
+use crate::thunk::Row;
+
+/// How long a heartbeat may stand still: hound reads rounds far more often.
+const HEARTBEAT: Duration = Duration::from_millis(250);
 
 /// In which state it was left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,14 +31,15 @@ pub enum State {
     },
     /// A hound died while it mapped it.
     HalfBuilt,
-    /// Another version of hound left it; armed or not, it can only be taken away.
+    /// Another version of hound left it; armed or not, it can only be taken away by that one.
     OtherVersion,
 }
 
 /// A ring found in a target, and the library that belongs to it.
 #[derive(Debug)]
 pub struct Existing {
-    ring: OwnedFd,
+    pub(crate) site: Site,
+    ring: Option<OwnedFd>,
     state: State,
     version: (u32, u32),
 }
@@ -32,13 +47,35 @@ pub struct Existing {
 /// Looks for what an earlier hound left in a process. Reads only.
 ///
 /// # Errors
-/// When the process cannot be read.
+/// As [`look`], and when the process cannot be read.
 pub fn find(pid: i32) -> Result<Option<Existing>, Error> {
-    let _ = pid;
-    Ok(None)
+    let maps = mappings(pid)?;
+    if ring_mapping(&maps).is_none() {
+        return Ok(None);
+    }
+    Existing::of(look(pid)?)
 }
 
 impl Existing {
+    pub(crate) fn of(target: Target) -> Result<Option<Self>, Error> {
+        let Some(site) = Site::find(target)? else { return Ok(None) };
+        let version = site.version()?;
+        let journal = site.journal();
+        let state = if version.0 != 0 && version.0 != ring::VERSION {
+            State::OtherVersion
+        } else if version.0 == 0 || site.attachment()? == 0 {
+            State::HalfBuilt
+        } else if version.1 != attach::VERSION {
+            State::OtherVersion
+        } else if site.rows()?.iter().any(|row| site.is_patched(row)) {
+            // A child's ring is its parent's, and so is who drains it.
+            State::Armed { drainer: if site.inherited { 0 } else { journal.half(offset_of!(Control, drainer))? } }
+        } else {
+            State::Dormant
+        };
+        Ok(Some(Self { ring: open_ring(&site).map(OwnedFd::from), site, state, version }))
+    }
+
     /// In which state it is.
     pub fn state(&self) -> State {
         self.state
@@ -49,26 +86,100 @@ impl Existing {
         self.version
     }
 
-    /// The ring's memfd.
-    pub fn ring(&self) -> BorrowedFd<'_> {
-        self.ring.as_fd()
+    /// The ring's memfd; `None` where hound may not open it (that takes a capability in the initial user namespace).
+    pub fn ring(&self) -> Option<BorrowedFd<'_>> {
+        self.ring.as_ref().map(AsFd::as_fd)
+    }
+
+    pub(crate) fn into_parts(self) -> (Site, Option<OwnedFd>) {
+        (self.site, self.ring)
+    }
+
+    /// Whether a living hound drains the ring: its heartbeat moves. Waits for at most a quarter of a second.
+    ///
+    /// # Errors
+    /// When the process cannot be read.
+    pub fn is_drained(&self) -> Result<bool, Error> {
+        let journal = self.site.journal();
+        let beat = || journal.half(offset_of!(Control, heartbeat));
+        if self.site.inherited || self.version.0 != ring::VERSION || journal.half(offset_of!(Control, drainer))? == 0 {
+            return Ok(false);
+        }
+        let (before, until) = (beat()?, Instant::now() + HEARTBEAT);
+        while Instant::now() < until {
+            if beat()? != before {
+                return Ok(true);
+            }
+            sleep(Duration::from_millis(2));
+        }
+        Ok(false)
     }
 
     /// Restores every patched function, for a hound that is gone.
     ///
     /// # Errors
-    /// As [`crate::Entered::unpatch`].
+    /// As [`crate::Entered::unpatch`]; [`Refusal::Occupied`] when a living hound records, [`Refusal::LeftBehind`] when another version's
+    /// entries cannot be read.
     pub fn unpatch(&mut self, deadline: Instant) -> Result<Duration, Error> {
-        let _ = deadline;
-        Err(Error::Gone)
+        self.refuse_what_is_not_ours()?;
+        let stall = self.site.unpatch(deadline)?;
+        if matches!(self.state, State::Armed { .. }) {
+            self.state = State::Dormant;
+        }
+        Ok(stall)
     }
 
     /// Takes everything out of the target.
     ///
     /// # Errors
-    /// As [`crate::Entered::unload`].
-    pub fn unload(self, deadline: Instant) -> Result<(), Error> {
-        let _ = deadline;
-        Err(Error::Gone)
+    /// As [`crate::Entered::unload`] and [`Existing::unpatch`].
+    pub fn unload(mut self, deadline: Instant) -> Result<(), Error> {
+        self.unpatch(deadline)?;
+        self.site.unload(deadline)
+    }
+
+    fn refuse_what_is_not_ours(&self) -> Result<(), Error> {
+        if self.state == State::OtherVersion {
+            let (ring, attachment) = self.version;
+            let why = format!("its version ({ring}.{attachment}) is not this one's ({}.{})", ring::VERSION, attach::VERSION);
+            return Err(Refusal::LeftBehind { why }.into());
+        }
+        if matches!(self.state, State::Armed { .. }) && self.is_drained()? {
+            return Err(Refusal::Occupied { by: self.site.journal().half(offset_of!(Control, drainer))? }.into());
+        }
+        Ok(())
+    }
+}
+
+fn open_ring(site: &Site) -> Option<File> {
+    let pid = site.target.pid;
+    let maps = mappings(pid).ok()?;
+    let mapping = ring_mapping(&maps)?;
+    let path = format!("/proc/{pid}/map_files/{:x}-{:x}", mapping.start, mapping.end);
+    OpenOptions::new().read(true).write(true).open(path).ok()
+}
+
+/// What an earlier hound has patched in a process: for plans, which see memory as it is without.
+pub(crate) fn rows_of(pid: i32, memory: &Memory) -> Result<Vec<Row>, Error> {
+    let maps = mappings(pid)?;
+    if ring_mapping(&maps).is_none() {
+        return Ok(Vec::new());
+    }
+    let rows = Site::find(look(pid)?)?.map_or_else(|| Ok(Vec::new()), |site| site.rows())?;
+    let still = |row: &Row| {
+        let mut now = vec![0; row.patched.len()];
+        memory.read(row.address, &mut now).is_ok() && now == row.patched
+    };
+    Ok(rows.into_iter().filter(still).collect())
+}
+
+/// Puts what `rows` have displaced back into a copy of memory.
+pub(crate) fn look_through(rows: &[Row], address: u64, code: &mut [u8]) {
+    for row in rows {
+        for (at, byte) in (row.address..).zip(&row.original) {
+            if let Some(place) = at.checked_sub(address).and_then(|n| code.get_mut(n as usize)) {
+                *place = *byte;
+            }
+        }
     }
 }

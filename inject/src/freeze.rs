@@ -1,35 +1,200 @@
 //! All threads of a target at a standstill.
-use crate::{error::Error, look::Target};
+
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
+
+use libc::user_regs_struct;
+
+use crate::error::{Error, Refusal};
+use crate::look::Target;
+use crate::memory::Memory;
+use crate::restart::{Mend, Sleepers};
+use crate::tasks;
+use crate::trace::{self, Event, Tracer};
+
+/// How long the first attempt lets the threads that have stopped stand while it waits for the others. Each further attempt has twice that.
+const FIRST_PATIENCE: Duration = Duration::from_millis(25);
+/// Between two looks at a thread that cannot be stopped now.
+const NAP: Duration = Duration::from_millis(1);
 
 /// One thread of a frozen target.
 #[derive(Clone, Copy, Debug)]
 pub struct Stopped {
     /// The thread, as hound sees its number.
     pub tid: i32,
-    /// Its registers as they were when it stopped (`rax` may be one of the kernel's restart codes).
-    pub regs: libc::user_regs_struct,
+    /// Its registers as it stopped. In a system call, `rax` is one of the kernel's restart codes.
+    pub regs: user_regs_struct,
 }
 
-/// All threads of a target, stopped. Released when dropped.
+/// All threads of a target, stopped. Released when dropped; when hound dies, the kernel releases them.
 #[derive(Debug)]
-pub struct Frozen {}
+pub struct Frozen {
+    threads: Vec<Stopped>,
+    tracer: Tracer<Hold>,
+}
 
 impl Frozen {
-    /// Stops all threads, new ones included.
+    /// Stops all threads, new ones included, and makes sure that no other process runs on in their memory.
+    ///
+    /// Threads in uninterruptible sleep (a disk, vfork) are waited for before anything is stopped; one that falls into it in between ends
+    /// the attempt, and all run on until the next.
     ///
     /// # Errors
-    /// [`Error::Deadline`] when a thread did not stop in time (uninterruptible sleep, vfork); all run on then.
+    /// [`Error::Deadline`] when a thread did not stop in time, [`Error::Refused`] with [`Refusal::SharedMemory`] when another process
+    /// had the same memory all that time, [`Error::Gone`], [`Error::Os`]. All threads run on then.
     pub fn all(target: &Target, deadline: Instant) -> Result<Frozen, Error> {
-        let _ = (target, deadline);
-        Err(Error::Gone)
+        let pid = target.pid;
+        let mut patience = FIRST_PATIENCE;
+        loop {
+            wait_until_stoppable(pid, deadline)?;
+            let until = deadline.min(Instant::now() + patience);
+            match Tracer::start(move || Hold::all(pid, until)) {
+                Ok((tracer, threads)) => return Ok(Frozen { threads, tracer }),
+                Err(error @ (Error::Deadline { .. } | Error::Refused(Refusal::SharedMemory { .. }))) if Instant::now() >= deadline => {
+                    return Err(error);
+                }
+                Err(Error::Deadline { .. } | Error::Refused(Refusal::SharedMemory { .. })) => {
+                    patience *= 2;
+                    std::thread::sleep(NAP);
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
+
     /// The threads.
     pub fn threads(&self) -> &[Stopped] {
-        &[]
+        &self.threads
     }
-    /// Lets all run on. Returns how long they stood still: from the first stop asked for to the last thread's release.
-    pub fn release(self) -> Duration {
-        Duration::ZERO
+
+    /// Lets all run on. Returns how long they stood still: from the first that was asked to stop to the last that was released.
+    pub fn release(mut self) -> Duration {
+        self.tracer.run(Hold::let_go)
+    }
+}
+
+/// Waits until no thread is in uninterruptible sleep: the others shall not stand still meanwhile.
+fn wait_until_stoppable(pid: i32, deadline: Instant) -> Result<(), Error> {
+    loop {
+        let stuck = tasks::threads(pid)?.into_iter().find(|&tid| tasks::state(pid, tid) == Some('D'));
+        match stuck {
+            None => return Ok(()),
+            Some(tid) if Instant::now() >= deadline => return Err(stuck_thread(tid)),
+            Some(_) => std::thread::sleep(NAP),
+        }
+    }
+}
+
+fn stuck_thread(tid: i32) -> Error {
+    Error::Deadline { what: format!("thread {tid} did not stop (it waits for a disk, or for a child to execute its program)") }
+}
+
+/// The threads held, on the thread that traces them. Lets go when dropped.
+#[derive(Debug)]
+struct Hold {
+    memory: Memory,
+    since: Instant,
+    held: Vec<(Stopped, Option<Mend>)>,
+    /// Asked to stop, not yet at rest.
+    pending: Vec<i32>,
+}
+
+impl Hold {
+    fn all(pid: i32, deadline: Instant) -> Result<(Hold, Vec<Stopped>), Error> {
+        let memory = Memory::open(pid)?;
+        let mut threads = tasks::threads(pid)?;
+        let sleepers = Sleepers::of(pid, &threads);
+        let mut hold = Hold { memory, since: Instant::now(), held: Vec::new(), pending: Vec::new() };
+        let mut seen = HashSet::new();
+        // A thread that runs may have made another; when all that were listed stand still, nobody is left who could.
+        loop {
+            threads.retain(|&tid| seen.insert(tid));
+            if threads.is_empty() {
+                break;
+            }
+            for &tid in &threads {
+                hold.ask(pid, tid)?;
+            }
+            hold.take_pending(pid, &sleepers, deadline)?;
+            threads = tasks::threads(pid)?;
+        }
+        if hold.held.is_empty() {
+            return Err(Error::Gone);
+        }
+        if let Some(with) = tasks::memory_shared_with(pid)? {
+            return Err(Refusal::SharedMemory { with }.into());
+        }
+        let stopped = hold.held.iter().map(|(stopped, _)| *stopped).collect();
+        Ok((hold, stopped))
+    }
+
+    fn ask(&mut self, pid: i32, tid: i32) -> Result<(), Error> {
+        match trace::seize(tid).and_then(|()| trace::interrupt(tid)) {
+            Ok(()) => {
+                self.pending.push(tid);
+                Ok(())
+            }
+            // The kernel says EPERM for a zombie, such as a main thread that ended before the others.
+            Err(_) if tasks::has_ended(pid, tid) => Ok(()),
+            Err(errno) => Err(Error::os(format!("tracing thread {tid}"), errno)),
+        }
+    }
+
+    fn take_pending(&mut self, pid: i32, sleepers: &Sleepers, deadline: Instant) -> Result<(), Error> {
+        while let Some(&tid) = self.pending.last() {
+            match trace::wait_for_rest(tid, deadline) {
+                None => return Err(stuck_thread(tid)),
+                Some(Event::Rest) => {
+                    self.pending.pop();
+                    self.take(pid, tid, sleepers);
+                }
+                // A main thread that ends before the others is reported when they have ended: it is not waited for.
+                Some(_) => drop(self.pending.pop()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes a stopped thread. An EINTR of ours is taken back at once, so that it is gone even if hound dies now.
+    fn take(&mut self, pid: i32, tid: i32, sleepers: &Sleepers) {
+        let Ok(regs) = trace::regs(tid) else { return };
+        let mend = sleepers.mend(pid, tid, &regs, &self.memory);
+        let regs = match &mend {
+            Some(mend) => {
+                let mended = mend.regs(&self.memory);
+                // It fails only for a thread that has been killed.
+                let _ = trace::set_regs(tid, &mended);
+                mended
+            }
+            None => regs,
+        };
+        self.held.push((Stopped { tid, regs }, mend));
+    }
+
+    fn let_go(&mut self) -> Duration {
+        // Those that are just stopping: the moment is used to do it properly. What does not stop now is released by the kernel.
+        for tid in std::mem::take(&mut self.pending) {
+            if trace::wait_for_rest(tid, Instant::now()) == Some(Event::Rest) {
+                self.take_late(tid);
+            }
+        }
+        for (stopped, mend) in std::mem::take(&mut self.held) {
+            if let Some(mend) = mend.filter(Mend::ages) {
+                let _ = trace::set_regs(stopped.tid, &mend.regs(&self.memory));
+            }
+            trace::detach(stopped.tid);
+        }
+        self.since.elapsed()
+    }
+
+    fn take_late(&mut self, tid: i32) {
+        // No sleep is known of it: its timeout, if any, begins anew.
+        self.take(0, tid, &Sleepers::default());
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.let_go();
     }
 }

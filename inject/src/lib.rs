@@ -6,20 +6,30 @@
 //! [`look`] whether it is possible, make a [`Plan`] of what to patch, [`enter`] with libhound.so, patch, unpatch. [`find`] tells what an
 //! earlier hound left behind.
 
+pub mod code;
 mod custom;
 mod enter;
 mod error;
 mod existing;
+mod families;
+mod frame;
 mod freeze;
+mod image;
+mod journal;
 mod look;
 mod memory;
+pub mod modules;
 mod patch;
+mod place;
 mod plan;
 mod remote;
 mod restart;
 mod seccomp;
+mod site;
 mod step;
+mod surroundings;
 mod tasks;
+mod thunk;
 mod trace;
 
 pub use custom::{CustomHook, HookSyntax, PoolRole};

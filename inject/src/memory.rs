@@ -3,8 +3,6 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 
-use nix::errno::Errno;
-
 use crate::error::Error;
 use crate::step::step;
 
@@ -74,14 +72,5 @@ impl Memory {
             }
         }
         Ok(())
-    }
-
-    /// The word at `address`, `None` where nothing is mapped.
-    pub(crate) fn word(&self, address: u64) -> Result<Option<u64>, Error> {
-        match self.read_u64(address) {
-            Ok(word) => Ok(Some(word)),
-            Err(Error::Os { errno, .. }) if errno == Errno::EIO as i32 => Ok(None),
-            Err(error) => Err(error),
-        }
     }
 }

@@ -1,8 +1,25 @@
 //! What to patch in a target, found by reading only.
 
+use std::collections::BTreeSet;
+
+use hound_common::attach::NO_ARGUMENT;
+use hound_common::hook::{Kind, Role};
+
+use crate::code::{BREAKPOINT, Displaced, Range, Unfit, branches_into, is_instruction};
 use crate::custom::CustomHook;
-use crate::error::Error;
+use crate::error::{Error, Refusal};
+use crate::existing;
+use crate::families::{self, Family, Function};
 use crate::look::Target;
+use crate::memory::Memory;
+use crate::modules::{Module, modules};
+use crate::place::mappings;
+use crate::thunk::Row;
+
+/// Most code of one function that is looked at; larger ones are generated state machines, never an allocator's entry.
+const MAX_FUNCTION: u64 = 1 << 20;
+/// Names shown to a user who has mistyped one.
+const SIMILAR: usize = 8;
 
 /// One allocator (or libc's mapping functions, or a custom pool) that will be patched.
 #[derive(Clone, Debug)]
@@ -26,11 +43,24 @@ pub struct NotCovered {
     pub why: String,
 }
 
+/// A function that will be patched.
+#[derive(Clone, Debug)]
+pub(crate) struct Planned {
+    pub row: Row,
+    pub displaced: Displaced,
+    /// The function's own address, before its `endbr64`.
+    pub entry: u64,
+    pub nothrow: Option<u64>,
+    /// Its module.
+    pub module: (u64, u64),
+}
+
 /// What to patch: made before anything is changed.
 #[derive(Debug)]
 pub struct Plan {
-    pub(crate) covered: Vec<Covered>,
-    pub(crate) not_covered: Vec<NotCovered>,
+    pub(crate) planned: Vec<Planned>,
+    covered: Vec<Covered>,
+    not_covered: Vec<NotCovered>,
 }
 
 impl Plan {
@@ -39,8 +69,29 @@ impl Plan {
     /// # Errors
     /// A refusal when nothing at all can be hooked, or when one of `custom` is not found (then similar names are listed).
     pub fn of(target: &Target, custom: &[CustomHook]) -> Result<Self, Error> {
-        let _ = (target, custom);
-        Err(Error::Gone)
+        let memory = Memory::open(target.pid)?;
+        let maps = mappings(target.pid)?;
+        let modules = modules(target.pid, &memory, &maps)?;
+        // What a dead hound has patched counts as what was there before: entering restores it.
+        let patched = existing::rows_of(target.pid, &memory)?;
+        let mut plan = Self { planned: Vec::new(), covered: Vec::new(), not_covered: Vec::new() };
+        let mut unplaced: Vec<&CustomHook> = custom.iter().collect();
+        for module in &modules {
+            let found = families::families(module, &memory);
+            for (what, why) in families::not_covered(module, &memory, &found) {
+                plan.not_covered.push(NotCovered { module: module.path.clone(), what, why });
+            }
+            let pools = pools(module, &memory, custom);
+            unplaced.retain(|hook| !pools.iter().any(|(_, of)| of == hook));
+            if !found.is_empty() || !pools.is_empty() {
+                Reading::of(module, &memory, &patched).add(&mut plan, &found, &pools)?;
+            }
+        }
+        if let Some(hook) = unplaced.first() {
+            return Err(not_found(hook, &modules, &memory).into());
+        }
+        plan.check(&modules)?;
+        Ok(plan)
     }
 
     /// What will be seen, for the report.
@@ -51,5 +102,253 @@ impl Plan {
     /// What will not, and why.
     pub fn not_covered(&self) -> &[NotCovered] {
         &self.not_covered
+    }
+
+    /// Refuses when nothing would be seen.
+    fn check(&mut self, modules: &[Module]) -> Result<(), Error> {
+        let executable = modules.iter().find(|m| m.is_executable);
+        let go = executable.filter(|m| m.has_section(".go.buildinfo"));
+        let allocates = |row: &Row| Kind::from_u8(row.kind).is_some_and(|kind| kind.role() == Role::Alloc);
+        if self.planned.iter().any(|p| allocates(&p.row)) {
+            if let Some(go) = go {
+                let why = "the Go runtime has a heap of its own: only memory of C code is seen; see pprof for Go's".into();
+                self.not_covered.push(NotCovered { module: go.path.clone(), what: "Go's heap".into(), why });
+            }
+            return Ok(());
+        }
+        let (why, cure) = match (self.not_covered.first(), executable) {
+            _ if go.is_some() => ("it is a Go program without C code: the Go runtime's heap is not malloc".into(), "use Go's own pprof".into()),
+            (Some(first), _) => (format!("{} of {} cannot be hooked: {}", first.what, first.module, first.why), "start it with `hound run`".into()),
+            (None, Some(executable)) if !executable.has_interpreter => (
+                "it is linked statically and stripped: nothing says where its allocator is".into(),
+                "use a build with symbols (do not strip, or strip only debug information)".to_owned(),
+            ),
+            _ => ("no allocator was found in it".into(), "name its functions with --hook".into()),
+        };
+        Err(Refusal::NoAllocator { why, cure }.into())
+    }
+}
+
+/// The custom hooks that name a function of the module.
+fn pools<'a>(module: &Module, memory: &Memory, custom: &'a [CustomHook]) -> Vec<(Function, &'a CustomHook)> {
+    let mut found: Vec<(Function, &CustomHook)> = Vec::new();
+    if custom.is_empty() {
+        return found;
+    }
+    module.each_function(memory, &mut |symbol| {
+        for hook in custom {
+            let here = hook.module.as_ref().is_none_or(|wanted| module.path.ends_with(wanted.as_str()));
+            if here && symbol.name == hook.name && found.iter().all(|(f, of)| f.address != symbol.address || *of != hook) {
+                let (kind, shape) = families::pool_kind(hook.role);
+                let (name, address, size) = (hook.name.clone(), symbol.address, symbol.size);
+                found.push((Function { name, address, size, kind: kind as u8, shape, nothrow: None }, hook));
+            }
+        }
+    });
+    found
+}
+
+fn not_found(hook: &CustomHook, modules: &[Module], memory: &Memory) -> Refusal {
+    let wanted = hook.name.to_lowercase();
+    let mut similar = BTreeSet::new();
+    for module in modules {
+        module.each_function(memory, &mut |symbol| {
+            let distance = distance(&wanted, &symbol.name.to_lowercase());
+            if distance * 3 <= wanted.len() || symbol.name.to_lowercase().contains(&wanted) {
+                similar.insert((distance, symbol.name.to_owned()));
+            }
+        });
+    }
+    let place = hook.module.as_ref().map_or_else(|| "any module".to_owned(), |module| format!("a module {module}"));
+    let similar = similar.into_iter().take(SIMILAR).map(|(_, name)| name).collect();
+    Refusal::NoFunction { name: hook.name.clone(), why: format!("there is no such function in {place}"), similar }
+}
+
+/// Edits that make one word of the other.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    if a.len().abs_diff(b.len()) > a.len() {
+        return a.len().max(b.len());
+    }
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.iter().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let next = (diagonal + usize::from(x != y)).min(row[j] + 1).min(row[j + 1] + 1);
+            diagonal = core::mem::replace(&mut row[j + 1], next);
+        }
+    }
+    row[b.len()]
+}
+
+/// One module's code.
+struct Reading<'a> {
+    module: &'a Module,
+    memory: &'a Memory,
+    patched: &'a [Row],
+    /// Where functions begin, sorted, with the length their symbol gives.
+    starts: Vec<(u64, u64)>,
+}
+
+impl<'a> Reading<'a> {
+    fn of(module: &'a Module, memory: &'a Memory, patched: &'a [Row]) -> Self {
+        let mut starts = Vec::new();
+        module.each_function(memory, &mut |symbol| starts.push((symbol.address, symbol.size)));
+        starts.sort_unstable();
+        Self { module, memory, patched, starts }
+    }
+
+    /// Memory as it is without what a dead hound has patched.
+    fn code(&self, address: u64, bytes: u64) -> Result<Vec<u8>, Error> {
+        let mut code = vec![0; bytes as usize];
+        self.memory.read(address, &mut code)?;
+        existing::look_through(self.patched, address, &mut code);
+        Ok(code)
+    }
+
+    /// How long the function is: as its symbol says, else up to the next one.
+    fn extent(&self, function: &Function) -> u64 {
+        let code_end = self.module.code_around(function.address).map_or(function.address, |(start, bytes)| start + bytes);
+        let next = self.starts.partition_point(|(start, _)| *start <= function.address);
+        let next = self.starts.get(next).map_or(code_end, |(start, _)| (*start).min(code_end));
+        let known = if function.size > 0 { function.size } else { next - function.address };
+        known.min(code_end - function.address).min(MAX_FUNCTION)
+    }
+
+    fn displace(&self, function: &Function) -> Result<Result<Displaced, Unfit>, Error> {
+        let extent = self.extent(function);
+        let code = match self.code(function.address, extent) {
+            Ok(code) => code,
+            Err(Error::Gone) => return Err(Error::Gone),
+            Err(_) => return Ok(Err(Unfit::Unknown)),
+        };
+        Ok(self.displace_in(function, &code))
+    }
+
+    fn displace_in(&self, function: &Function, code: &[u8]) -> Result<Displaced, Unfit> {
+        // All that could be displaced, against the file: a debugger's breakpoint, a uprobe or another tool's patch shows there.
+        let mut file = vec![0; code.len().min(32)];
+        if self.module.file_bytes(function.address, &mut file).is_some()
+            && let Some(at) = (0..file.len()).find(|at| file[*at] != code[*at])
+        {
+            return Err(if code[at] == BREAKPOINT { Unfit::Breakpoint } else { Unfit::Changed });
+        }
+        let displaced = Displaced::of(function.address, code)?;
+        displaced.no_branch_within(function.address, code)?;
+        let next = self.starts.partition_point(|(start, _)| *start <= displaced.address);
+        match self.starts.get(next) {
+            Some((at, _)) if *at < displaced.end() => Err(Unfit::Symbol { at: *at }),
+            _ => {
+                // For any place near: what cannot be moved there will not move elsewhere either.
+                displaced.relocated(self.module.end.next_multiple_of(4096))?;
+                Ok(displaced)
+            }
+        }
+    }
+
+    /// Which of the functions some code of the module jumps into, beyond their own.
+    fn jumped_into(&self, list: &[(Function, Displaced)]) -> Result<Vec<(u64, Unfit)>, Error> {
+        let mut ranges: Vec<Range> = list.iter().map(|(_, d)| Range { start: d.address, end: d.end() }).collect();
+        ranges.sort_unstable();
+        let mut unfit = Vec::new();
+        for segment in self.module.segments.iter().filter(|s| s.executable) {
+            let start = self.module.bias.wrapping_add(segment.svma);
+            let mut code = vec![0; segment.in_file as usize];
+            if self.module.file_bytes(start, &mut code).is_none() {
+                self.memory.read(start, &mut code)?;
+            }
+            for (from, which) in branches_into(&code, start, &ranges) {
+                let range = ranges[which];
+                let own = (range.start..range.end).contains(&from);
+                let home = self.starts.partition_point(|(start, _)| *start <= from).checked_sub(1).map(|n| self.starts[n].0);
+                // Bytes in the middle of an instruction are no jump. Where nothing says how the instructions lie, they count as one.
+                let real = home.filter(|home| *home >= start).is_none_or(|home| is_instruction(home, &code[(home - start) as usize..], from));
+                if !own && real {
+                    unfit.push((range.start, Unfit::Branch { from }));
+                }
+            }
+        }
+        Ok(unfit)
+    }
+
+    fn add(&self, plan: &mut Plan, found: &[Family], pools: &[(Function, &CustomHook)]) -> Result<(), Error> {
+        let mut fit: Vec<(Function, Displaced)> = Vec::new();
+        let mut unfit: Vec<(u64, Unfit)> = Vec::new();
+        for function in found.iter().flat_map(|f| &f.functions).chain(pools.iter().map(|(f, _)| f)) {
+            match self.displace(function)? {
+                Ok(displaced) => fit.push((function.clone(), displaced)),
+                Err(why) => unfit.push((function.address, why)),
+            }
+        }
+        for (start, why) in self.jumped_into(&fit)? {
+            if let Some(at) = fit.iter().position(|(_, d)| d.address == start) {
+                unfit.push((fit.remove(at).0.address, why));
+            }
+        }
+        let why_not = |function: &Function| unfit.iter().find(|(at, _)| *at == function.address).map(|(_, why)| why.to_string());
+        for family in found {
+            self.add_family(plan, family, &fit, why_not);
+        }
+        for (function, hook) in pools {
+            let Some((_, displaced)) = fit.iter().find(|(f, _)| f.address == function.address) else {
+                let why = format!("it cannot be hooked: {}", why_not(function).unwrap_or_default());
+                return Err(Refusal::NoFunction { name: hook.name.clone(), why, similar: Vec::new() }.into());
+            };
+            let argument = |place: Option<u8>| place.unwrap_or(NO_ARGUMENT);
+            let row = Row {
+                size_argument: argument(hook.size),
+                count_argument: argument(hook.count),
+                block_argument: argument(hook.block),
+                pool: hook.pool,
+                ..Row::of(function, displaced)
+            };
+            self.push(plan, function, displaced, row);
+            let (module, functions) = (self.module.path.clone(), vec![function.name.clone()]);
+            plan.covered.push(Covered { module, family: format!("pool {}", hook.pool), functions });
+        }
+        Ok(())
+    }
+
+    fn add_family(&self, plan: &mut Plan, family: &Family, fit: &[(Function, Displaced)], why_not: impl Fn(&Function) -> Option<String>) {
+        let module = self.module.path.clone();
+        let releases = |f: &&Function| Kind::from_u8(f.kind).is_some_and(|kind| kind.role() != Role::Map && kind.role() != Role::Alloc);
+        // Blocks whose release is not seen would all look leaked: all or nothing.
+        if let Some((function, why)) = family.functions.iter().filter(releases).find_map(|f| Some((f, why_not(f)?))) {
+            let why = format!("its {} cannot be hooked: {why}", function.name);
+            plan.not_covered.push(NotCovered { module, what: family.name.clone(), why });
+            return;
+        }
+        let inside = match self.module.code_around(family.functions[0].address) {
+            Some((start, bytes)) if family.owns_module => (start, start + bytes),
+            _ => (0, 0),
+        };
+        let mut functions = Vec::new();
+        for function in &family.functions {
+            match fit.iter().find(|(f, _)| f.address == function.address) {
+                Some((_, displaced)) => {
+                    let row = Row { flags: family.flags, inside, helper: family.usable_size, ..Row::of(function, displaced) };
+                    self.push(plan, function, displaced, row);
+                    functions.push(function.name.clone());
+                }
+                None => {
+                    let (what, why) = (function.name.clone(), why_not(function).unwrap_or_default());
+                    plan.not_covered.push(NotCovered { module: module.clone(), what, why });
+                }
+            }
+        }
+        if !functions.is_empty() {
+            plan.covered.push(Covered { module, family: family.name.clone(), functions });
+        }
+    }
+
+    fn push(&self, plan: &mut Plan, function: &Function, displaced: &Displaced, row: Row) {
+        plan.planned.push(Planned {
+            row,
+            displaced: displaced.clone(),
+            entry: function.address,
+            nothrow: function.nothrow,
+            module: (self.module.start, self.module.end),
+        });
     }
 }

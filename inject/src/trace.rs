@@ -1,1 +1,241 @@
-//! (below)
+//! ptrace, one call at a time, and the thread that makes the calls.
+
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use libc::{c_int, c_uint, user_regs_struct};
+use nix::errno::Errno;
+
+use crate::error::Error;
+use crate::step::step;
+
+/// Note type of a thread's extended floating-point state.
+const NT_X86_XSTATE: usize = 0x202;
+/// More than any x86-64 thread's extended state (AMX: 11 KiB).
+const XSTATE_ROOM: usize = 16 * 1024;
+const PTRACE_GET_RSEQ_CONFIGURATION: c_uint = 0x420f;
+const PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG: c_uint = 0x4211;
+const PTRACE_SECCOMP_GET_FILTER: c_uint = 0x420c;
+
+/// Why a thread was reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// Stopped where the kernel would look for signals: on its way to user mode. Only from here does the kernel restart system calls.
+    Rest,
+    /// Stopped before or after a system call.
+    Syscall,
+    /// Stopped with a signal that it would have been given.
+    Signal(i32),
+    /// Ended.
+    Gone,
+}
+
+fn request(request: c_uint, tid: i32, address: usize, data: usize) -> Result<i64, Errno> {
+    step();
+    // SAFETY: `data` is 0, a number, or points to memory of the size the request writes or reads: each caller in this file passes a live
+    // buffer of the kernel's type. ptrace changes no other memory of hound's.
+    Errno::result(unsafe { libc::ptrace(request, tid, address, data) })
+}
+
+/// Becomes a thread's tracer without stopping it.
+pub(crate) fn seize(tid: i32) -> Result<(), Errno> {
+    request(libc::PTRACE_SEIZE, tid, 0, libc::PTRACE_O_TRACESYSGOOD as usize).map(drop)
+}
+
+/// Asks a thread to stop ([`Event::Rest`]).
+pub(crate) fn interrupt(tid: i32) -> Result<(), Errno> {
+    request(libc::PTRACE_INTERRUPT, tid, 0, 0).map(drop)
+}
+
+/// Lets a thread run, with a signal (0 = none).
+pub(crate) fn resume(tid: i32, signal: i32) -> Result<(), Errno> {
+    request(libc::PTRACE_CONT, tid, 0, signal as usize).map(drop)
+}
+
+/// Lets a thread run to its next entry to or exit from a system call.
+pub(crate) fn resume_to_syscall(tid: i32, signal: i32) -> Result<(), Errno> {
+    request(libc::PTRACE_SYSCALL, tid, 0, signal as usize).map(drop)
+}
+
+/// Lets a stopped thread go. A thread that ended meanwhile is gone just as well.
+pub(crate) fn detach(tid: i32) {
+    let _ = request(libc::PTRACE_DETACH, tid, 0, 0);
+}
+
+/// A stopped thread's registers.
+pub(crate) fn regs(tid: i32) -> Result<user_regs_struct, Errno> {
+    // SAFETY: all-zero bytes are a valid value: it holds integers only.
+    let mut regs: user_regs_struct = unsafe { std::mem::zeroed() };
+    request(libc::PTRACE_GETREGS, tid, 0, &raw mut regs as usize)?;
+    Ok(regs)
+}
+
+/// Sets a stopped thread's registers.
+pub(crate) fn set_regs(tid: i32, regs: &user_regs_struct) -> Result<(), Errno> {
+    request(libc::PTRACE_SETREGS, tid, 0, std::ptr::from_ref(regs) as usize).map(drop)
+}
+
+/// A stopped thread's signal mask: the lasting one, not the one a sigsuspend put in its place.
+pub(crate) fn mask(tid: i32) -> Result<u64, Errno> {
+    let mut mask = 0u64;
+    request(libc::PTRACE_GETSIGMASK, tid, 8, &raw mut mask as usize)?;
+    Ok(mask)
+}
+
+/// Sets a stopped thread's signal mask.
+pub(crate) fn set_mask(tid: i32, mask: u64) -> Result<(), Errno> {
+    request(libc::PTRACE_SETSIGMASK, tid, 8, &raw const mask as usize).map(drop)
+}
+
+/// A stopped thread's extended floating-point state, in the standard format.
+pub(crate) fn xstate(tid: i32) -> Result<Vec<u8>, Errno> {
+    let mut bytes = vec![0u8; XSTATE_ROOM];
+    let mut vector = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    request(libc::PTRACE_GETREGSET, tid, NT_X86_XSTATE, &raw mut vector as usize)?;
+    bytes.truncate(vector.iov_len);
+    Ok(bytes)
+}
+
+/// Whether a thread stopped by [`Event::Syscall`] is on its way out of the call.
+pub(crate) fn leaves_syscall(tid: i32) -> Result<bool, Errno> {
+    // SAFETY: all-zero bytes are a valid value: it holds integers only, also in its union.
+    let mut info: libc::ptrace_syscall_info = unsafe { std::mem::zeroed() };
+    request(libc::PTRACE_GET_SYSCALL_INFO, tid, size_of_val(&info), &raw mut info as usize)?;
+    Ok(info.op == libc::PTRACE_SYSCALL_INFO_EXIT)
+}
+
+/// Address of a stopped thread's rseq area, 0 if it has none (or the kernel cannot tell: before 5.13).
+pub(crate) fn rseq(tid: i32) -> u64 {
+    // struct ptrace_rseq_configuration: address, size, signature, flags, padding.
+    let mut words = [0u64; 3];
+    match request(PTRACE_GET_RSEQ_CONFIGURATION, tid, size_of_val(&words), &raw mut words as usize) {
+        Ok(_) => words[0],
+        Err(_) => 0,
+    }
+}
+
+/// Whether a stopped thread's system calls are diverted to a handler of its own (as Wine does).
+pub(crate) fn diverts_syscalls(tid: i32) -> bool {
+    // struct ptrace_sud_config: mode, selector, offset, length.
+    let mut words = [0u64; 4];
+    let known = request(PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, tid, size_of_val(&words), &raw mut words as usize);
+    known.is_ok() && words[0] != 0
+}
+
+/// A stopped thread's `index`-th seccomp filter, `None` behind the last one.
+pub(crate) fn filter(tid: i32, index: usize) -> Result<Option<Vec<libc::sock_filter>>, Errno> {
+    let length = match request(PTRACE_SECCOMP_GET_FILTER, tid, index, 0) {
+        Ok(length) => length as usize,
+        Err(Errno::ENOENT) => return Ok(None),
+        Err(errno) => return Err(errno),
+    };
+    let mut program = vec![libc::sock_filter { code: 0, jt: 0, jf: 0, k: 0 }; length];
+    request(PTRACE_SECCOMP_GET_FILTER, tid, index, program.as_mut_ptr() as usize)?;
+    Ok(Some(program))
+}
+
+/// Waits until a traced thread is reported, `None` at the deadline.
+pub(crate) fn wait(tid: i32, deadline: Instant) -> Option<Event> {
+    let mut nap = Duration::from_micros(20);
+    for round in 0u32.. {
+        let mut status: c_int = 0;
+        // SAFETY: status is a live int of ours.
+        match unsafe { libc::waitpid(tid, &raw mut status, libc::__WALL | libc::WNOHANG) } {
+            0 => {}
+            -1 if Errno::last() == Errno::EINTR => continue,
+            -1 => return Some(Event::Gone),
+            _ => return Some(event(status)),
+        }
+        if Instant::now() >= deadline {
+            return None;
+        }
+        // There is no wait with a deadline. A stop mostly comes within microseconds, but the thread may need this very processor.
+        if round < 64 {
+            std::thread::yield_now();
+        } else {
+            std::thread::sleep(nap);
+            nap = (nap * 2).min(Duration::from_millis(1));
+        }
+    }
+    None
+}
+
+fn event(status: c_int) -> Event {
+    if !libc::WIFSTOPPED(status) {
+        return Event::Gone;
+    }
+    match (status >> 16, libc::WSTOPSIG(status)) {
+        // Of its own with SIGTRAP, with a stopping signal's number when the process is stopped: both are the same place.
+        (libc::PTRACE_EVENT_STOP, _) => Event::Rest,
+        (_, stop) if stop == libc::SIGTRAP | 0x80 => Event::Syscall,
+        (_, stop) => Event::Signal(stop),
+    }
+}
+
+/// Waits until an interrupted thread is at rest; signals that come first are passed on. `None` at the deadline.
+pub(crate) fn wait_for_rest(tid: i32, deadline: Instant) -> Option<Event> {
+    loop {
+        match wait(tid, deadline)? {
+            Event::Signal(signal) => resume(tid, signal).ok()?,
+            Event::Syscall => resume(tid, 0).ok()?,
+            rest_or_gone => return Some(rest_or_gone),
+        }
+    }
+}
+
+type Job<S> = Box<dyn FnOnce(&mut S) + Send>;
+
+/// A thread of hound's that traces, with its state.
+///
+/// The kernel knows a tracer by its thread. One of its own does this: when it ends, for whatever reason, the kernel lets go of everything it
+/// traces, also of threads that cannot be detached because they have not stopped yet.
+#[derive(Debug)]
+pub(crate) struct Tracer<S> {
+    jobs: Option<mpsc::Sender<Job<S>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl<S: 'static> Tracer<S> {
+    /// Starts the thread; `begin` is the first thing it does. When that fails the thread has ended (and let go) on return.
+    pub(crate) fn start<T: Send + 'static>(begin: impl FnOnce() -> Result<(S, T), Error> + Send + 'static) -> Result<(Self, T), Error> {
+        let (jobs, orders) = mpsc::channel::<Job<S>>();
+        let (report, begun) = mpsc::channel();
+        let body = move || match begin() {
+            Err(error) => drop(report.send(Err(error))),
+            Ok((mut state, value)) => {
+                drop(report.send(Ok(value)));
+                for job in orders {
+                    job(&mut state);
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("hound-trace".into()).spawn(body);
+        let thread = thread.map_err(|error| Error::io("starting a thread", &error))?;
+        match begun.recv() {
+            Ok(Ok(value)) => Ok((Tracer { jobs: Some(jobs), thread: Some(thread) }, value)),
+            Ok(Err(error)) => {
+                let _ = thread.join();
+                Err(error)
+            }
+            Err(_) => panic!("invariant: the tracing thread reports before it ends"),
+        }
+    }
+
+    /// Has the thread do something.
+    pub(crate) fn run<T: Send + 'static>(&mut self, job: impl FnOnce(&mut S) -> T + Send + 'static) -> T {
+        let (report, done) = mpsc::channel();
+        let job: Job<S> = Box::new(move |state| drop(report.send(job(state))));
+        self.jobs.as_ref().expect("invariant: taken only on drop").send(job).expect("invariant: the thread ends on drop");
+        done.recv().expect("invariant: a job reports")
+    }
+}
+
+impl<S> Drop for Tracer<S> {
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

@@ -45,6 +45,11 @@ pub fn is_tsc_invariant() -> bool {
     core::arch::x86_64::__cpuid(0x8000_0000).eax >= POWER && core::arch::x86_64::__cpuid(POWER).edx & INVARIANT != 0
 }
 
+/// Uses this `__vdso_clock_gettime` from now on, or the TSC if it is 0.
+pub fn use_function(clock_gettime: u64) {
+    VDSO_CLOCK.store(clock_gettime as usize, Ordering::Relaxed);
+}
+
 /// Uses the vDSO's clock from now on. False if the loader shows no vDSO with one.
 pub fn use_monotonic() -> bool {
     let found = elf::modules().find_map(|m| m.function(c"__vdso_clock_gettime"));

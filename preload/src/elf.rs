@@ -6,6 +6,8 @@ use core::arch::{asm, global_asm};
 use core::ffi::{CStr, c_char};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::attached;
+
 global_asm!(".weak _r_debug", ".weak __libc_stack_end", ".weak _dl_find_object");
 
 macro_rules! weak_address {
@@ -15,6 +17,14 @@ macro_rules! weak_address {
         unsafe { asm!(concat!("mov {}, qword ptr [rip + ", $name, "@GOTPCREL]"), out(reg) address, options(nostack, readonly, preserves_flags, pure)) };
         address
     }};
+}
+
+/// The loader's `_r_debug`, null where there is none.
+fn loader_debug() -> *const RDebug {
+    if attached::is_mapped() {
+        return attached::attachment().r_debug.load(Ordering::Relaxed) as *const RDebug;
+    }
+    weak_address!("_r_debug") as *const RDebug
 }
 
 /// One loaded module, as `<link.h>` declares it.
@@ -73,6 +83,8 @@ pub struct Phdr {
 
 /// `PT_LOAD`
 pub const PT_LOAD: u32 = 1;
+/// `PT_GNU_EH_FRAME`
+pub const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
 /// `PT_NOTE`
 pub const PT_NOTE: u32 = 4;
 
@@ -100,7 +112,7 @@ impl LinkMap {
 
 /// The modules in the order in which the loader searches them, executable first. Empty where there is no dynamic loader.
 pub fn modules() -> impl Iterator<Item = &'static LinkMap> {
-    let debug = weak_address!("_r_debug") as *const RDebug;
+    let debug = loader_debug();
     // SAFETY: `_r_debug` is the loader's own structure, valid for the life of the process.
     let mut next = unsafe { debug.as_ref() }.map_or(core::ptr::null(), |d| d.map);
     core::iter::from_fn(move || {
@@ -110,6 +122,35 @@ pub fn modules() -> impl Iterator<Item = &'static LinkMap> {
         next = module.next;
         Some(module)
     })
+}
+
+/// The first module that `look` finds something in, while other threads may be loading and unloading. glibc frees the entries of what is
+/// unloaded (musl unloads nothing), so each is tested before it is read, and what was read of one that went meanwhile is tested in turn.
+pub fn modules_carefully<R>(look: impl Fn(&'static LinkMap) -> Option<R>) -> Option<R> {
+    const CONSISTENT: i32 = 0;
+    const MOST: usize = 4096;
+    let debug = loader_debug();
+    // SAFETY: as in `modules`.
+    let debug = unsafe { debug.as_ref() }?;
+    let state = &raw const debug.state;
+    // SAFETY: the loader changes it at any time.
+    if unsafe { state.read_volatile() } != CONSISTENT {
+        return None;
+    }
+    let mut next = debug.map;
+    for _ in 0..MOST {
+        let last = next.wrapping_add(1) as u64 - 8;
+        if next.is_null() || !next.is_aligned() || !crate::sys::is_readable(next as u64) || !crate::sys::is_readable(last) {
+            return None;
+        }
+        // SAFETY: readable, as just found.
+        let module: &'static LinkMap = unsafe { &*next };
+        if let Some(found) = look(module) {
+            return Some(found);
+        }
+        next = module.next;
+    }
+    None
 }
 
 /// First and end avma of the dynamic loader itself; both 0 where there is none.
@@ -125,6 +166,9 @@ pub fn loader() -> (u64, u64) {
 
 /// Address of the loader's `_dl_find_object` (glibc 2.35), 0 if it has none.
 pub fn dl_find_object_address() -> usize {
+    if attached::is_mapped() {
+        return attached::attachment().dl_find_object.load(Ordering::Relaxed) as usize;
+    }
     weak_address!("_dl_find_object")
 }
 
@@ -160,6 +204,12 @@ fn auxiliary(kind: u64) -> Option<u64> {
             return None;
         }
     }
+}
+
+/// Takes hound's word for where the executable's program headers are.
+pub fn use_executable_headers(start: u64, count: u64) {
+    EXECUTABLE_HEADERS.store(start as usize, Ordering::Relaxed);
+    EXECUTABLE_HEADER_COUNT.store(count as usize, Ordering::Release);
 }
 
 static EXECUTABLE_HEADERS: AtomicUsize = AtomicUsize::new(0);

@@ -6,6 +6,7 @@
 use core::arch::naked_asm;
 
 use hound_common::event::{PROCESS_EXEC, tag};
+use hound_common::hook::Kind;
 
 use crate::{clock, process, real, record, sys};
 
@@ -60,6 +61,6 @@ exec_hooks! {
 
 extern "C" fn note(slot: u64, bp: u64) {
     if process::ready() && process::control().target_pid.load(core::sync::atomic::Ordering::Relaxed) == sys::getpid() {
-        record::process(record::Caller { slot, bp }, tag::PROCESS, PROCESS_EXEC, clock::now());
+        record::process(record::Caller { slot, bp }, Kind::Malloc, tag::PROCESS, PROCESS_EXEC, clock::now());
     }
 }

@@ -12,8 +12,11 @@
 #![no_std]
 
 mod api;
+mod attached;
+mod bodies;
 mod clock;
 mod collector;
+mod directory;
 mod elf;
 mod environment;
 mod exec;
@@ -21,6 +24,7 @@ mod full;
 mod guard;
 mod hooks;
 mod modules;
+mod nesting;
 mod path;
 mod process;
 mod producer;
@@ -28,6 +32,7 @@ mod real;
 mod record;
 mod rows;
 mod stack;
+mod stubs;
 mod sys;
 mod thread;
 mod walk;

@@ -1,14 +1,16 @@
 //! Which module a code address is in, and where that module's call frame information lies.
 //!
-//! The loader's `_dl_find_object` answers without locks. Each module met is kept in a table that only grows while modules come; when one
+//! The loader's `_dl_find_object` answers without locks; where hound has mapped the library into a target that has none, hound's own list
+//! serves, and then the loader's. Each module met is kept in a table that only grows while modules come; when one
 //! goes, its entry is marked gone. Frames registered at run time (`__register_frame`, JIT compilers) are kept beside.
 
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
+use hound_common::attach::KnownModule;
 use hound_unwind::{EndReason, Sections};
 
 use crate::elf::{self, LinkMap};
-use crate::sys;
+use crate::{attached, sys};
 
 /// Most modules that a process may have met; more are looked up anew at each miss.
 const MODULES: usize = 1024;
@@ -26,6 +28,8 @@ pub struct Module {
     pub eh_frame_hdr: u64,
     /// The loader's entry.
     pub link_map: *const LinkMap,
+    /// Where its program headers are and what to add to their addresses, if not to be found through the loader's entry.
+    image: Option<(u64, &'static [elf::Phdr])>,
 }
 
 struct Slot {
@@ -35,6 +39,10 @@ struct Slot {
     code: AtomicU64,
     eh_frame_hdr: AtomicU64,
     link_map: AtomicUsize,
+    /// [`Module::image`]; all 0 for `None`.
+    bias: AtomicU64,
+    headers: AtomicUsize,
+    header_count: AtomicUsize,
 }
 
 static SLOTS: [Slot; MODULES] = [const {
@@ -44,6 +52,9 @@ static SLOTS: [Slot; MODULES] = [const {
         code: AtomicU64::new(0),
         eh_frame_hdr: AtomicU64::new(0),
         link_map: AtomicUsize::new(0),
+        bias: AtomicU64::new(0),
+        headers: AtomicUsize::new(0),
+        header_count: AtomicUsize::new(0),
     }
 }; MODULES];
 static USED: AtomicU32 = AtomicU32::new(0);
@@ -63,6 +74,11 @@ struct DlFindObject {
 /// Asks the loader which module holds `avma`.
 pub fn ask_loader(avma: u64) -> Option<Module> {
     let address = elf::dl_find_object_address();
+    if attached::is_mapped()
+        && let Some(module) = own(avma).or_else(|| if address == 0 { known_to_hound(avma).or_else(|| listed(avma)) } else { None })
+    {
+        return Some(module);
+    }
     if address == 0 {
         return None;
     }
@@ -80,10 +96,77 @@ pub fn ask_loader(avma: u64) -> Option<Module> {
     let end = loads().map(|h| bias.wrapping_add(h.svma + h.memory_size)).max().unwrap_or(found.map_end);
     let holds = avma >= start && avma < end;
     let (start, end) = if holds { (start, end) } else { (found.map_start, found.map_end) };
-    Some(Module { start, end, code: found.map_start, eh_frame_hdr: found.eh_frame, link_map })
+    Some(Module { start, end, code: found.map_start, eh_frame_hdr: found.eh_frame, link_map, image: None })
+}
+
+/// This library, which no loader knows.
+fn own(avma: u64) -> Option<Module> {
+    let attachment = attached::attachment();
+    let (start, end) = (attachment.image_start.load(Ordering::Relaxed), attachment.image_end.load(Ordering::Relaxed));
+    if avma.wrapping_sub(start) >= end.wrapping_sub(start) {
+        return None;
+    }
+    // SAFETY: hound has mapped the image with its header.
+    let headers = unsafe { elf::program_headers(start) };
+    Some(made_of(start, headers, start, end, core::ptr::null()))
+}
+
+/// hound's list of modules.
+fn hounds_modules() -> &'static [KnownModule] {
+    let attachment = attached::attachment();
+    let count = attachment.module_count.load(Ordering::Acquire) as usize;
+    let first = attachment.modules.load(Ordering::Relaxed) as *const KnownModule;
+    if first.is_null() {
+        return &[];
+    }
+    // SAFETY: hound has written so many there.
+    unsafe { core::slice::from_raw_parts(first, count) }
+}
+
+/// A module that hound has seen from outside.
+fn known_to_hound(avma: u64) -> Option<Module> {
+    let holds = |m: &&KnownModule| avma >= m.start.load(Ordering::Relaxed) && avma < m.end.load(Ordering::Acquire);
+    let found = hounds_modules().iter().find(holds)?;
+    let (headers, header_count) = (found.headers.load(Ordering::Relaxed), found.header_count.load(Ordering::Relaxed) as usize);
+    let headers = match headers {
+        0 => &[][..],
+        // SAFETY: hound's word for where they are mapped.
+        start => unsafe { core::slice::from_raw_parts(start as *const elf::Phdr, header_count) },
+    };
+    Some(Module {
+        start: found.start.load(Ordering::Relaxed),
+        end: found.end.load(Ordering::Relaxed),
+        code: avma,
+        eh_frame_hdr: found.eh_frame_hdr.load(Ordering::Relaxed),
+        link_map: core::ptr::null(),
+        image: Some((found.bias.load(Ordering::Relaxed), headers)),
+    })
+}
+
+/// A module of the loader's list that hound did not see: loaded since.
+fn listed(avma: u64) -> Option<Module> {
+    elf::modules_carefully(|map| {
+        if map.bias == 0 || map.bias > avma || !sys::is_readable(map.bias) {
+            return None;
+        }
+        // SAFETY: a library's first page, just found to be there; only its beginning is looked at if it is not an ELF header.
+        let headers = unsafe { elf::program_headers(map.bias) };
+        let end = headers.iter().filter(|h| h.kind == elf::PT_LOAD).map(|h| map.bias.wrapping_add(h.svma + h.memory_size)).max()?;
+        (avma < end).then(|| made_of(map.bias, headers, map.bias, end, &raw const *map))
+    })
+}
+
+/// A library with these program headers.
+fn made_of(bias: u64, headers: &'static [elf::Phdr], start: u64, end: u64, link_map: *const LinkMap) -> Module {
+    let eh_frame_hdr = headers.iter().find(|h| h.kind == elf::PT_GNU_EH_FRAME).map_or(0, |h| bias.wrapping_add(h.svma));
+    Module { start, end, code: start, eh_frame_hdr, link_map, image: Some((bias, headers)) }
 }
 
 /// A module's bias and program headers.
+fn image_of(module: &Module) -> (u64, &'static [elf::Phdr]) {
+    module.image.unwrap_or_else(|| image(module.start, module.link_map))
+}
+
 fn image(start: u64, link_map: *const LinkMap) -> (u64, &'static [elf::Phdr]) {
     // SAFETY: the loader's entry lives as long as the module, and an address of the module's code is on the stack.
     let Some(map) = (unsafe { link_map.as_ref() }) else { return (start, &[]) };
@@ -101,13 +184,36 @@ fn used() -> &'static [Slot] {
 }
 
 impl Slot {
+    fn image(&self) -> Option<(u64, &'static [elf::Phdr])> {
+        let headers = self.headers.load(Ordering::Relaxed) as *const elf::Phdr;
+        if headers.is_null() {
+            return None;
+        }
+        // SAFETY: put there as a whole by `fill`, from a slice.
+        let headers = unsafe { core::slice::from_raw_parts(headers, self.header_count.load(Ordering::Relaxed)) };
+        Some((self.bias.load(Ordering::Relaxed), headers))
+    }
+
+    /// Stores all of a module but its start and its end.
+    fn fill(&self, module: &Module) {
+        let (bias, headers) = module.image.unwrap_or((0, &[]));
+        self.code.store(module.code, Ordering::Relaxed);
+        self.eh_frame_hdr.store(module.eh_frame_hdr, Ordering::Relaxed);
+        self.link_map.store(module.link_map as usize, Ordering::Relaxed);
+        self.bias.store(bias, Ordering::Relaxed);
+        self.header_count.store(headers.len(), Ordering::Relaxed);
+        let headers = if headers.is_empty() { core::ptr::null() } else { headers.as_ptr() };
+        self.headers.store(headers as usize, Ordering::Release);
+    }
+
     fn read(&self) -> Module {
         Module {
             start: self.start.load(Ordering::Acquire),
-            end: self.end.load(Ordering::Relaxed),
+            end: self.end.load(Ordering::Acquire),
             code: self.code.load(Ordering::Relaxed),
             eh_frame_hdr: self.eh_frame_hdr.load(Ordering::Relaxed),
             link_map: self.link_map.load(Ordering::Relaxed) as *const LinkMap,
+            image: self.image(),
         }
     }
 }
@@ -122,17 +228,31 @@ pub fn remember(module: Module) -> bool {
     if known(module.start).is_some() {
         return false;
     }
+    // A place that was filled with the same module in an earlier session, or before it was unloaded.
+    if let Some(slot) = used().iter().find(|s| s.start.load(Ordering::Acquire) == module.start && s.end.load(Ordering::Acquire) == 0) {
+        slot.fill(&module);
+        slot.end.store(module.end, Ordering::Release); // pairs with `read`
+        return true;
+    }
     let index = USED.fetch_add(1, Ordering::AcqRel) as usize;
     let Some(slot) = SLOTS.get(index) else {
         USED.store(MODULES as u32, Ordering::Release);
         return false;
     };
     slot.end.store(module.end, Ordering::Relaxed);
-    slot.code.store(module.code, Ordering::Relaxed);
-    slot.eh_frame_hdr.store(module.eh_frame_hdr, Ordering::Relaxed);
-    slot.link_map.store(module.link_map as usize, Ordering::Relaxed);
+    slot.fill(&module);
     slot.start.store(module.start, Ordering::Release); // pairs with `read`
     true
+}
+
+/// Takes everything out of the tables: what was met before is met anew.
+pub fn forget_all() {
+    for slot in used() {
+        slot.end.store(0, Ordering::Relaxed);
+    }
+    for slot in &REGISTERED {
+        slot.store(0, Ordering::Relaxed);
+    }
 }
 
 /// Takes a module out of the table again.
@@ -151,7 +271,8 @@ pub fn forget_unloaded(mut gone: impl FnMut(Module)) {
         if module.start == 0 || module.end == 0 {
             continue;
         }
-        let still = ask_loader(module.code).is_some_and(|now| now.link_map == module.link_map && now.start == module.start);
+        let still = !has_left_the_list(&module)
+            && ask_loader(module.code).is_some_and(|now| now.link_map == module.link_map && now.start == module.start);
         if !still {
             slot.end.store(0, Ordering::Relaxed);
             gone(module);
@@ -159,12 +280,27 @@ pub fn forget_unloaded(mut gone: impl FnMut(Module)) {
     }
 }
 
+/// Whether a module of hound's list is not in the loader's any more; it is taken out of hound's then. Only from inside the loader's own
+/// call to free.
+fn has_left_the_list(module: &Module) -> bool {
+    let attachment = attached::attachment();
+    let Some((bias, _)) = module.image.filter(|_| module.link_map.is_null()) else { return false };
+    let is_own = module.start == attachment.image_start.load(Ordering::Relaxed);
+    if is_own || attachment.r_debug.load(Ordering::Relaxed) == 0 || elf::modules().any(|map| map.bias == bias) {
+        return false;
+    }
+    for known in hounds_modules().iter().filter(|known| known.start.load(Ordering::Relaxed) == module.start) {
+        known.end.store(0, Ordering::Release);
+    }
+    true
+}
+
 /// The call frame information of a module.
 pub fn sections(module: &Module) -> Result<Sections<'static>, EndReason> {
     if module.eh_frame_hdr == 0 {
         return Err(EndReason::NoRow);
     }
-    let (bias, headers) = image(module.start, module.link_map);
+    let (bias, headers) = image_of(module);
     let segment = headers.iter().filter(|h| h.kind == elf::PT_LOAD).find(|h| {
         let start = bias.wrapping_add(h.svma);
         module.eh_frame_hdr >= start && module.eh_frame_hdr < start + h.memory_size
@@ -178,7 +314,7 @@ pub fn sections(module: &Module) -> Result<Sections<'static>, EndReason> {
 
 /// What a `MODULE` record says beyond the module itself: (bias, build-id, path).
 pub fn describe(module: &Module) -> (u64, &'static [u8], &'static [u8]) {
-    let (bias, headers) = image(module.start, module.link_map);
+    let (bias, headers) = image_of(module);
     // SAFETY: as in `sections`.
     let id = unsafe { elf::build_id(headers, bias) };
     // SAFETY: the loader's entry lives as long as the module.

@@ -8,7 +8,7 @@ use hound_common::ring::{
 };
 
 use crate::environment::{Environment, Ring};
-use crate::{clock, collector, elf, modules, real, sys, thread};
+use crate::{attached, clock, collector, elf, modules, real, sys, thread};
 
 /// Stands in for the ring where there is none: never recording.
 // SAFETY of the zeroed value: every field is an atomic integer.
@@ -40,6 +40,23 @@ pub fn control() -> &'static Control {
     }
     // SAFETY: the mapped ring, which is never unmapped.
     unsafe { &*control }
+}
+
+/// A control page that says not to record.
+pub fn no_ring() -> *const Control {
+    (&raw const NO_RING).cast()
+}
+
+/// Uses a ring that hound has mapped; null = none.
+pub fn use_ring(control: *mut Control) {
+    CONTROL.store(control, Ordering::Release);
+}
+
+/// Takes hound's word for where the dynamic loader lies.
+pub fn use_loader(start: u64, end: u64) {
+    LOADER_BYTES.store(0, Ordering::Relaxed);
+    LOADER_START.store(start, Ordering::Relaxed);
+    LOADER_BYTES.store(end.wrapping_sub(start), Ordering::Relaxed);
 }
 
 /// The ring's option bits.
@@ -98,6 +115,9 @@ pub fn is_loader(ra: u64) -> bool {
 #[cold]
 #[inline(never)]
 pub fn ready() -> bool {
+    if attached::is_mapped() {
+        return attached::ready();
+    }
     match STATE.load(Ordering::Acquire) {
         READY => {
             // SAFETY: mapped by `start` before the state became READY, never unmapped.

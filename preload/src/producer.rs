@@ -9,8 +9,9 @@ use hound_common::ring::{
 
 use crate::{clock, process, sys};
 
-/// Waiting this long without seeing hound's heartbeat move, in milliseconds, means that hound is gone or stopped.
-const HEARTBEAT_PATIENCE_MS: u32 = 2000;
+/// Waiting this long without seeing hound's heartbeat move, in milliseconds, means that hound is gone or stopped; unless the ring says
+/// otherwise.
+const PATIENCE_MS: u32 = 2000;
 
 /// The writing end of one stream.
 #[repr(C)]
@@ -140,6 +141,10 @@ impl Producer {
     fn acquire(&mut self) -> Option<(u32, &'static Segment)> {
         let control = process::control();
         let mut beat = control.heartbeat.load(Ordering::Relaxed);
+        let allowed_ms = match control.patience_ms.load(Ordering::Relaxed) {
+            0 => PATIENCE_MS,
+            given => given,
+        };
         let mut patience = 0;
         loop {
             let in_use = control.segments_in_use.load(Ordering::Relaxed);
@@ -158,7 +163,7 @@ impl Producer {
             let now = control.heartbeat.load(Ordering::Relaxed);
             patience = if now == beat { patience + 1 } else { 0 };
             beat = now;
-            if patience > HEARTBEAT_PATIENCE_MS {
+            if patience > allowed_ms {
                 process::bow_out(OUT_NO_HEARTBEAT);
                 return None;
             }

@@ -6,7 +6,7 @@ use core::ffi::c_void;
 
 use hound_common::event::{
     ALLOC_MMAPPED, ALLOC_NON_MAIN_ARENA, ALLOC_REALLOC, ALLOC_WIDE, ALLOC_ZEROED, FREE_HAS_STACK, FREE_REALLOC, LOST_NESTED,
-    LOST_NO_STREAM, SLACK_UNKNOWN, size_word, tag,
+    LOST_NO_STREAM, POOL_SHIFT, SLACK_UNKNOWN, size_word, tag,
 };
 use hound_common::hook::Kind;
 use hound_common::ring::{OPTION_FREE_STACKS, OPTION_MAPS, STATE_RECORDING};
@@ -14,6 +14,52 @@ use hound_common::ring::{OPTION_FREE_STACKS, OPTION_MAPS, STATE_RECORDING};
 use crate::modules::{self, Module};
 use crate::thread::{self, Thread};
 use crate::{clock, process, real, walk};
+
+/// The function that an event is of: one that this library exports (a [`Kind`]), or one that hound has patched.
+pub trait Function: Copy {
+    /// Number of its kind.
+    fn kind(self) -> u8;
+    /// Number of its pool, 0 if it is of the heap.
+    fn pool(self) -> u8;
+    /// Whether a call from `ra` is the allocator calling itself.
+    fn is_inside(self, ra: u64) -> bool;
+    /// What is known of a block it returned just now: (usable bytes, `ALLOC_…` flags).
+    fn usable(self, addr: u64) -> Option<(u64, u8)>;
+    /// The calling thread's state, null before its first event.
+    fn thread(self) -> *mut Thread;
+}
+
+impl Function for Kind {
+    #[inline(always)]
+    fn kind(self) -> u8 {
+        self as u8
+    }
+
+    #[inline(always)]
+    fn pool(self) -> u8 {
+        0
+    }
+
+    #[inline(always)]
+    fn is_inside(self, ra: u64) -> bool {
+        real::is_allocator_inside(ra)
+    }
+
+    #[inline(always)]
+    fn usable(self, addr: u64) -> Option<(u64, u8)> {
+        if real::is_glibc() {
+            return Some(chunk(addr));
+        }
+        let malloc_usable_size = real::malloc_usable_size::get()?;
+        // SAFETY: the block was returned by the same allocator just now.
+        Some((unsafe { malloc_usable_size(addr as *mut c_void) } as u64, 0))
+    }
+
+    #[inline(always)]
+    fn thread(self) -> *mut Thread {
+        thread::local()
+    }
+}
 
 /// Where a hook was called from.
 #[derive(Clone, Copy)]
@@ -35,8 +81,8 @@ impl Caller {
 
 /// The state to record the current event with, marked busy; `None` if nothing is to be recorded.
 #[inline(always)]
-pub fn begin(caller: Caller) -> Option<&'static mut Thread> {
-    let thread = thread::current();
+pub fn begin(function: impl Function, caller: Caller) -> Option<&'static mut Thread> {
+    let thread = function.thread();
     // SAFETY: null or this thread's state, which is never freed. Signal handlers that interrupt its use find it busy and leave it alone.
     let Some(state) = (unsafe { thread.as_mut() }) else { return first(caller) };
     if state.state == process::control().state.load(core::sync::atomic::Ordering::Acquire) && state.busy == 0 {
@@ -73,14 +119,22 @@ pub fn end(thread: &mut Thread) {
 #[cold]
 #[inline(never)]
 fn first(caller: Caller) -> Option<&'static mut Thread> {
+    // SAFETY: made just now for this thread.
+    unusual(unsafe { &mut *make_state()? }, caller)
+}
+
+/// Makes the calling thread's state. `None` if there is nothing to record, or no room for one more thread.
+#[cold]
+#[inline(never)]
+pub fn make_state() -> Option<*mut Thread> {
     if !process::ready() {
         return None;
     }
-    let Some(state) = thread::enter() else {
+    let state = thread::enter();
+    if state.is_none() {
         process::lose(LOST_NO_STREAM);
-        return None;
-    };
-    unusual(state, caller)
+    }
+    state.map(|state| &raw mut *state)
 }
 
 #[cold]
@@ -122,7 +176,7 @@ fn unusual(state: &'static mut Thread, caller: Caller) -> Option<&'static mut Th
 
 /// What glibc's chunk header says of a block: (usable bytes, `ALLOC_…` flags).
 #[inline(always)]
-fn chunk(addr: u64) -> (u64, u8) {
+pub fn chunk(addr: u64) -> (u64, u8) {
     const IS_MMAPPED: u64 = 2;
     const NON_MAIN_ARENA: u64 = 4;
     // SAFETY: glibc keeps a block's size and flags in the word before it (malloc/malloc.c, struct malloc_chunk).
@@ -139,24 +193,15 @@ pub fn is_mapping(addr: *mut c_void) -> bool {
     real::is_glibc() && chunk(addr as u64).1 & ALLOC_MMAPPED != 0
 }
 
-fn usable(addr: u64) -> Option<(u64, u8)> {
-    if real::is_glibc() {
-        return Some(chunk(addr));
-    }
-    let malloc_usable_size = real::malloc_usable_size::get()?;
-    // SAFETY: the block was returned by the same allocator just now.
-    Some((unsafe { malloc_usable_size(addr as *mut c_void) } as u64, 0))
-}
-
 /// A block was allocated.
 #[inline(always)]
-pub fn alloc(caller: Caller, kind: Kind, addr: *mut c_void, size: usize) {
-    if addr.is_null() || real::is_allocator_inside(caller.ra()) {
+pub fn alloc(caller: Caller, function: impl Function, addr: *mut c_void, size: usize) {
+    if addr.is_null() || function.is_inside(caller.ra()) {
         return;
     }
-    if let Some(thread) = begin(caller) {
+    if let Some(thread) = begin(function, caller) {
         let now = thread_now(thread);
-        write_alloc(thread, caller, kind, addr as u64, size as u64, now, None);
+        write_alloc(thread, caller, function, addr as u64, size as u64, now, None);
         end(thread);
     }
 }
@@ -167,13 +212,13 @@ fn thread_now(thread: &mut Thread) -> u64 {
 }
 
 #[inline(always)]
-fn write_alloc(thread: &mut Thread, caller: Caller, kind: Kind, addr: u64, size: u64, now: u64, previous: Option<u64>) {
+fn write_alloc(thread: &mut Thread, caller: Caller, function: impl Function, addr: u64, size: u64, now: u64, previous: Option<u64>) {
     thread.event_time = now;
     if !walk::update(thread, caller.slot, caller.bp) || !thread.producer.reserve(2 + 5) {
         thread.path.clear();
         return;
     }
-    let (usable, chunk_flags) = usable(addr).unwrap_or((u64::MAX, 0));
+    let (usable, chunk_flags) = function.usable(addr).unwrap_or((u64::MAX, 0));
     let slack = usable.wrapping_sub(size);
     let known = usable != u64::MAX;
     let wide = known && slack >= u64::from(SLACK_UNKNOWN);
@@ -187,11 +232,12 @@ fn write_alloc(thread: &mut Thread, caller: Caller, kind: Kind, addr: u64, size:
         flags |= ALLOC_REALLOC;
         words += 1;
     }
-    if matches!(kind, Kind::Calloc) {
+    if function.kind() == Kind::Calloc as u8 {
         flags |= ALLOC_ZEROED;
     }
+    flags |= function.pool() << POOL_SHIFT;
     let ring = &mut thread.producer;
-    ring.put_header(now, tag::ALLOC, words, kind as u8, flags);
+    ring.put_header(now, tag::ALLOC, words, function.kind(), flags);
     ring.put(addr);
     ring.put(size_word(size, if known && !wide { slack as u16 } else { SLACK_UNKNOWN }));
     if wide {
@@ -205,24 +251,24 @@ fn write_alloc(thread: &mut Thread, caller: Caller, kind: Kind, addr: u64, size:
 
 /// A block is about to be released.
 #[inline(always)]
-pub fn free(caller: Caller, kind: Kind, addr: *mut c_void) {
+pub fn free(caller: Caller, function: impl Function, addr: *mut c_void) {
     let ra = caller.ra();
-    if real::is_allocator_inside(ra) {
+    if function.is_inside(ra) {
         return;
     }
     if process::is_loader(ra) {
-        loader_freed(caller);
+        loader_freed(function, caller);
     }
-    if let Some(thread) = begin(caller) {
+    if let Some(thread) = begin(function, caller) {
         let now = thread_now(thread);
-        write_free(thread, caller, kind, addr as u64, now, 0);
+        write_free(thread, caller, function, addr as u64, now, 0);
         end(thread);
     }
 }
 
 #[inline(always)]
-fn write_free(thread: &mut Thread, caller: Caller, kind: Kind, addr: u64, now: u64, flags: u8) {
-    let mut flags = flags;
+fn write_free(thread: &mut Thread, caller: Caller, function: impl Function, addr: u64, now: u64, flags: u8) {
+    let mut flags = flags | function.pool() << POOL_SHIFT;
     if process::options() & OPTION_FREE_STACKS != 0 {
         thread.event_time = now;
         if !walk::update(thread, caller.slot, caller.bp) {
@@ -235,40 +281,40 @@ fn write_free(thread: &mut Thread, caller: Caller, kind: Kind, addr: u64, now: u
         thread.path.clear();
         return;
     }
-    thread.producer.put_header(now, tag::FREE, 2, kind as u8, flags);
+    thread.producer.put_header(now, tag::FREE, 2, function.kind(), flags);
     thread.producer.put(addr);
     thread.producer.commit();
 }
 
 /// A block was moved or resized from `old` (released at `before`) to `new`.
 #[inline(always)]
-pub fn realloc(caller: Caller, kind: Kind, before: u64, old: *mut c_void, new: *mut c_void, size: usize) {
-    if real::is_allocator_inside(caller.ra()) {
+pub fn realloc(caller: Caller, function: impl Function, before: u64, old: *mut c_void, new: *mut c_void, size: usize) {
+    if function.is_inside(caller.ra()) {
         return;
     }
-    if let Some(thread) = begin(caller) {
+    if let Some(thread) = begin(function, caller) {
         let now = thread_now(thread);
         if old.is_null() {
-            write_alloc(thread, caller, kind, new as u64, size as u64, now, None);
+            write_alloc(thread, caller, function, new as u64, size as u64, now, None);
         } else if new.is_null() {
-            write_free(thread, caller, kind, old as u64, before, 0);
+            write_free(thread, caller, function, old as u64, before, 0);
         } else {
-            write_free(thread, caller, kind, old as u64, before, FREE_REALLOC);
-            write_alloc(thread, caller, kind, new as u64, size as u64, now, Some(old as u64));
+            write_free(thread, caller, function, old as u64, before, FREE_REALLOC);
+            write_alloc(thread, caller, function, new as u64, size as u64, now, Some(old as u64));
         }
         end(thread);
     }
 }
 
 /// The address space was changed: `words` are the record's.
-pub fn map(caller: Caller, record: u8, kind: Kind, now: u64, words: &[u64]) {
+pub fn map(caller: Caller, record: u8, function: impl Function, now: u64, words: &[u64]) {
     if process::options() & OPTION_MAPS == 0 {
         return;
     }
-    if let Some(thread) = begin(caller) {
+    if let Some(thread) = begin(function, caller) {
         thread.event_time = now;
         if walk::update(thread, caller.slot, caller.bp) && thread.producer.reserve(2 + 1 + words.len()) {
-            thread.producer.put_header(now, record, words.len() as u8 + 1, kind as u8, 0);
+            thread.producer.put_header(now, record, words.len() as u8 + 1, function.kind(), 0);
             for word in words {
                 thread.producer.put(*word);
             }
@@ -282,7 +328,7 @@ pub fn map(caller: Caller, record: u8, kind: Kind, now: u64, words: &[u64]) {
 
 /// The program set a marker.
 pub fn marker(caller: Caller, value: u32) {
-    if let Some(thread) = begin(caller) {
+    if let Some(thread) = begin(Kind::Malloc, caller) {
         let now = thread_now(thread);
         if thread.producer.reserve(2 + 2) {
             thread.producer.put_header(now, tag::MARKER, 2, 0, 0);
@@ -294,8 +340,8 @@ pub fn marker(caller: Caller, value: u32) {
 }
 
 /// Something happened to the process as a whole: `[pid][0]`.
-pub fn process(caller: Caller, record: u8, what: u8, now: u64) {
-    if let Some(thread) = begin(caller) {
+pub fn process(caller: Caller, function: impl Function, record: u8, what: u8, now: u64) {
+    if let Some(thread) = begin(function, caller) {
         if thread.producer.reserve(2 + 3) {
             thread.producer.put_header(now, record, 3, what, 0);
             let pid = process::control().target_pid.load(core::sync::atomic::Ordering::Relaxed);
@@ -343,8 +389,8 @@ fn put_bytes(thread: &mut Thread, bytes: &[u8]) {
 /// lock). What was known of modules that are gone is forgotten here.
 #[cold]
 #[inline(never)]
-fn loader_freed(caller: Caller) {
-    let Some(thread) = begin(caller) else { return };
+fn loader_freed(function: impl Function, caller: Caller) {
+    let Some(thread) = begin(function, caller) else { return };
     let mut any = false;
     modules::forget_unloaded(|module| {
         any = true;

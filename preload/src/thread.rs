@@ -8,10 +8,11 @@ use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 use hound_common::ring::{Counter, STREAM_FREE, STREAM_OWNED, STREAMS, Stream};
 
+use crate::nesting::{Inside, Released};
 use crate::path::Path;
 use crate::producer::Producer;
 use crate::stack::Window;
-use crate::{process, sys};
+use crate::{attached, directory, process, sys};
 
 /// Levels of nested signal handlers that are recorded; deeper ones are counted as lost.
 pub const LEVELS: u32 = 4;
@@ -41,6 +42,14 @@ pub struct Thread {
     pub unmappings: u32,
     /// A time stamp the program asked for the next event; 0 = none.
     pub timestamp_override: u64,
+    /// Where hound has mapped the library: the thread pointer of the state's thread, see `directory`.
+    pub pointer: u64,
+    /// Likewise: the thread's kernel id, and above it the session the state was made in.
+    pub owner: u64,
+    /// Likewise: the patched functions at work, by `nesting::Nest`.
+    pub inside: [Inside; 2],
+    /// Likewise: the block released last, if nothing was recorded since.
+    pub released: [Released; 2],
 }
 
 /// A thread's state has a page of its own; what `Thread` leaves of it holds the first frames of its path.
@@ -62,8 +71,13 @@ global_asm!(
 );
 
 /// The calling thread's state, null before its first event.
-#[inline(always)]
 pub fn current() -> *mut Thread {
+    if attached::is_mapped() { directory::find() } else { local() }
+}
+
+/// The calling thread's state in a library that the loader has loaded, null before its first event.
+#[inline(always)]
+pub fn local() -> *mut Thread {
     let thread: *mut Thread;
     // SAFETY: reads our own word of thread-local storage, through its offset in the global offset table.
     unsafe {
@@ -74,6 +88,10 @@ pub fn current() -> *mut Thread {
 }
 
 fn set_current(thread: *mut Thread) {
+    if attached::is_mapped() {
+        directory::put(thread);
+        return;
+    }
     // SAFETY: writes our own word of thread-local storage.
     unsafe {
         asm!("mov {0}, qword ptr [rip + hound_thread@GOTTPOFF]", "mov qword ptr fs:[{0}], {1}", out(reg) _, in(reg) thread,
@@ -105,6 +123,19 @@ pub fn reserve() -> bool {
     STATES.store(memory, Ordering::Release);
     true
 }
+
+/// Uses memory that hound has reserved, and hound's word for where the thread id lies.
+pub fn use_reserved(states: u64, tid_offset: u64) {
+    STATES.store(states as *mut u8, Ordering::Release);
+    TID_OFFSET.store(tid_offset as usize, Ordering::Relaxed);
+}
+
+/// The stream of a state.
+pub fn stream_of(state: *const Thread) -> Option<&'static Stream> {
+    let offset = (state as usize).wrapping_sub(STATES.load(Ordering::Relaxed) as usize);
+    process::streams().get(offset / THREAD_BYTES)
+}
+
 /// Where glibc keeps the kernel thread id, relative to the thread pointer; 0 = not found.
 static TID_OFFSET: AtomicUsize = AtomicUsize::new(0);
 
@@ -173,6 +204,10 @@ fn claim(level: u32) -> Option<*mut Thread> {
     // SAFETY: zeroed above.
     let thread = unsafe { &mut *place };
     thread.level = level;
+    if attached::is_mapped() {
+        thread.pointer = sys::thread_pointer();
+        thread.owner = directory::owner(thread.pointer);
+    }
     thread.producer.start(stream, index);
     // SAFETY: behind the struct in the same page.
     let rest = unsafe { place.cast::<u8>().add(size_of::<Thread>()) };

@@ -1,0 +1,234 @@
+//! Which allocators stand in which module.
+//!
+//! A program may call anything `my_malloc`. An allocator is taken for what it is only when a whole family of its functions stands in one
+//! module.
+
+use std::collections::{BTreeSet, HashMap};
+
+use hound_common::attach::{ENTRY_GLIBC, Shape};
+use hound_common::hook::{HOOKS, Kind, Origin, PATCHES, Patch, Role, WATCHED, watched_shape};
+
+use crate::memory::Memory;
+use crate::modules::{Module, Symbol};
+
+/// A function to patch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Function {
+    /// Its symbol.
+    pub name: String,
+    /// Where it is.
+    pub address: u64,
+    /// How long, 0 if not known.
+    pub size: u64,
+    /// Its number in events, 0 for functions that are only watched.
+    pub kind: u8,
+    /// How it takes its arguments.
+    pub shape: Shape,
+    /// Where the one is that returns null where this one throws.
+    pub nothrow: Option<u64>,
+}
+
+/// An allocator in a module, or libc's mapping functions.
+#[derive(Clone, Debug)]
+pub struct Family {
+    /// For people.
+    pub name: String,
+    /// Bits of `ENTRY_…`.
+    pub flags: u8,
+    /// The allocator has the module to itself: calls from there are its own, not the program's.
+    pub owns_module: bool,
+    /// Its `malloc_usable_size`, 0 if it has none.
+    pub usable_size: u64,
+    /// Its functions; each address once.
+    pub functions: Vec<Function>,
+}
+
+/// Names of functions in a module: address and size.
+type Names = HashMap<String, (u64, u64)>;
+
+/// The prefixed functions end so.
+const ENDINGS: [&str; 18] = [
+    "malloc", "calloc", "realloc", "free", "memalign", "aligned_alloc", "valloc", "mallocx", "rallocx", "xallocx", "dallocx", "sdallocx",
+    "reallocarray", "free_sized", "free_aligned_sized", "mallctl", "cfree",
+    "malloc_usable_size",
+];
+
+/// What marks modules, beside functions to be patched.
+const MARKS: [&str; 3] = ["__libc_start_main", "gnu_get_libc_version", "mi_usable_size"];
+
+fn names(module: &Module, memory: &Memory) -> Names {
+    let mut exact: BTreeSet<&str> = PATCHES.iter().map(|p| p.symbol).chain(HOOKS.iter().map(|h| h.symbol)).collect();
+    exact.extend(WATCHED.iter().chain(&MARKS));
+    let mut names = Names::new();
+    module.each_function(memory, &mut |Symbol { name, address, size }| {
+        if ENDINGS.iter().any(|ending| name.ends_with(ending)) || name.starts_with("mi_heap_") || exact.contains(name) {
+            let known = names.entry(name.to_owned()).or_insert((address, size));
+            if known.0 == address {
+                known.1 = known.1.max(size);
+            }
+        }
+    });
+    names
+}
+
+/// Everything in a module that hound can patch.
+pub fn families(module: &Module, memory: &Memory) -> Vec<Family> {
+    families_of(&names(module, memory), module)
+}
+
+fn families_of(names: &Names, module: &Module) -> Vec<Family> {
+    let has = |name: &str| names.contains_key(name);
+    let is_libc = has("__libc_start_main");
+    // Until glibc 2.31 its loader exports a small allocator for itself, which no program calls once libc is there.
+    if module.is_loader && !is_libc {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    let mut taken = BTreeSet::new();
+    let mut add = |name: String, flags: u8, owns_module: bool, usable: &str, list: Vec<Function>| {
+        let usable_size = names.get(usable).map_or(0, |(address, _)| *address);
+        let functions: Vec<Function> = list.into_iter().filter(|f| taken.insert(f.address)).collect();
+        if !functions.is_empty() {
+            found.push(Family { name, flags, owns_module, usable_size, functions });
+        }
+    };
+    for prefix in prefixes(names) {
+        let is_glibc = prefix.is_empty() && is_libc && has("gnu_get_libc_version");
+        let name = label(names, &prefix, module, is_libc);
+        let of_executable = module.is_executable || is_libc;
+        let mut list = c_functions(names, &prefix);
+        if is_jemalloc(names, &prefix) {
+            list.extend(listed(names, Origin::Jemalloc, &prefix));
+        }
+        if prefix.is_empty() {
+            for (origin, wanted) in
+                [(Origin::Glibc, is_glibc), (Origin::Tcmalloc, has("tc_malloc") || has("sdallocx")), (Origin::Operator, !is_libc && has("_Znwm"))]
+            {
+                if wanted {
+                    list.extend(listed(names, origin, ""));
+                }
+            }
+        }
+        add(name, if is_glibc { ENTRY_GLIBC } else { 0 }, !of_executable, &format!("{prefix}malloc_usable_size"), list);
+    }
+    if has("mi_malloc") && has("mi_free") && (has("mi_realloc") || has("mi_realloc_aligned")) {
+        add("mimalloc".into(), 0, !module.is_executable, "mi_usable_size", listed(names, Origin::Mimalloc, ""));
+    }
+    if has("tc_malloc") && has("tc_free") && has("tc_realloc") && !has("malloc") {
+        add("tcmalloc".into(), 0, !module.is_executable, "", listed(names, Origin::Tcmalloc, ""));
+    }
+    if is_libc {
+        let libc = if has("gnu_get_libc_version") { "glibc" } else { "musl" };
+        add(format!("{libc}: mappings"), 0, false, "", mapping_functions(names));
+        add(format!("{libc}: exec"), 0, false, "", watched(names, |shape| shape == Shape::Exec));
+    }
+    if has("__register_frame") && has("__deregister_frame") {
+        add("unwinder".into(), 0, false, "", watched(names, |shape| shape != Shape::Exec));
+    }
+    found
+}
+
+/// The prefixes under which a family stands in the module: none, and jemalloc's if it has one.
+fn prefixes(names: &Names) -> Vec<String> {
+    let mut prefixes: BTreeSet<String> = BTreeSet::new();
+    if is_whole(names, "") {
+        prefixes.insert(String::new());
+    }
+    // Where unused functions were left out (Rust's crates, linked with --gc-sections), `malloc` itself may be missing.
+    for name in names.keys() {
+        let Some(prefix) = name.strip_suffix("mallocx").or_else(|| name.strip_suffix("mallctl")) else { continue };
+        if is_jemalloc(names, prefix) {
+            prefixes.insert(prefix.to_owned());
+        }
+    }
+    prefixes.into_iter().collect()
+}
+
+fn is_whole(names: &Names, prefix: &str) -> bool {
+    ["malloc", "calloc", "realloc", "free"].iter().all(|name| names.contains_key(&format!("{prefix}{name}")))
+}
+
+fn is_jemalloc(names: &Names, prefix: &str) -> bool {
+    let has = |name: &str| names.contains_key(&format!("{prefix}{name}"));
+    let allocates = has("mallocx") && (has("malloc") || has("calloc"));
+    let extended = allocates && (has("rallocx") || has("realloc")) && (has("sdallocx") || has("dallocx"));
+    extended || is_whole(names, prefix) && has("mallctl")
+}
+
+fn label(names: &Names, prefix: &str, module: &Module, is_libc: bool) -> String {
+    let has = |name: &str| names.contains_key(name);
+    if is_jemalloc(names, prefix) {
+        return if prefix.is_empty() { "jemalloc".into() } else { format!("jemalloc ({prefix})") };
+    }
+    let known = [(has("tc_malloc"), "tcmalloc"), (has("mi_malloc"), "mimalloc"), (is_libc && has("gnu_get_libc_version"), "glibc"), (is_libc, "musl")];
+    match known.iter().find(|(yes, _)| *yes) {
+        Some((_, name)) => (*name).to_owned(),
+        None if module.is_executable => "exported by the executable".into(),
+        None => format!("malloc of {}", module.name()),
+    }
+}
+
+fn c_functions(names: &Names, prefix: &str) -> Vec<Function> {
+    let hooks = HOOKS.iter().filter(|hook| hook.role != Role::Map);
+    hooks.filter_map(|hook| function(names, &format!("{prefix}{}", hook.symbol), hook.kind as u8, hook.shape)).collect()
+}
+
+fn mapping_functions(names: &Names) -> Vec<Function> {
+    let hooks = HOOKS.iter().filter(|hook| hook.role == Role::Map);
+    hooks.filter_map(|hook| function(names, hook.symbol, hook.kind as u8, hook.shape)).collect()
+}
+
+fn watched(names: &Names, wanted: impl Fn(Shape) -> bool) -> Vec<Function> {
+    let shapes = WATCHED.iter().filter_map(|name| Some((*name, watched_shape(name)?)));
+    shapes.filter(|(_, shape)| wanted(*shape)).filter_map(|(name, shape)| function(names, name, 0, shape)).collect()
+}
+
+fn listed(names: &Names, origin: Origin, prefix: &str) -> Vec<Function> {
+    PATCHES.iter().filter(|patch| patch.origin == origin).filter_map(|patch| listed_function(names, patch, prefix)).collect()
+}
+
+fn listed_function(names: &Names, patch: &Patch, prefix: &str) -> Option<Function> {
+    let mut function = function(names, &format!("{prefix}{}", patch.symbol), patch.kind as u8, patch.shape)?;
+    // Without its other half a throwing operator is called like any function: where the half is missing the operator cannot fail
+    // otherwise than by throwing through our frame, which has no unwind rules. It is left out then.
+    if let Some(nothrow) = patch.nothrow {
+        function.nothrow = Some(names.get(nothrow)?.0);
+    }
+    Some(function)
+}
+
+fn function(names: &Names, name: &str, kind: u8, shape: Shape) -> Option<Function> {
+    let (address, size) = *names.get(name)?;
+    Some(Function { name: name.to_owned(), address, size, kind, shape, nothrow: None })
+}
+
+/// What allocates in the module and cannot be patched because nothing says where it is, or how it takes its arguments.
+pub fn not_covered(module: &Module, memory: &Memory, found: &[Family]) -> Vec<(String, String)> {
+    let mut missing = Vec::new();
+    let named = |name: &str| found.iter().any(|family| family.name.starts_with(name));
+    for (name, message) in [("jemalloc", &b"<jemalloc>"[..]), ("mimalloc", b"mimalloc: "), ("tcmalloc", b"tcmalloc: ")] {
+        if module.is_executable && !named(name) && module.mentions(message) {
+            missing.push((name.to_owned(), "it is linked in, but its symbols are stripped or incomplete: hound cannot tell where it is".to_owned()));
+        }
+    }
+    if named("mimalloc") {
+        let known = |name: &str| PATCHES.iter().any(|patch| patch.symbol == name);
+        let names = names(module, memory);
+        let mut heaps: Vec<&str> =
+            names.keys().map(String::as_str).filter(|n| n.starts_with("mi_heap_") && n.ends_with("alloc") && !known(n)).collect();
+        heaps.sort_unstable();
+        if !heaps.is_empty() {
+            missing.push((heaps.join(", "), "hound has no hook for their arguments".to_owned()));
+        }
+    }
+    missing
+}
+
+/// The kind of a custom pool's function.
+pub fn pool_kind(role: crate::custom::PoolRole) -> (Kind, Shape) {
+    match role {
+        crate::custom::PoolRole::Alloc => (Kind::PoolAlloc, Shape::PoolAlloc),
+        crate::custom::PoolRole::Free => (Kind::PoolFree, Shape::PoolFree),
+        crate::custom::PoolRole::Realloc => (Kind::PoolRealloc, Shape::PoolRealloc),
+    }
+}

@@ -1,0 +1,371 @@
+//! The target's modules: mapped ELF files, their symbols and the bytes of their code.
+
+use std::fs::File;
+use std::os::unix::fs::{FileExt, MetadataExt};
+
+use object::elf;
+use object::read::ReadCache;
+use object::read::elf::{ElfFile64, FileHeader, ProgramHeader, Sym};
+use object::{LittleEndian as LE, Object, ObjectSymbol, ObjectSymbolTable, SymbolFlags, SymbolKind};
+
+use crate::error::Error;
+use crate::memory::Memory;
+use crate::place::{Mapping, PAGE};
+
+/// Most symbols believed in a table that is read from the target's memory.
+const MAX_SYMBOLS: u64 = 1 << 20;
+
+/// A PT_LOAD segment.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment {
+    /// As linked.
+    pub svma: u64,
+    /// In memory.
+    pub bytes: u64,
+    /// Offset in the file.
+    pub offset: u64,
+    /// Of them from the file.
+    pub in_file: u64,
+    /// Code.
+    pub executable: bool,
+}
+
+/// A mapped ELF file.
+pub struct Module {
+    /// Its path as the target's mappings name it.
+    pub path: String,
+    /// First avma.
+    pub start: u64,
+    /// End avma.
+    pub end: u64,
+    /// avma minus svma.
+    pub bias: u64,
+    /// The program itself, not a library.
+    pub is_executable: bool,
+    /// The dynamic loader (which for musl is libc, too).
+    pub is_loader: bool,
+    /// Asks for a dynamic loader (meaningful for the executable).
+    pub has_interpreter: bool,
+    /// avma of `.eh_frame_hdr`, 0 if there is none.
+    pub eh_frame_hdr: u64,
+    /// avma of the program headers.
+    pub headers: u64,
+    /// How many.
+    pub header_count: u64,
+    /// What is loaded.
+    pub segments: Vec<Segment>,
+    dynamic: Option<(u64, u64)>,
+    file: Option<File>,
+}
+
+impl core::fmt::Debug for Module {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{} {:#x}..{:#x}", self.path, self.start, self.end)
+    }
+}
+
+/// A function's symbol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Symbol<'a> {
+    /// Its name, without a version.
+    pub name: &'a str,
+    /// Where it is in the target.
+    pub address: u64,
+    /// How long; 0 where the table does not say.
+    pub size: u64,
+}
+
+/// What the kernel told the program at its start.
+#[derive(Clone, Copy, Debug, Default)]
+struct Auxiliary {
+    headers: u64,
+    loader: u64,
+}
+
+fn auxiliary(pid: i32) -> Auxiliary {
+    let words = std::fs::read(format!("/proc/{pid}/auxv")).unwrap_or_default();
+    let mut aux = Auxiliary::default();
+    for pair in words.as_chunks::<16>().0 {
+        let (key, value) = pair.split_at(8);
+        let word = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_le_bytes);
+        match word(key) {
+            libc::AT_PHDR => aux.headers = word(value),
+            libc::AT_BASE => aux.loader = word(value),
+            _ => {}
+        }
+    }
+    aux
+}
+
+/// The ELF files from which the process runs code.
+///
+/// # Errors
+/// When the target is gone. A module that cannot be understood is left out.
+pub fn modules(pid: i32, memory: &Memory, maps: &[Mapping]) -> Result<Vec<Module>, Error> {
+    let aux = auxiliary(pid);
+    let mut found = Vec::new();
+    for (at, first) in maps.iter().enumerate() {
+        if first.inode == 0 || first.offset != 0 {
+            continue;
+        }
+        let mine = |m: &&Mapping| m.inode == first.inode && m.device == first.device;
+        // Up to where the same file is mapped once more from its beginning.
+        let again = maps[at + 1..].iter().position(|m| mine(&m) && m.offset == 0 && m.start != first.end).map_or(maps.len(), |n| at + 1 + n);
+        if !maps[at..again].iter().filter(mine).any(Mapping::is_executable) {
+            continue;
+        }
+        match Module::read(Some(pid), memory, first, aux) {
+            Ok(Some(module)) => found.push(module),
+            Ok(None) => {}
+            Err(Error::Gone) => return Err(Error::Gone),
+            Err(_) => {} // the file is mapped, but its beginning cannot be read: nothing to be known about it
+        }
+    }
+    found.dedup_by_key(|m| m.start);
+    Ok(found)
+}
+
+fn open(pid: i32, map: &Mapping) -> Option<File> {
+    // By the mapping: right even where the path now names another file, or none. Needs a capability in the initial user namespace.
+    if let Ok(file) = File::open(format!("/proc/{pid}/map_files/{:x}-{:x}", map.start, map.end)) {
+        return Some(file);
+    }
+    let file = File::open(format!("/proc/{pid}/root{}", map.path)).ok()?;
+    (file.metadata().ok()?.ino() == map.inode).then_some(file)
+}
+
+/// The kernel's own library in the process.
+pub(crate) fn vdso(memory: &Memory, maps: &[Mapping]) -> Option<Module> {
+    let map = maps.iter().find(|m| m.path == "[vdso]")?;
+    Module::at(memory, map.start).ok().flatten()
+}
+
+impl Module {
+    /// A module that is in memory only: the kernel's, or libhound.so as hound has mapped it.
+    pub(crate) fn at(memory: &Memory, start: u64) -> Result<Option<Self>, Error> {
+        let map = Mapping { start, end: start, protection: *b"r-xp", offset: 0, device: String::new(), inode: 0, path: String::new() };
+        Self::read(None, memory, &map, Auxiliary::default())
+    }
+
+    fn read(pid: Option<i32>, memory: &Memory, first: &Mapping, aux: Auxiliary) -> Result<Option<Self>, Error> {
+        let mut head = vec![0; PAGE as usize];
+        memory.read(first.start, &mut head)?;
+        let Ok(header) = elf::FileHeader64::<LE>::parse(&*head) else { return Ok(None) };
+        let Ok(programs) = header.program_headers(LE, &*head) else { return Ok(None) };
+        let mut segments = Vec::new();
+        let (mut dynamic, mut eh_frame_hdr, mut has_interpreter) = (None, 0, false);
+        for p in programs {
+            match p.p_type(LE) {
+                elf::PT_LOAD => segments.push(Segment {
+                    svma: p.p_vaddr(LE),
+                    bytes: p.p_memsz(LE),
+                    offset: p.p_offset(LE),
+                    in_file: p.p_filesz(LE),
+                    executable: p.p_flags(LE).0 & elf::PF_X.0 != 0,
+                }),
+                elf::PT_DYNAMIC => dynamic = Some((p.p_vaddr(LE), p.p_memsz(LE))),
+                elf::PT_GNU_EH_FRAME => eh_frame_hdr = p.p_vaddr(LE),
+                elf::PT_INTERP => has_interpreter = true,
+                _ => {}
+            }
+        }
+        let Some(lowest) = segments.iter().min_by_key(|s| s.svma).copied() else { return Ok(None) };
+        // The mapping begins at the file's offset 0, which the first segment maps at svma - offset.
+        let bias = first.start.wrapping_sub(lowest.svma.wrapping_sub(lowest.offset) & !(PAGE - 1));
+        let end = segments.iter().map(|s| bias.wrapping_add(s.svma + s.bytes)).max().unwrap_or(first.end);
+        let range = first.start..end;
+        Ok(Some(Self {
+            path: first.path.trim_end_matches(" (deleted)").to_owned(),
+            start: range.start,
+            end: end.next_multiple_of(PAGE),
+            bias,
+            is_executable: range.contains(&aux.headers),
+            is_loader: aux.loader != 0 && range.contains(&aux.loader),
+            has_interpreter,
+            eh_frame_hdr: if eh_frame_hdr == 0 { 0 } else { bias.wrapping_add(eh_frame_hdr) },
+            headers: first.start + header.e_phoff.get(LE),
+            header_count: programs.len() as u64,
+            segments,
+            dynamic,
+            file: pid.and_then(|pid| open(pid, first)),
+        }))
+    }
+
+    /// Its file's name.
+    pub fn name(&self) -> &str {
+        self.path.rsplit('/').next().unwrap_or(&self.path)
+    }
+
+    /// avma of the dynamic section and its length.
+    pub fn dynamic(&self) -> Option<(u64, u64)> {
+        self.dynamic.map(|(svma, bytes)| (self.bias.wrapping_add(svma), bytes))
+    }
+
+    /// The executable segment around an avma: its avma and length.
+    pub fn code_around(&self, avma: u64) -> Option<(u64, u64)> {
+        let svma = avma.wrapping_sub(self.bias);
+        let segment = self.segments.iter().find(|s| s.executable && s.svma <= svma && svma < s.svma + s.bytes)?;
+        Some((self.bias.wrapping_add(segment.svma), segment.bytes))
+    }
+
+    /// What the file has for an avma; `None` if there is no file to be read, or it has nothing there.
+    pub fn file_bytes(&self, avma: u64, bytes: &mut [u8]) -> Option<()> {
+        let svma = avma.wrapping_sub(self.bias);
+        let inside = |s: &&Segment| s.svma <= svma && svma + bytes.len() as u64 <= s.svma + s.in_file;
+        let segment = self.segments.iter().find(inside)?;
+        self.file.as_ref()?.read_exact_at(bytes, segment.offset + (svma - segment.svma)).ok()
+    }
+
+    /// Whether the file's read-only data contain `needle`: for allocators without symbols, which still have their messages.
+    pub fn mentions(&self, needle: &[u8]) -> bool {
+        let Some(first) = needle.first() else { return true };
+        self.segments.iter().any(|s| {
+            let mut bytes = vec![0; s.in_file as usize];
+            let read = self.file.as_ref().and_then(|f| f.read_exact_at(&mut bytes, s.offset).ok());
+            let mut from = 0;
+            while let Some(at) = bytes[from..].iter().position(|b| b == first).filter(|_| read.is_some()) {
+                if bytes[from + at..].starts_with(needle) {
+                    return true;
+                }
+                from += at + 1;
+            }
+            false
+        })
+    }
+
+    /// Whether the file has a section of this name.
+    pub fn has_section(&self, name: &str) -> bool {
+        self.file.as_ref().is_some_and(|file| {
+            let cache = ReadCache::new(file);
+            ElfFile64::<LE, _>::parse(&cache).is_ok_and(|elf| elf.section_by_name(name).is_some())
+        })
+    }
+
+    /// Shows every defined function (and untyped label, as assembly has them) of the dynamic and the full symbol table to `see`.
+    pub fn each_function(&self, memory: &Memory, see: &mut dyn FnMut(Symbol<'_>)) {
+        self.each_symbol(memory, &mut |symbol, is_code| {
+            if is_code {
+                see(symbol);
+            }
+        });
+    }
+
+    /// The address of a symbol of any type.
+    pub fn address_of(&self, memory: &Memory, name: &str) -> Option<u64> {
+        let mut found = None;
+        self.each_symbol(memory, &mut |symbol, _| {
+            if found.is_none() && symbol.name == name {
+                found = Some(symbol.address);
+            }
+        });
+        found
+    }
+
+    fn each_symbol(&self, memory: &Memory, see: &mut dyn FnMut(Symbol<'_>, bool)) {
+        if !self.symbols_of_file(see) {
+            self.symbols_of_memory(memory, see);
+        }
+    }
+
+    /// False when there is no file, or it has no table that its section headers tell of.
+    fn symbols_of_file(&self, see: &mut dyn FnMut(Symbol<'_>, bool)) -> bool {
+        let Some(file) = &self.file else { return false };
+        let cache = ReadCache::new(file);
+        let Ok(elf) = ElfFile64::<LE, _>::parse(&cache) else { return false };
+        let tables = [elf.dynamic_symbol_table(), elf.symbol_table()];
+        let any = tables.iter().any(Option::is_some);
+        for symbol in tables.iter().flatten().flat_map(|table| table.symbols()) {
+            let indirect = matches!(symbol.flags(), SymbolFlags::Elf { st_info, .. } if st_info.st_type() == elf::STT_GNU_IFUNC);
+            if !symbol.is_definition() && symbol.kind() != SymbolKind::Unknown || symbol.is_undefined() || symbol.address() == 0 || indirect {
+                continue;
+            }
+            let Ok(name) = symbol.name() else { continue };
+            let name = name.split('@').next().unwrap_or(name);
+            let is_code = self.is_code(symbol.address()) && matches!(symbol.kind(), SymbolKind::Text | SymbolKind::Unknown | SymbolKind::Label);
+            see(Symbol { name, address: self.bias.wrapping_add(symbol.address()), size: symbol.size() }, is_code);
+        }
+        any
+    }
+
+    fn is_code(&self, svma: u64) -> bool {
+        self.segments.iter().any(|s| s.executable && s.svma <= svma && svma < s.svma + s.bytes)
+    }
+
+    /// The dynamic table as the loader sees it: for files without section headers, and for those that cannot be opened.
+    fn symbols_of_memory(&self, memory: &Memory, see: &mut dyn FnMut(Symbol<'_>, bool)) {
+        let Some(tables) = self.dynamic_tables(memory) else { return };
+        let mut symbols = vec![0; (tables.count * 24) as usize];
+        let mut strings = vec![0; tables.string_bytes as usize];
+        if memory.read(tables.symbols, &mut symbols).and_then(|()| memory.read(tables.strings, &mut strings)).is_err() {
+            return;
+        }
+        let Ok(symbols) = object::pod::slice_from_all_bytes::<elf::Sym64<LE>>(&symbols) else { return };
+        for symbol in symbols {
+            let indirect = symbol.st_type() == elf::STT_GNU_IFUNC;
+            if symbol.is_undefined(LE) || symbol.st_value(LE) == 0 || indirect {
+                continue;
+            }
+            let name = strings.get(symbol.st_name(LE) as usize..).unwrap_or_default();
+            let Ok(name) = core::str::from_utf8(name.split(|b| *b == 0).next().unwrap_or_default()) else { continue };
+            let address = self.bias.wrapping_add(symbol.st_value(LE));
+            let is_code = self.is_code(symbol.st_value(LE)) && matches!(symbol.st_type(), elf::STT_FUNC | elf::STT_NOTYPE);
+            see(Symbol { name, address, size: symbol.st_size(LE) }, is_code);
+        }
+    }
+
+    /// A word of the dynamic section in memory. Addresses are avmas with glibc, svmas with musl and in static executables.
+    pub fn dynamic_entry(&self, memory: &Memory, wanted: u64) -> Option<u64> {
+        let (at, bytes) = self.dynamic()?;
+        let mut words = vec![0; bytes.min(1 << 16) as usize];
+        memory.read(at, &mut words).ok()?;
+        let word = |b: &[u8]| b.try_into().map_or(0, u64::from_le_bytes);
+        words.as_chunks::<16>().0.iter().map(|pair| (word(&pair[..8]), word(&pair[8..]))).find(|(tag, _)| *tag == wanted).map(|(_, value)| value)
+    }
+
+    fn dynamic_tables(&self, memory: &Memory) -> Option<DynamicTables> {
+        let entry = |tag: u64| self.dynamic_entry(memory, tag);
+        let address = |tag: u64| {
+            let value = entry(tag)?;
+            Some(if (self.start..self.end).contains(&value) { value } else { self.bias.wrapping_add(value) })
+        };
+        const DT_HASH: u64 = 4;
+        const DT_STRTAB: u64 = 5;
+        const DT_SYMTAB: u64 = 6;
+        const DT_STRSZ: u64 = 10;
+        const DT_GNU_HASH: u64 = 0x6fff_fef5;
+        let count = match address(DT_HASH) {
+            Some(hash) => memory.read_u64(hash).ok()? >> 32,
+            None => gnu_hash_count(memory, address(DT_GNU_HASH)?)?,
+        };
+        let string_bytes = entry(DT_STRSZ)?.min(self.end - self.start);
+        Some(DynamicTables { symbols: address(DT_SYMTAB)?, count: count.min(MAX_SYMBOLS), strings: address(DT_STRTAB)?, string_bytes })
+    }
+}
+
+struct DynamicTables {
+    symbols: u64,
+    count: u64,
+    strings: u64,
+    string_bytes: u64,
+}
+
+/// A GNU hash table does not say how many symbols there are: the last chain's end does.
+fn gnu_hash_count(memory: &Memory, table: u64) -> Option<u64> {
+    let word = |at: u64| {
+        let mut bytes = [0; 4];
+        memory.read(at, &mut bytes).ok().map(|()| u64::from(u32::from_le_bytes(bytes)))
+    };
+    let (buckets, first, bloom) = (word(table)?, word(table + 4)?, word(table + 8)?);
+    let chains = table + 16 + bloom * 8 + buckets * 4;
+    let mut bucket_bytes = vec![0; (buckets.min(MAX_SYMBOLS) * 4) as usize];
+    memory.read(table + 16 + bloom * 8, &mut bucket_bytes).ok()?;
+    let last = bucket_bytes.as_chunks::<4>().0.iter().map(|b| u64::from(u32::from_le_bytes(*b))).max()?;
+    if last < first {
+        return Some(first);
+    }
+    let mut at = last;
+    while at < MAX_SYMBOLS && word(chains + (at - first) * 4)? & 1 == 0 {
+        at += 1;
+    }
+    Some(at + 1)
+}

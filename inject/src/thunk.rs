@@ -1,0 +1,181 @@
+//! What hound writes near a module for each patched function: the thunk that a patch jumps to, and the displaced instructions.
+
+use core::mem::offset_of;
+
+use hound_common::attach::{DISPLACED, Entry, NO_ARGUMENT};
+
+use crate::code::{Displaced, TRAMPOLINE, Unfit};
+use crate::families::Function;
+
+/// Bytes for one function: its thunk, then its trampoline.
+pub const SLOT: u64 = 32 + TRAMPOLINE as u64;
+/// Where the trampoline is in it.
+const TRAMPOLINE_AT: u64 = 32;
+/// Bytes of an [`Entry`].
+pub const ENTRY: usize = size_of::<Entry>();
+
+/// `mov r11, entry; jmp [rip]; stub`. The function's own arguments and its stack stay as they are; r11 belongs to nobody at a call.
+fn thunk(entry: u64, stub: u64) -> Vec<u8> {
+    let mut code = vec![0x49, 0xbb];
+    code.extend(entry.to_le_bytes());
+    code.extend([0xff, 0x25, 0, 0, 0, 0]);
+    code.extend(stub.to_le_bytes());
+    code
+}
+
+/// Both, for a slot at `at`.
+///
+/// # Errors
+/// As [`Displaced::relocated`].
+pub fn slot(at: u64, entry: u64, stub: u64, displaced: &Displaced) -> Result<Vec<u8>, Unfit> {
+    let mut code = thunk(entry, stub);
+    code.resize(TRAMPOLINE_AT as usize, crate::code::BREAKPOINT);
+    code.extend(displaced.relocated(at + TRAMPOLINE_AT)?);
+    Ok(code)
+}
+
+/// Where a slot's trampoline is: the unpatched function.
+pub fn real(slot: u64) -> u64 {
+    slot + TRAMPOLINE_AT
+}
+
+/// What an [`Entry`] says, as hound handles it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// See [`Entry`] for all of these.
+    pub real: u64,
+    pub helper: u64,
+    pub inside: (u64, u64),
+    pub address: u64,
+    pub thunk: u64,
+    pub kind: u8,
+    pub shape: u8,
+    pub flags: u8,
+    pub size_argument: u8,
+    pub count_argument: u8,
+    pub block_argument: u8,
+    pub pool: u8,
+    pub original: Vec<u8>,
+    pub patched: Vec<u8>,
+}
+
+const WORDS: [usize; 6] = [
+    offset_of!(Entry, real),
+    offset_of!(Entry, helper),
+    offset_of!(Entry, inside_start),
+    offset_of!(Entry, inside_end),
+    offset_of!(Entry, address),
+    offset_of!(Entry, thunk),
+];
+const BYTES: [usize; 8] = [
+    offset_of!(Entry, kind),
+    offset_of!(Entry, shape),
+    offset_of!(Entry, flags),
+    offset_of!(Entry, size_argument),
+    offset_of!(Entry, count_argument),
+    offset_of!(Entry, block_argument),
+    offset_of!(Entry, pool),
+    offset_of!(Entry, length),
+];
+
+impl Row {
+    /// Of a function, without pool, places yet to be filled in.
+    pub fn of(function: &Function, displaced: &Displaced) -> Self {
+        Self {
+            real: 0,
+            helper: 0,
+            inside: (0, 0),
+            address: displaced.address,
+            thunk: 0,
+            kind: function.kind,
+            shape: function.shape as u8,
+            flags: 0,
+            size_argument: NO_ARGUMENT,
+            count_argument: NO_ARGUMENT,
+            block_argument: NO_ARGUMENT,
+            pool: 0,
+            original: displaced.bytes.clone(),
+            patched: Vec::new(),
+        }
+    }
+
+    /// Its bytes in the target.
+    pub fn to_bytes(&self) -> [u8; ENTRY] {
+        let mut bytes = [0; ENTRY];
+        let words = [self.real, self.helper, self.inside.0, self.inside.1, self.address, self.thunk];
+        for (at, word) in WORDS.into_iter().zip(words) {
+            bytes[at..at + 8].copy_from_slice(&word.to_le_bytes());
+        }
+        let length = self.original.len() as u8; // at most DISPLACED
+        let single =
+            [self.kind, self.shape, self.flags, self.size_argument, self.count_argument, self.block_argument, self.pool, length];
+        for (at, byte) in BYTES.into_iter().zip(single) {
+            bytes[at] = byte;
+        }
+        let original = offset_of!(Entry, original);
+        bytes[original..original + self.original.len()].copy_from_slice(&self.original);
+        let patched = offset_of!(Entry, patched);
+        bytes[patched..patched + self.patched.len()].copy_from_slice(&self.patched);
+        bytes
+    }
+
+    /// Reads one; `None` if it is no entry that hound can have written.
+    pub fn from_bytes(bytes: &[u8; ENTRY]) -> Option<Self> {
+        let word = |n: usize| bytes[WORDS[n]..WORDS[n] + 8].try_into().map_or(0, u64::from_le_bytes);
+        let [kind, shape, flags, size_argument, count_argument, block_argument, pool, length] = BYTES.map(|at| bytes[at]);
+        let length = usize::from(length);
+        if !(crate::code::JUMP..=DISPLACED).contains(&length) || word(4) == 0 {
+            return None;
+        }
+        let part = |at: usize| bytes[at..at + length].to_vec();
+        Some(Self {
+            real: word(0),
+            helper: word(1),
+            inside: (word(2), word(3)),
+            address: word(4),
+            thunk: word(5),
+            kind,
+            shape,
+            flags,
+            size_argument,
+            count_argument,
+            block_argument,
+            pool,
+            original: part(offset_of!(Entry, original)),
+            patched: part(offset_of!(Entry, patched)),
+        })
+    }
+
+    /// Whether a function planned anew can use this entry, patched before: it says the same, places aside.
+    pub fn serves(&self, planned: &Self) -> bool {
+        let places = |row: &Self| Self { real: 0, helper: 0, thunk: 0, patched: Vec::new(), ..row.clone() };
+        places(self) == places(planned)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hound_common::attach::Shape;
+
+    #[test]
+    fn a_row_reads_back() {
+        let function = Function { name: "f".into(), address: 0x1000, size: 9, kind: 3, shape: Shape::Realloc, nothrow: None };
+        let displaced = Displaced::of(0x1000, &[0x55, 0x48, 0x89, 0xe5, 0x41, 0x57, 0xc3]).unwrap();
+        let row = Row { real: 1, helper: 2, inside: (3, 4), thunk: 5, patched: vec![9; 6], pool: 7, ..Row::of(&function, &displaced) };
+        assert_eq!(Row::from_bytes(&row.to_bytes()), Some(row.clone()));
+        assert!(row.serves(&Row { real: 9, patched: vec![], ..row.clone() }));
+        assert!(!row.serves(&Row { pool: 8, ..row.clone() }));
+        assert_eq!(Row::from_bytes(&[0; ENTRY]), None);
+    }
+
+    #[test]
+    fn a_thunk_loads_the_entry_and_jumps() {
+        let displaced = Displaced::of(0x1000, &[0x55, 0x48, 0x89, 0xe5, 0x41, 0x57, 0xc3]).unwrap();
+        let code = slot(0x2000, 0x1122, 0x3344, &displaced).unwrap();
+        assert_eq!(code[..10], [0x49, 0xbb, 0x22, 0x11, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(code[16..24], 0x3344_u64.to_le_bytes());
+        assert_eq!(code[32..36], crate::code::ENDBR64);
+        assert!(code.len() as u64 <= SLOT);
+    }
+}

@@ -1,0 +1,148 @@
+//! The library as hound maps it into a running target: the block that hound fills in, and what is taken from it.
+//!
+//! In that mode nothing here was loaded by a loader: no constructor ran, there is no thread-local storage, and the target's symbols are not
+//! looked up. What the library has to know stands in [`hound_attachment`].
+//!
+//! hound may give a new session (`Attachment::session`) while no function is being recorded. Whichever thread comes first takes over what
+//! is new; several may do so at once, and all do the same.
+
+use core::arch::global_asm;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use hound_common::attach::{Attachment, ENTRY_GLIBC, Entry, Shape};
+use hound_common::ring::{CLOCK_MONOTONIC, Control, LIBRARY_ABSENT, LIBRARY_READY, OUT_NOT_PREPARED};
+
+use crate::record::{self, Function};
+use crate::thread::Thread;
+use crate::{clock, directory, elf, modules, process, rows};
+
+/// The block that hound fills in.
+#[used]
+#[unsafe(no_mangle)]
+pub static hound_attachment: Attachment = Attachment::new();
+
+// Exported, yet nobody else's can take its place: the stubs reach it without a table of addresses.
+global_asm!(".protected hound_attachment");
+
+/// The block.
+#[inline(always)]
+pub fn attachment() -> &'static Attachment {
+    &hound_attachment
+}
+
+/// Whether hound has mapped the library itself.
+#[inline(always)]
+pub fn is_mapped() -> bool {
+    hound_attachment.mapped.load(Ordering::Relaxed) != 0
+}
+
+/// The session whose ring, states and modules are in use.
+static SESSION: AtomicU64 = AtomicU64::new(0);
+
+/// As [`process::ready`], for a library that hound has mapped.
+pub fn ready() -> bool {
+    let attachment = attachment();
+    let mark = attachment.fork_mark.load(Ordering::Acquire) as *const u64;
+    // SAFETY: null or a page that hound has mapped for this.
+    if unsafe { mark.as_ref() }.is_none_or(|mark| *mark != 1) {
+        // The child of a fork runs on unrecorded: the stubs look no further than here.
+        attachment.ring.store(process::no_ring() as u64, Ordering::Relaxed);
+        process::use_ring(core::ptr::null_mut());
+        return false;
+    }
+    let session = attachment.session.load(Ordering::Acquire); // pairs with hound's raising of it, after all else
+    if SESSION.load(Ordering::Acquire) != session {
+        begin_session(attachment);
+        SESSION.store(session, Ordering::Release);
+    }
+    attachment.tid_offset.load(Ordering::Relaxed) != 0
+}
+
+/// Takes over what hound has prepared, and forgets what was known of modules: nothing was seen of them while nothing was patched.
+#[cold]
+fn begin_session(attachment: &Attachment) {
+    process::use_ring(attachment.ring.load(Ordering::Relaxed) as *mut Control);
+    process::use_loader(attachment.loader_start.load(Ordering::Relaxed), attachment.loader_end.load(Ordering::Relaxed));
+    crate::thread::use_reserved(attachment.states.load(Ordering::Relaxed), attachment.tid_offset.load(Ordering::Relaxed));
+    elf::use_executable_headers(
+        attachment.executable_headers.load(Ordering::Relaxed),
+        attachment.executable_header_count.load(Ordering::Relaxed),
+    );
+    let control = process::control();
+    let monotonic = control.clock.load(Ordering::Relaxed) == CLOCK_MONOTONIC;
+    let clock_gettime = attachment.clock_gettime.load(Ordering::Relaxed);
+    clock::use_function(if monotonic { clock_gettime } else { 0 });
+    modules::forget_all();
+    rows::forget(0, u64::MAX);
+    if attachment.tid_offset.load(Ordering::Relaxed) == 0 || (monotonic && clock_gettime == 0) {
+        process::bow_out(OUT_NOT_PREPARED);
+    } else {
+        let _ = control.library.compare_exchange(LIBRARY_ABSENT, LIBRARY_READY, Ordering::Release, Ordering::Relaxed);
+    }
+}
+
+/// A patched function, and the state of the thread that is in it (null where that is not known yet).
+#[derive(Clone, Copy)]
+pub struct Patched {
+    /// What hound wrote about it.
+    pub entry: &'static Entry,
+    /// The state.
+    pub state: *mut Thread,
+}
+
+impl Patched {
+    /// Whether its blocks are a pool's.
+    #[inline(always)]
+    pub fn is_pool(self) -> bool {
+        let shape = self.entry.shape;
+        shape == Shape::PoolAlloc as u8 || shape == Shape::PoolFree as u8 || shape == Shape::PoolRealloc as u8
+    }
+}
+
+impl Function for Patched {
+    #[inline(always)]
+    fn kind(self) -> u8 {
+        self.entry.kind
+    }
+
+    #[inline(always)]
+    fn pool(self) -> u8 {
+        if self.is_pool() { self.entry.pool } else { 0 }
+    }
+
+    #[inline(always)]
+    fn is_inside(self, ra: u64) -> bool {
+        let start = self.entry.inside_start.load(Ordering::Relaxed);
+        ra.wrapping_sub(start) < self.entry.inside_end.load(Ordering::Relaxed).wrapping_sub(start)
+    }
+
+    #[inline(always)]
+    fn usable(self, addr: u64) -> Option<(u64, u8)> {
+        if self.entry.flags & ENTRY_GLIBC != 0 {
+            return Some(record::chunk(addr));
+        }
+        // The helper of an `operator new` is another one, and a pool's blocks are no allocator's.
+        if self.entry.shape == Shape::New as u8 || self.is_pool() {
+            return None;
+        }
+        let helper = self.entry.helper.load(Ordering::Relaxed) as *mut ();
+        if helper.is_null() {
+            return None;
+        }
+        // SAFETY: hound's word that this is `malloc_usable_size` of the same allocator.
+        let usable_size = unsafe { core::mem::transmute::<*mut (), extern "C" fn(u64) -> u64>(helper) };
+        Some((usable_size(addr), 0))
+    }
+
+    #[inline(always)]
+    fn thread(self) -> *mut Thread {
+        // SAFETY: null, or found for this thread when the function was entered; states stay mapped.
+        if let Some(state) = unsafe { self.state.as_mut() } {
+            // Not so if the session has changed, or a fork has wiped it, while the real function ran.
+            if state.owner >> 32 == attachment().session.load(Ordering::Relaxed) & 0xffff_ffff && state.owner != 0 {
+                return self.state;
+            }
+        }
+        directory::find()
+    }
+}

@@ -1,0 +1,381 @@
+//! What the stubs do: call the function that was patched, and record it.
+//!
+//! One body for each `Shape`. The functions called here are the ones behind the patches, as hound has left them in the entries: nothing is
+//! looked up, and no lock is held while they run.
+
+use core::arch::naked_asm;
+use core::ffi::c_void;
+use core::mem::offset_of;
+use core::sync::atomic::Ordering;
+
+use hound_common::attach::{ENTRY_GLIBC, Entry, NO_ARGUMENT};
+use hound_common::event::{ALLOC_MMAPPED, PROCESS_EXEC, tag};
+
+use crate::attached::Patched;
+use crate::nesting::{self, Call};
+use crate::record::{self, Caller, Function};
+use crate::{clock, directory, modules, process, rows, stack, sys};
+
+/// What a stub saves of a call whose arguments do not all fit the registers of a body's.
+#[repr(C, align(16))]
+pub struct Frame {
+    /// Arguments in general registers.
+    pub args: [u64; 6],
+    /// The entry.
+    pub entry: &'static Entry,
+    /// Where the return address lies.
+    pub slot: u64,
+    /// bp at the call.
+    pub bp: u64,
+    /// ax: how many vector registers a variadic call uses.
+    pub ax: u64,
+    /// xmm0 to xmm7, where the stub saves them.
+    pub xmm: [u128; 8],
+}
+
+impl Frame {
+    fn caller(&self) -> Caller {
+        Caller { slot: self.slot, bp: self.bp }
+    }
+
+    /// The argument at `index`, 0 where there is none.
+    fn argument(&self, index: u8) -> u64 {
+        self.args.get(usize::from(index)).copied().unwrap_or(0)
+    }
+}
+
+/// The patched function as if it were not patched.
+///
+/// # Safety
+/// `F` must be its type.
+#[inline(always)]
+unsafe fn real<F: Copy>(entry: &Entry) -> F {
+    let address = entry.real.load(Ordering::Relaxed);
+    const { assert!(size_of::<F>() == size_of::<u64>()) };
+    // SAFETY: a function pointer is its address; the type is the caller's promise.
+    unsafe { core::mem::transmute_copy::<u64, F>(&address) }
+}
+
+/// A body for a function that returns a block.
+macro_rules! alloc_body {
+    ($(#[$doc:meta])* $name:ident($($arg:ident),*), $size:expr) => {
+        $(#[$doc])*
+        pub unsafe extern "C" fn $name($($arg: usize,)* entry: &'static Entry, slot: u64, bp: u64) -> *mut c_void {
+            // SAFETY: hound gives a shape only to functions of its type; more arguments than a function takes do no harm.
+            let real = unsafe { real::<unsafe extern "C" fn($(alloc_body!(@type $arg)),*) -> *mut c_void>(entry) };
+            let Some(call) = Call::enter(entry, Caller { slot, bp }) else {
+                // SAFETY: the caller's own call, passed on.
+                return unsafe { real($($arg),*) };
+            };
+            rows::prefetch(call.caller.ra());
+            // SAFETY: the caller's own call, passed on.
+            let block = unsafe { real($($arg),*) };
+            call.leave();
+            allocated(&call, block, $size);
+            block
+        }
+    };
+    (@type $arg:ident) => { usize };
+}
+
+#[inline(always)]
+fn allocated(call: &Call, block: *mut c_void, size: usize) {
+    nesting::recorded(call.function);
+    record::alloc(call.caller, call.function, block, size);
+}
+
+alloc_body!(/** `Shape::Alloc` */ alloc(size), size);
+alloc_body!(/** `Shape::Calloc` */ calloc(count, size), count.wrapping_mul(size));
+alloc_body!(/** `Shape::Memalign` */ memalign(align, size), size);
+alloc_body!(/** `Shape::AllocFirst` */ alloc_first(size, align, more), size);
+
+/// `Shape::PosixMemalign`
+pub unsafe extern "C" fn posix_memalign(
+    out: *mut *mut c_void,
+    align: usize,
+    size: usize,
+    entry: &'static Entry,
+    slot: u64,
+    bp: u64,
+) -> i32 {
+    // SAFETY: as in `alloc_body`.
+    let real = unsafe { real::<unsafe extern "C" fn(*mut *mut c_void, usize, usize) -> i32>(entry) };
+    let call = Call::enter(entry, Caller { slot, bp });
+    // SAFETY: the caller's own call, passed on.
+    let result = unsafe { real(out, align, size) };
+    if let Some(call) = call {
+        call.leave();
+        if result == 0 {
+            // SAFETY: on success the real function has stored the block there.
+            allocated(&call, unsafe { out.read() }, size);
+        }
+    }
+    result
+}
+
+/// `Shape::Realloc`
+pub unsafe extern "C" fn realloc(old: *mut c_void, size: usize, entry: &'static Entry, slot: u64, bp: u64) -> *mut c_void {
+    // SAFETY: as in `alloc_body`.
+    let real = unsafe { real::<unsafe extern "C" fn(*mut c_void, usize) -> *mut c_void>(entry) };
+    let call = Call::enter(entry, Caller { slot, bp });
+    let before = clock::now();
+    // SAFETY: the caller's own call, passed on.
+    let new = unsafe { real(old, size) };
+    if let Some(call) = call {
+        call.leave();
+        resized(&call, before, old, new, size, true);
+    }
+    new
+}
+
+/// `Shape::Reallocarray`
+pub unsafe extern "C" fn reallocarray(
+    old: *mut c_void,
+    count: usize,
+    size: usize,
+    entry: &'static Entry,
+    slot: u64,
+    bp: u64,
+) -> *mut c_void {
+    // SAFETY: as in `alloc_body`.
+    let real = unsafe { real::<unsafe extern "C" fn(*mut c_void, usize, usize) -> *mut c_void>(entry) };
+    let call = Call::enter(entry, Caller { slot, bp });
+    let before = clock::now();
+    // SAFETY: the caller's own call, passed on.
+    let new = unsafe { real(old, count, size) };
+    if let Some(call) = call {
+        call.leave();
+        if let Some(total) = count.checked_mul(size) {
+            resized(&call, before, old, new, total, true);
+        }
+    }
+    new
+}
+
+/// `Shape::Rallocx`
+pub unsafe extern "C" fn rallocx(old: *mut c_void, size: usize, flags: usize, entry: &'static Entry, slot: u64, bp: u64) -> *mut c_void {
+    // SAFETY: as in `alloc_body`.
+    let real = unsafe { real::<unsafe extern "C" fn(*mut c_void, usize, usize) -> *mut c_void>(entry) };
+    let call = Call::enter(entry, Caller { slot, bp });
+    let before = clock::now();
+    // SAFETY: the caller's own call, passed on.
+    let new = unsafe { real(old, size, flags) };
+    if let Some(call) = call {
+        call.leave();
+        resized(&call, before, old, new, size, false);
+    }
+    new
+}
+
+/// A resize returned: with a block, or without one because it failed (nothing happened) or, where that is its way, because size 0 released
+/// the old one.
+#[inline(always)]
+fn resized(call: &Call, before: u64, old: *mut c_void, new: *mut c_void, size: usize, zero_releases: bool) {
+    let released = zero_releases && new.is_null() && size == 0 && !old.is_null();
+    if !new.is_null() || released {
+        nesting::recorded(call.function);
+        record::realloc(call.caller, call.function, before, old, new, size);
+    }
+}
+
+/// `Shape::Xallocx`: the block stays where it is; less than asked for means that nothing was done.
+pub unsafe extern "C" fn xallocx(frame: &Frame) -> u64 {
+    let [block, size, extra, flags, ..] = frame.args;
+    // SAFETY: as in `alloc_body`.
+    let real = unsafe { real::<unsafe extern "C" fn(u64, u64, u64, u64) -> u64>(frame.entry) };
+    let call = Call::enter(frame.entry, frame.caller());
+    let before = clock::now();
+    // SAFETY: the caller's own call, passed on.
+    let result = unsafe { real(block, size, extra, flags) };
+    if let Some(call) = call {
+        call.leave();
+        if result >= size {
+            let block = block as *mut c_void;
+            resized(&call, before, block, block, size as usize, false);
+        }
+    }
+    result
+}
+
+/// `Shape::Free`. Not 0 if releasing the block unmaps memory.
+pub extern "C" fn free(frame: &Frame) -> u32 {
+    let block = frame.argument(0);
+    if block == 0 {
+        return 0;
+    }
+    release(frame, block);
+    u32::from(frame.entry.flags & ENTRY_GLIBC != 0 && record::chunk(block).1 & ALLOC_MMAPPED != 0)
+}
+
+/// `Shape::PoolFree`
+pub extern "C" fn pool_free(frame: &Frame) {
+    let block = frame.argument(frame.entry.block_argument);
+    if block != 0 {
+        release(frame, block);
+    }
+}
+
+#[inline(always)]
+fn release(frame: &Frame, block: u64) {
+    let mut function = Patched { entry: frame.entry, state: directory::find() };
+    let caller = frame.caller();
+    if !function.is_inside(caller.ra()) && nesting::releases(function, caller, block) {
+        record::free(caller, function, block as *mut c_void);
+        if function.state.is_null() {
+            function.state = directory::find(); // made for the event
+        }
+        nesting::released(function, caller, block);
+    }
+}
+
+/// `Shape::New`. The block, or null: then the function itself is to be jumped to.
+pub extern "C" fn new(frame: &Frame) -> *mut c_void {
+    static NOTHROW: u64 = 0;
+    let helper = frame.entry.helper.load(Ordering::Relaxed);
+    if helper == 0 {
+        return core::ptr::null_mut();
+    }
+    let Some(call) = Call::enter(frame.entry, frame.caller()) else { return core::ptr::null_mut() };
+    let [size, align, ..] = frame.args;
+    // SAFETY: hound's word that this is `operator new(size, nothrow)` or `operator new(size, align, nothrow)`. In the first one's case the
+    // nothrow is what stands in the second argument: an empty object that nobody reads.
+    let helper = unsafe { core::mem::transmute::<u64, unsafe extern "C" fn(u64, u64, &u64) -> *mut c_void>(helper) };
+    // SAFETY: does what the caller's own call would.
+    let block = unsafe { helper(size, align, &NOTHROW) };
+    call.leave();
+    allocated(&call, block, size as usize);
+    block
+}
+
+const FAILED: u64 = u64::MAX;
+
+/// `Shape::Mmap`
+pub unsafe extern "C" fn mmap(frame: &Frame) -> u64 {
+    let [addr, length, prot, flags, fd, offset] = frame.args;
+    // SAFETY: as in `alloc_body`.
+    let real = unsafe { real::<unsafe extern "C" fn(u64, u64, u64, u64, u64, u64) -> u64>(frame.entry) };
+    // SAFETY: the caller's own call, passed on.
+    let result = unsafe { real(addr, length, prot, flags, fd, offset) };
+    if result != FAILED {
+        let protection = u64::from(prot as u32) | u64::from(flags as u32) << 32;
+        let words = [result, length, protection, i64::from(fd as i32) as u64, offset];
+        record::map(frame.caller(), tag::MAP, of(frame), clock::now(), &words);
+    }
+    result
+}
+
+/// `Shape::Mremap`
+pub unsafe extern "C" fn mremap(frame: &Frame) -> u64 {
+    let [old, old_length, length, flags, new, unused] = frame.args;
+    // SAFETY: as in `alloc_body`.
+    let real = unsafe { real::<unsafe extern "C" fn(u64, u64, u64, u64, u64, u64) -> u64>(frame.entry) };
+    // SAFETY: the caller's own call, passed on.
+    let result = unsafe { real(old, old_length, length, flags, new, unused) };
+    stack::note_unmapping();
+    if result != FAILED {
+        let words = [old, old_length, result, length, u64::from(flags as u32)];
+        record::map(frame.caller(), tag::REMAP, of(frame), clock::now(), &words);
+    }
+    result
+}
+
+/// `Shape::Munmap`
+pub unsafe extern "C" fn munmap(addr: u64, length: u64, entry: &'static Entry, slot: u64, bp: u64) -> i32 {
+    // SAFETY: as in `alloc_body`.
+    let real = unsafe { real::<unsafe extern "C" fn(u64, u64) -> i32>(entry) };
+    let before = clock::now();
+    // SAFETY: the caller's own call, passed on.
+    let result = unsafe { real(addr, length) };
+    stack::note_unmapping();
+    if result == 0 {
+        let function = Patched { entry, state: core::ptr::null_mut() };
+        record::map(Caller { slot, bp }, tag::UNMAP, function, before, &[addr, length]);
+    }
+    result
+}
+
+fn of(frame: &Frame) -> Patched {
+    Patched { entry: frame.entry, state: core::ptr::null_mut() }
+}
+
+/// `Shape::Exec`: a child of vfork runs in this memory but is another process, whose exec is none of ours.
+pub extern "C" fn exec(frame: &Frame) {
+    if process::ready() && process::control().target_pid.load(Ordering::Relaxed) == sys::getpid() {
+        record::process(frame.caller(), of(frame), tag::PROCESS, PROCESS_EXEC, clock::now());
+    }
+}
+
+/// `Shape::PoolAlloc`
+pub unsafe extern "C" fn pool_alloc(frame: &Frame) -> u64 {
+    let call = Call::enter(frame.entry, frame.caller());
+    // SAFETY: the caller's own call, passed on.
+    let block = unsafe { repeat(frame) };
+    if let Some(call) = call {
+        call.leave();
+        allocated(&call, block as *mut c_void, pool_size(frame));
+    }
+    block
+}
+
+/// `Shape::PoolRealloc`
+pub unsafe extern "C" fn pool_realloc(frame: &Frame) -> u64 {
+    let call = Call::enter(frame.entry, frame.caller());
+    let before = clock::now();
+    // SAFETY: the caller's own call, passed on.
+    let new = unsafe { repeat(frame) };
+    if let Some(call) = call {
+        call.leave();
+        let old = frame.argument(frame.entry.block_argument) as *mut c_void;
+        resized(&call, before, old, new as *mut c_void, pool_size(frame), false);
+    }
+    new
+}
+
+fn pool_size(frame: &Frame) -> usize {
+    let count = if frame.entry.count_argument == NO_ARGUMENT { 1 } else { frame.argument(frame.entry.count_argument) };
+    frame.argument(frame.entry.size_argument).wrapping_mul(count) as usize
+}
+
+/// Calls the real function with every register that can hold an argument as it was.
+#[unsafe(naked)]
+unsafe extern "C" fn repeat(frame: &Frame) -> u64 {
+    naked_asm!(
+        ".cfi_startproc",
+        "sub rsp, 8",
+        ".cfi_adjust_cfa_offset 8",
+        "mov r10, rdi",
+        "movups xmm0, xmmword ptr [r10 + {xmm}]",
+        "movups xmm1, xmmword ptr [r10 + {xmm} + 16]",
+        "movups xmm2, xmmword ptr [r10 + {xmm} + 32]",
+        "movups xmm3, xmmword ptr [r10 + {xmm} + 48]",
+        "movups xmm4, xmmword ptr [r10 + {xmm} + 64]",
+        "movups xmm5, xmmword ptr [r10 + {xmm} + 80]",
+        "movups xmm6, xmmword ptr [r10 + {xmm} + 96]",
+        "movups xmm7, xmmword ptr [r10 + {xmm} + 112]",
+        "mov rdi, qword ptr [r10]",
+        "mov rsi, qword ptr [r10 + 8]",
+        "mov rdx, qword ptr [r10 + 16]",
+        "mov rcx, qword ptr [r10 + 24]",
+        "mov r8, qword ptr [r10 + 32]",
+        "mov r9, qword ptr [r10 + 40]",
+        "mov rax, qword ptr [r10 + {ax}]",
+        "mov r11, qword ptr [r10 + {entry}]",
+        "call qword ptr [r11 + {real}]",
+        "add rsp, 8",
+        ".cfi_adjust_cfa_offset -8",
+        "ret",
+        ".cfi_endproc",
+        xmm = const offset_of!(Frame, xmm), ax = const offset_of!(Frame, ax), entry = const offset_of!(Frame, entry),
+        real = const offset_of!(Entry, real),
+    )
+}
+
+/// `Shape::RegisterFrame`
+pub extern "C" fn register_frame(table: u64) {
+    modules::register_frames(table);
+}
+
+/// `Shape::DeregisterFrame`
+pub extern "C" fn deregister_frame(table: u64) {
+    modules::deregister_frames(table);
+}

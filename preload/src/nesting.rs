@@ -1,0 +1,161 @@
+//! Counting the outermost call only, where entries are patched: the allocator's calls to itself come through the patches too.
+//!
+//! While the real function runs, the thread's state holds where its caller's return address lies and what it is. A call is nested if it is
+//! made deeper on the same stack while that word is still there; so a function that was left by longjmp, or is on another stack (a fiber,
+//! a signal handler's), stands in nobody's way. Functions of pools nest apart from those of the heap: what a pool takes from the heap is
+//! a block of the heap.
+
+use core::sync::atomic::{Ordering, compiler_fence};
+
+use hound_common::attach::Entry;
+
+use crate::attached::Patched;
+use crate::record::{self, Caller, Function};
+use crate::thread::Thread;
+use crate::{directory, stack, sys};
+
+/// No allocator takes more stack than this between two of its functions.
+const REACH: u64 = 1 << 20;
+/// So many calls inside one are believed. A word that stays where it was after a longjmp, in memory that nobody writes to, must not hide
+/// more than this.
+const MOST_NESTED: u64 = 1000;
+const PAGE: u64 = 4096;
+
+/// A function at work.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Inside {
+    /// Where its return address lies, 0 = none is at work.
+    slot: u64,
+    /// The return address.
+    ra: u64,
+    /// Calls found nested in it.
+    nested: u64,
+}
+
+/// A function that releases blocks, which is not at work any more or will never be found to be: it is jumped to.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Released {
+    /// The block, 0 = something else was recorded since.
+    block: u64,
+    slot: u64,
+    ra: u64,
+    entry: u64,
+}
+
+const NOTHING: Inside = Inside { slot: 0, ra: 0, nested: 0 };
+
+/// An outermost call under way.
+pub struct Call {
+    /// What was called.
+    pub function: Patched,
+    /// From where.
+    pub caller: Caller,
+    before: Inside,
+}
+
+impl Call {
+    /// Marks a call as at work. `None` if it is not to be recorded.
+    #[inline(always)]
+    pub fn enter(entry: &'static Entry, caller: Caller) -> Option<Call> {
+        let ra = caller.ra();
+        let mut function = Patched { entry, state: core::ptr::null_mut() };
+        if function.is_inside(ra) {
+            return None;
+        }
+        function.state = directory::find();
+        if function.state.is_null() {
+            function.state = record::make_state()?;
+        }
+        // SAFETY: this thread's own state; signal handlers leave it as they have found it.
+        let state = unsafe { &mut *function.state };
+        let place = usize::from(function.is_pool());
+        let before = match state.inside.get(place) {
+            Some(Inside { slot: 0, .. }) | None => NOTHING,
+            Some(_) => outer(state, place, caller.slot)?,
+        };
+        state.inside[place] = Inside { slot: caller.slot, ra, nested: 0 };
+        compiler_fence(Ordering::SeqCst);
+        Some(Call { function, caller, before })
+    }
+
+    /// The real function has returned.
+    #[inline(always)]
+    pub fn leave(&self) {
+        compiler_fence(Ordering::SeqCst);
+        // SAFETY: states stay mapped; after a fork this one is zero.
+        let state = unsafe { &mut *self.function.state };
+        let inside = &mut state.inside[usize::from(self.function.is_pool())];
+        if inside.slot == self.caller.slot {
+            *inside = self.before;
+        }
+    }
+}
+
+/// What to put back when a call from `slot` has returned; `None` if that call is nested.
+#[cold]
+#[inline(never)]
+fn outer(state: &mut Thread, place: usize, slot: u64) -> Option<Inside> {
+    let inside = state.inside[place];
+    if !is_near(inside.slot, slot) {
+        return Some(inside); // on another stack, to which the thread comes back
+    }
+    if inside.slot > slot && inside.nested < MOST_NESTED && word(state, inside.slot, slot) == Some(inside.ra) {
+        state.inside[place].nested += 1;
+        return None;
+    }
+    Some(NOTHING)
+}
+
+fn is_near(a: u64, b: u64) -> bool {
+    a.abs_diff(b) < REACH
+}
+
+/// The word at `addr`, if it is there. `slot` is on the stack in use.
+fn word(state: &Thread, addr: u64, slot: u64) -> Option<u64> {
+    let known = addr / PAGE == slot / PAGE || (state.unmappings == stack::unmappings() && state.window.holds(addr));
+    if !known && !sys::is_readable(addr) {
+        return None;
+    }
+    // SAFETY: mapped, as just found; the word is aligned.
+    Some(unsafe { (addr as *const u64).read_volatile() })
+}
+
+/// Whether the release of a block is to be recorded, by a function that will be jumped to.
+#[inline(always)]
+pub fn releases(function: Patched, caller: Caller, block: u64) -> bool {
+    // SAFETY: null or this thread's own state.
+    let Some(state) = (unsafe { function.state.as_mut() }) else { return true };
+    let place = usize::from(function.is_pool());
+    if state.inside[place].slot != 0 && outer(state, place, caller.slot).is_none() {
+        return false;
+    }
+    let last = state.released[place];
+    if last.block != block {
+        return true;
+    }
+    // One function that releases called another of them for the same block, or jumped to it.
+    let deeper = caller.slot < last.slot && is_near(caller.slot, last.slot);
+    let jumped = caller.slot == last.slot && &raw const *function.entry as u64 != last.entry;
+    !((deeper || jumped) && word(state, last.slot, caller.slot) == Some(last.ra))
+}
+
+/// Notes that a block's release was recorded.
+#[inline(always)]
+pub fn released(function: Patched, caller: Caller, block: u64) {
+    // SAFETY: null or this thread's own state.
+    if let Some(state) = unsafe { function.state.as_mut() } {
+        let entry = &raw const *function.entry as u64;
+        state.released[usize::from(function.is_pool())] = Released { block, slot: caller.slot, ra: caller.ra(), entry };
+    }
+}
+
+/// Notes that something else was recorded.
+#[inline(always)]
+pub fn recorded(function: Patched) {
+    // SAFETY: null or this thread's own state.
+    if let Some(state) = unsafe { function.state.as_mut() } {
+        state.released[usize::from(function.is_pool())].block = 0;
+    }
+}
