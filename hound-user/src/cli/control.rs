@@ -137,7 +137,7 @@ fn line(status: &Status) -> String {
 fn left_words(left: &Existing) -> String {
     match left.state() {
         State::Dormant => "libhound.so is in it, asleep; the next attach uses it, `hound detach --unload` takes it out".into(),
-        State::Armed { drainer } if is_alive(drainer) => format!("hound process {drainer} has libhound.so at work in it"),
+        State::Armed { drainer } if is_drained(left) => format!("hound process {drainer} has libhound.so at work in it"),
         State::Armed { .. } => "libhound.so is hooked in, and the hound that did it is gone; `hound detach` repairs that".into(),
         State::HalfBuilt => "a hound died on its way in; `hound detach --unload` takes out what it left".into(),
         State::OtherVersion => "libhound.so of another version is in it; `hound detach --unload` takes it out".into(),
@@ -147,7 +147,7 @@ fn left_words(left: &Existing) -> String {
 fn left_json(left: &Existing) -> Value {
     let (state, drainer) = match left.state() {
         State::Dormant => ("dormant", None),
-        State::Armed { drainer } => ("armed", Some(drainer).filter(|drainer| is_alive(*drainer))),
+        State::Armed { drainer } => ("armed", Some(drainer).filter(|_| is_drained(left))),
         State::HalfBuilt => ("half-built", None),
         State::OtherVersion => ("other-version", None),
     };
@@ -155,9 +155,9 @@ fn left_json(left: &Existing) -> Value {
     json!({"state": state, "drainer": drainer, "ring_version": ring, "attachment_version": attachment})
 }
 
-/// Whether a drainer's number is that of a process; 0 is nobody's.
-fn is_alive(drainer: u32) -> bool {
-    drainer != 0 && std::path::Path::new(&format!("/proc/{drainer}")).exists()
+/// Whether a living hound records. In doubt it does.
+fn is_drained(left: &Existing) -> bool {
+    left.is_drained().unwrap_or(true)
 }
 
 fn number(pid: u32) -> anyhow::Result<i32> {
@@ -177,7 +177,7 @@ pub fn detach(args: &DetachArgs) -> anyhow::Result<ExitCode> {
         bail!("process {pid} is not being recorded, and nothing of hound is in it");
     };
     match left.state() {
-        State::Armed { drainer } if is_alive(drainer) => {
+        State::Armed { drainer } if is_drained(&left) => {
             bail!("hound process {drainer} records process {pid}, and does not answer here; ask it to end: kill -INT {drainer}")
         }
         State::Armed { .. } => {

@@ -2,7 +2,7 @@
 
 use super::ring::{Do, Ring, Step, expected, step};
 use super::*;
-use hound_common::event::{LOST_DAMAGED, SLACK_UNKNOWN, tag};
+use hound_common::event::{LOST_DAMAGED, MARKER_TEXT, SLACK_UNKNOWN, tag};
 use proptest::prelude::*;
 
 fn ring_of(steps: &[Step], runs: usize) -> Vec<Vec<u8>> {
@@ -85,6 +85,21 @@ fn a_step_back_in_time_is_put_in_its_place() {
     assert_eq!(anomalies, Anomalies::default());
     let order: Vec<_> = seen.iter().map(|seen| (seen.time_ns, seen.event.as_str())).collect();
     assert_eq!(order, [(500, "Marker(500)"), (700, "Marker(700)"), (1000, "Marker(1000)"), (1000, "Marker(1000)")]);
+}
+
+#[test]
+fn a_marker_with_a_text_comes_back_whole_or_cut_never_wrong() {
+    let text = "größer als 8 Bytes";
+    let words: Vec<u64> = text.as_bytes().chunks(8).map(|c| c.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))).collect();
+    for (length, expected) in
+        [(text.len() as u64, format!("Mark({text:?})")), (u64::MAX, format!("Mark({:?})", text.to_owned() + "\0\0\0\0"))]
+    {
+        let mut ring = Ring::default();
+        ring.time(10);
+        ring.record(tag::MARKER, MARKER_TEXT, 0, 0, &[&[0, length], &words[..]].concat());
+        let (seen, anomalies) = read(capture_of(&[vec![ring.bytes]]));
+        assert_eq!((seen.len(), &seen[0].event, anomalies), (1, &expected, Anomalies::default()));
+    }
 }
 
 #[test]
