@@ -118,7 +118,8 @@ fn compare_with_what_was_allocated(flags: &[&str]) {
     // A request is rounded up to 8 more than a multiple of 16; with a mapping of its own, to pages.
     let mapping = (1 << 20) + 4096;
     let usable = full.own_mapping.bytes / 3;
-    assert!([mapping - 16, mapping - 8].contains(&usable), "{usable}");
+    // Less a header; since 2.43 also less a word at its end.
+    assert!([mapping - 16, mapping - 24].contains(&usable), "{usable}");
     let expected = [(64, THREADS * 500, 104), (1024, THREADS * 150, 2008), (16384, THREADS * 50, 20008), (1 << 20, 3, usable)];
     assert_eq!(gained(&empty, &full), expected.map(|(from, count, each)| (from, count, count * each)));
     assert_eq!(full.cached.count - empty.cached.count, THREADS * 500);
@@ -179,7 +180,10 @@ impl Copy {
         let mut read = reader(pid);
         let bytes = areas.iter().map(|area| {
             let mut bytes = vec![0; (area.end - area.start) as usize];
-            read(area.start, &mut bytes).expect("it is there");
+            for (page, into) in bytes.chunks_mut(4096).enumerate() {
+                // The guard pages of stacks cannot be read, though their mapping can (2.42 and later).
+                let _ = read(area.start + 4096 * page as u64, into);
+            }
             bytes
         });
         Copy { bytes: bytes.collect(), areas }
