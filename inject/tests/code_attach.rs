@@ -6,10 +6,18 @@ use std::fs::File;
 use std::mem::offset_of;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use common::{Program, compile, library, soon};
 use hound_common::ring::{Control, SEGMENTS, SEGMENTS_OFFSET, STATE_CHANGE, STATE_RECORDING, Segment};
 use hound_inject::{Entered, Plan, State, enter, find, look};
+
+/// One program at a time: each has four busy threads.
+static ONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 struct Ring(File);
 
@@ -102,6 +110,7 @@ fn covers(program: &Program, family: &str) -> Vec<String> {
 
 #[test]
 fn glibc() {
+    let _alone = alone();
     let mut program = Program::start(&compile("busy.c", "gcc", &[]), &[]);
     let functions = covers(&program, "glibc");
     for name in ["malloc", "calloc", "realloc", "free", "memalign", "posix_memalign"] {
@@ -113,6 +122,7 @@ fn glibc() {
 
 #[test]
 fn glibc_linked_statically() {
+    let _alone = alone();
     let mut program = Program::start(&compile("busy.c", "gcc", &["-static"]), &[]);
     covers(&program, "glibc");
     in_and_out(&mut program);
@@ -121,6 +131,7 @@ fn glibc_linked_statically() {
 
 #[test]
 fn musl() {
+    let _alone = alone();
     let mut program = Program::start(&compile("busy.c", "musl-gcc", &[]), &[]);
     covers(&program, "musl");
     in_and_out(&mut program);
@@ -129,6 +140,7 @@ fn musl() {
 
 #[test]
 fn musl_linked_statically() {
+    let _alone = alone();
     let mut program = Program::start(&compile("busy.c", "musl-gcc", &["-static", "-DHANDLES_SIGNALS"]), &[]);
     covers(&program, "musl");
     in_and_out(&mut program);
@@ -137,8 +149,10 @@ fn musl_linked_statically() {
 
 #[test]
 fn preloaded_allocators() {
+    let _alone = alone();
     let path = compile("busy.c", "gcc", &[]);
-    for (library, family) in [("libjemalloc.so.2", "jemalloc"), ("libtcmalloc_minimal.so.4", "tcmalloc"), ("libmimalloc.so.2", "mimalloc")] {
+    for (library, family) in [("libjemalloc.so.2", "jemalloc"), ("libtcmalloc_minimal.so.4", "tcmalloc"), ("libmimalloc.so.2", "mimalloc")]
+    {
         let mut program = Program::start(&path, &[("LD_PRELOAD", library)]);
         covers(&program, family);
         in_and_out(&mut program);
@@ -148,6 +162,7 @@ fn preloaded_allocators() {
 
 #[test]
 fn many_cycles() {
+    let _alone = alone();
     let cycles = std::env::var("HOUND_CYCLES").ok().and_then(|n| n.parse().ok()).unwrap_or(20);
     let library = library();
     let mut program = Program::start(&compile("busy.c", "gcc", &[]), &[]);
