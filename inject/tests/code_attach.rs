@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use common::{Program, compile, library, soon};
 use hound_common::ring::{Control, SEGMENTS, SEGMENTS_OFFSET, STATE_CHANGE, STATE_RECORDING, Segment};
-use hound_inject::{Entered, Plan, State, enter, find, look};
+use hound_inject::{CustomHook, Entered, Plan, State, enter, find, look};
 
 /// One program at a time: each has four busy threads.
 static ONE: Mutex<()> = Mutex::new(());
@@ -178,6 +178,62 @@ fn many_cycles() {
         }
     }
     assert_eq!(program.text(), text);
+    program.works();
+    program.ends_well();
+}
+
+#[test]
+fn a_pool_is_hooked_by_name() {
+    let _alone = alone();
+    let mut program = Program::start(&compile("busy.c", "gcc", &[]), &[]);
+    let target = look(program.pid()).unwrap();
+    let hooks = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<CustomHook>>();
+    let plan = Plan::of(&target, &hooks(&["alloc=pool_get(size=0)", "free=pool_put(ptr=0)"])).unwrap();
+    assert_eq!(plan.covered().iter().filter(|c| c.family == "pool 1").count(), 2);
+    let mut entered = enter(&target, &library(), soon()).unwrap();
+    entered.patch(&plan, soon()).unwrap();
+    program.works();
+    events_come(&Ring::of(&entered), &mut program);
+    entered.unpatch(soon()).unwrap();
+    program.works();
+    let error = Plan::of(&target, &hooks(&["alloc=pool_gte(size=0)"])).unwrap_err().to_string();
+    assert!(error.contains("pool_get") && error.contains("no such function"), "{error}");
+    drop(entered);
+    program.ends_well();
+}
+
+#[test]
+fn a_patch_that_fails_leaves_nothing_behind() {
+    let _alone = alone();
+    let mut program = Program::start(&compile("busy.c", "gcc", &[]), &[]);
+    let target = look(program.pid()).unwrap();
+    let hooks: Vec<CustomHook> = vec!["alloc=pool_spare(size=0)".parse().unwrap()];
+    let plan = Plan::of(&target, &hooks).unwrap();
+    let mut entered = enter(&target, &library(), soon()).unwrap();
+    let anonymous = |program: &Program| {
+        let maps = std::fs::read_to_string(format!("/proc/{}/maps", program.pid())).unwrap();
+        maps.lines().filter(|line| line.contains(" r-xp ")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    // Somebody else patches a function between the plan and the patch: one that nobody calls.
+    let symbols = std::process::Command::new("nm").arg(format!("/proc/{}/exe", program.pid())).output().unwrap();
+    let symbols = String::from_utf8(symbols.stdout).unwrap();
+    let svma = symbols.lines().find_map(|line| line.strip_suffix(" T pool_spare")).unwrap();
+    let exe = std::fs::read_link(format!("/proc/{}/exe", program.pid())).unwrap();
+    let maps = std::fs::read_to_string(format!("/proc/{}/maps", program.pid())).unwrap();
+    let base = maps.lines().find(|line| line.ends_with(exe.to_str().unwrap())).unwrap().split('-').next().unwrap();
+    let at = u64::from_str_radix(base, 16).unwrap() + u64::from_str_radix(svma, 16).unwrap();
+    let memory = hound_inject::Memory::open(program.pid()).unwrap();
+    let mut before = [0; 8];
+    memory.read(at, &mut before).unwrap();
+    memory.write(at, &[0x90]).unwrap_or_else(|e| panic!("{e}"));
+    let (text, maps) = (program.text(), anonymous(&program));
+    let error = entered.patch(&plan, soon()).unwrap_err().to_string();
+    assert!(error.contains("changed meanwhile"), "{error}");
+    assert_eq!((program.text(), anonymous(&program)), (text, maps));
+    memory.write(at, &before[..1]).unwrap();
+    entered.patch(&plan, soon()).expect("now it can be");
+    entered.unpatch(soon()).unwrap();
+    entered.unload(soon()).unwrap();
     program.works();
     program.ends_well();
 }
