@@ -14,6 +14,8 @@ use crate::trace::{self, Event, Tracer};
 
 /// How long the first attempt lets the threads that have stopped stand while it waits for the others. Each further attempt has twice that.
 const FIRST_PATIENCE: Duration = Duration::from_millis(25);
+/// The most an attempt has.
+const MOST_PATIENCE: Duration = Duration::from_secs(1);
 /// Between two looks at a thread that cannot be stopped now.
 const NAP: Duration = Duration::from_millis(1);
 
@@ -54,7 +56,7 @@ impl Frozen {
                     return Err(error);
                 }
                 Err(Error::Deadline { .. } | Error::Refused(Refusal::SharedMemory { .. })) => {
-                    patience *= 2;
+                    patience = (patience * 2).min(MOST_PATIENCE);
                     std::thread::sleep(NAP);
                 }
                 Err(error) => return Err(error),
@@ -73,14 +75,16 @@ impl Frozen {
     }
 }
 
-/// Waits until no thread is in uninterruptible sleep: the others shall not stand still meanwhile.
+/// Waits until no thread is in uninterruptible sleep and no other process has the same memory: the threads shall not stand still meanwhile.
 fn wait_until_stoppable(pid: i32, deadline: Instant) -> Result<(), Error> {
     loop {
         let stuck = tasks::threads(pid)?.into_iter().find(|&tid| tasks::state(pid, tid) == Some('D'));
-        match stuck {
-            None => return Ok(()),
-            Some(tid) if Instant::now() >= deadline => return Err(stuck_thread(tid)),
-            Some(_) => std::thread::sleep(NAP),
+        let sharer = tasks::memory_shared_with(pid)?;
+        match (stuck, sharer) {
+            (None, None) => return Ok(()),
+            (None, Some(with)) if Instant::now() >= deadline => return Err(Refusal::SharedMemory { with }.into()),
+            (Some(tid), _) if Instant::now() >= deadline => return Err(stuck_thread(tid)),
+            _ => std::thread::sleep(NAP),
         }
     }
 }
@@ -92,6 +96,7 @@ fn stuck_thread(tid: i32) -> Error {
 /// The threads held, on the thread that traces them. Lets go when dropped.
 #[derive(Debug)]
 struct Hold {
+    pid: i32,
     memory: Memory,
     since: Instant,
     held: Vec<(Stopped, Option<Mend>)>,
@@ -104,18 +109,22 @@ impl Hold {
         let memory = Memory::open(pid)?;
         let mut threads = tasks::threads(pid)?;
         let sleepers = Sleepers::of(pid, &threads);
-        let mut hold = Hold { memory, since: Instant::now(), held: Vec::new(), pending: Vec::new() };
+        let mut hold = Hold { pid, memory, since: Instant::now(), held: Vec::new(), pending: Vec::new() };
         let mut seen = HashSet::new();
         // A thread that runs may have made another; when all that were listed stand still, nobody is left who could.
         loop {
             threads.retain(|&tid| seen.insert(tid));
+            // The kernel does not drop a signal that the target ignores (SIGCHLD) while the thread it is sent to is traced, mostly the
+            // main thread: it wakes any thread, also one that no longer, or not yet, stands still. So the main thread is the last to be
+            // traced and the first to be let go.
+            threads.sort_by_key(|&tid| tid == pid);
             if threads.is_empty() {
                 break;
             }
             for &tid in &threads {
-                hold.ask(pid, tid)?;
+                hold.ask(tid)?;
             }
-            hold.take_pending(pid, &sleepers, deadline)?;
+            hold.take_pending(&sleepers, deadline)?;
             threads = tasks::threads(pid)?;
         }
         if hold.held.is_empty() {
@@ -128,25 +137,25 @@ impl Hold {
         Ok((hold, stopped))
     }
 
-    fn ask(&mut self, pid: i32, tid: i32) -> Result<(), Error> {
+    fn ask(&mut self, tid: i32) -> Result<(), Error> {
         match trace::seize(tid).and_then(|()| trace::interrupt(tid)) {
             Ok(()) => {
                 self.pending.push(tid);
                 Ok(())
             }
             // The kernel says EPERM for a zombie, such as a main thread that ended before the others.
-            Err(_) if tasks::has_ended(pid, tid) => Ok(()),
+            Err(_) if tasks::has_ended(self.pid, tid) => Ok(()),
             Err(errno) => Err(Error::os(format!("tracing thread {tid}"), errno)),
         }
     }
 
-    fn take_pending(&mut self, pid: i32, sleepers: &Sleepers, deadline: Instant) -> Result<(), Error> {
+    fn take_pending(&mut self, sleepers: &Sleepers, deadline: Instant) -> Result<(), Error> {
         while let Some(&tid) = self.pending.last() {
             match trace::wait_for_rest(tid, deadline) {
                 None => return Err(stuck_thread(tid)),
                 Some(Event::Rest) => {
                     self.pending.pop();
-                    self.take(pid, tid, sleepers);
+                    self.take(tid, sleepers);
                 }
                 // A main thread that ends before the others is reported when they have ended: it is not waited for.
                 Some(_) => drop(self.pending.pop()),
@@ -156,9 +165,9 @@ impl Hold {
     }
 
     /// Notes a stopped thread. An EINTR of ours is taken back at once, so that it is gone even if hound dies now.
-    fn take(&mut self, pid: i32, tid: i32, sleepers: &Sleepers) {
+    fn take(&mut self, tid: i32, sleepers: &Sleepers) {
         let Ok(regs) = trace::regs(tid) else { return };
-        let mend = sleepers.mend(pid, tid, &regs, &self.memory);
+        let mend = sleepers.mend(self.pid, tid, &regs, &self.memory);
         let regs = match &mend {
             Some(mend) => {
                 let mended = mend.regs(&self.memory);
@@ -178,7 +187,9 @@ impl Hold {
                 self.take_late(tid);
             }
         }
-        for (stopped, mend) in std::mem::take(&mut self.held) {
+        let mut held = std::mem::take(&mut self.held);
+        held.sort_by_key(|(stopped, _)| stopped.tid != self.pid);
+        for (stopped, mend) in held {
             if let Some(mend) = mend.filter(Mend::ages) {
                 let _ = trace::set_regs(stopped.tid, &mend.regs(&self.memory));
             }
@@ -189,7 +200,7 @@ impl Hold {
 
     fn take_late(&mut self, tid: i32) {
         // No sleep is known of it: its timeout, if any, begins anew.
-        self.take(0, tid, &Sleepers::default());
+        self.take(tid, &Sleepers::default());
     }
 }
 

@@ -76,6 +76,16 @@ impl Borrowed {
         }
     }
 
+    /// Stops this thread of the target, as [`Borrowed::any`] would.
+    ///
+    /// # Errors
+    /// As [`Borrowed::any`], of this thread, and without trying again.
+    pub fn thread(target: &Target, tid: i32, memory: &Memory, deadline: Instant) -> Result<Borrowed, Error> {
+        let (pid, places) = (target.pid, Places::find(target.pid, memory)?);
+        let (tracer, ()) = Tracer::start(move || Ok((Loan::of(pid, tid, places, deadline)?, ())))?;
+        Ok(Borrowed { tid, tracer })
+    }
+
     /// The thread.
     pub fn tid(&self) -> i32 {
         self.tid

@@ -10,7 +10,8 @@
 //! begins anew: a wait may become longer through hound, never shorter. It also begins anew for SO_RCVTIMEO and SO_SNDTIMEO (which belong
 //! to the socket, and are others' as well) and for recvmmsg.
 //!
-//! What cannot be mended: a call that had moved a part of its bytes (a write to a full pipe, recv with MSG_WAITALL) returns that part, as
+//! What cannot be mended: a signal that the target ignores wakes a thread all the same while the thread it is sent to is traced (see
+//! `freeze.rs`); a thread that sleeps in one of these calls and is not stopped at that moment gets EINTR. And a call that had moved a part of its bytes (a write to a full pipe, recv with MSG_WAITALL) returns that part, as
 //! it would with any handled signal or debugger.
 
 use std::collections::HashMap;
@@ -268,6 +269,8 @@ impl Clocks {
             let mut there = CpuSet::new();
             there.set(processor).ok()?;
             sched_setaffinity(own, &there).ok()?;
+            // Brings the scheduler's note of this thread up to date, else it is as old as the last tick.
+            std::thread::yield_now();
             let read = read_scheduling("/proc/thread-self/sched");
             let now = monotonic();
             // A failure leaves this thread of hound's on one processor: slower, not wrong.

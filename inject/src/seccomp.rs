@@ -125,8 +125,6 @@ fn data(call: &Call, offset: u32) -> u32 {
 }
 
 /// Runs a filter. The kernel has checked every program before it took it; one that is not as it should be counts as "kill".
-///
-/// One piece over 60 lines would be no clearer cut: it is the table of classic BPF's instructions.
 fn run(program: &[sock_filter], call: &Call) -> u32 {
     let (mut a, mut x, mut memory) = (0u32, 0u32, [0u32; 16]);
     let mut at = 0usize;

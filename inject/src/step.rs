@@ -14,8 +14,9 @@ pub(crate) fn step() {
     let limit = *LIMIT.get_or_init(|| std::env::var("HOUND_DIE_AFTER").ok()?.parse().ok());
     let taken = TAKEN.fetch_add(1, Ordering::SeqCst) + 1;
     if Some(taken) == limit {
+        let own = nix::unistd::getpid().as_raw();
         // SAFETY: kill takes no pointers.
-        unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+        unsafe { libc::kill(own, libc::SIGKILL) };
     }
 }
 
