@@ -283,12 +283,16 @@ pub unsafe extern "C" fn mremap(frame: &Frame) -> u64 {
 pub unsafe extern "C" fn munmap(addr: u64, length: u64, entry: &'static Entry, slot: u64, bp: u64) -> i32 {
     // SAFETY: as in `alloc_body`.
     let real = unsafe { real::<unsafe extern "C" fn(u64, u64) -> i32>(entry) };
+    let mut state = directory::find();
+    if state.is_null() {
+        state = record::make_state().unwrap_or(state); // the session's clock is known from here on
+    }
     let before = clock::now();
     // SAFETY: the caller's own call, passed on.
     let result = unsafe { real(addr, length) };
     stack::note_unmapping();
     if result == 0 {
-        let function = Patched { entry, state: core::ptr::null_mut() };
+        let function = Patched { entry, state };
         record::map(Caller { slot, bp }, tag::UNMAP, function, before, &[addr, length]);
     }
     result

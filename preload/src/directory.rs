@@ -95,16 +95,16 @@ fn find_further(pointer: u64) -> *mut Thread {
     core::ptr::null_mut()
 }
 
-/// Makes `state` the calling thread's. Where no entry is left it is not found again, and its stream is given up with it.
+/// Makes `state` the calling thread's. False if no entry is left for it.
 #[cold]
-pub fn put(state: *mut Thread) {
+pub fn put(state: *mut Thread) -> bool {
     let pointer = sys::thread_pointer();
     for probe in 0..PROBES {
         let slot = slot(place(pointer).wrapping_add(probe));
         let key = slot.key.load(Ordering::Acquire);
         if key == 0 && slot.key.compare_exchange(0, pointer, Ordering::AcqRel, Ordering::Acquire).is_ok() {
             slot.state.store(state as u64, Ordering::Release);
-            return;
+            return true;
         }
         let old = slot.state.load(Ordering::Acquire);
         // A key of our own that has a state: left by a thread that had this pointer before, or by us in another session.
@@ -114,9 +114,10 @@ pub fn put(state: *mut Thread) {
         {
             slot.key.store(pointer, Ordering::Relaxed);
             slot.state.store(state as u64, Ordering::Release);
-            return;
+            return true;
         }
     }
+    false
 }
 
 /// Whether an entry cannot hold any more: its state is another thread's now, or nobody's, or of an earlier session.

@@ -87,16 +87,17 @@ pub fn local() -> *mut Thread {
     thread
 }
 
-fn set_current(thread: *mut Thread) {
+/// False if there is no place left to note it.
+fn set_current(thread: *mut Thread) -> bool {
     if attached::is_mapped() {
-        directory::put(thread);
-        return;
+        return directory::put(thread);
     }
     // SAFETY: writes our own word of thread-local storage.
     unsafe {
         asm!("mov {0}, qword ptr [rip + hound_thread@GOTTPOFF]", "mov qword ptr fs:[{0}], {1}", out(reg) _, in(reg) thread,
             options(nostack, preserves_flags));
     }
+    true
 }
 
 /// The anchor of the protected call that the thread is in, 0 if none: for the panic handler.
@@ -191,7 +192,13 @@ impl Thread {
 #[cold]
 pub fn enter() -> Option<&'static mut Thread> {
     let thread = claim(0)?;
-    set_current(thread);
+    if !set_current(thread) {
+        // Not to be found again: nobody has written to it.
+        if let Some(stream) = stream_of(thread) {
+            stream.state.store(STREAM_FREE, Ordering::Release);
+        }
+        return None;
+    }
     // SAFETY: made just now for this thread, or found again as its own.
     Some(unsafe { &mut *thread })
 }

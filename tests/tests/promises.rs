@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
+use hound_common::attach::{ATTACHMENT_SYMBOL, STUBS_SYMBOL};
 use hound_common::hook::{HOOKS, PROGRAM_API, WATCHED};
 use hound_tests::binaries;
 use hound_tests::capture::Capture;
@@ -121,7 +122,9 @@ fn exceptions_pass_through_code_registered_with_a_libgcc_opened_late() {
 fn libhound_exports_exactly_what_is_listed() {
     let listing = process::run(Command::new("nm").args(["-D", "--defined-only"]).arg(binaries::libhound())).out();
     let exported: BTreeSet<&str> = listing.lines().filter_map(|line| line.split_whitespace().nth(2)).collect();
-    let listed: BTreeSet<&str> = HOOKS.iter().map(|h| h.symbol).chain(PROGRAM_API.iter().copied()).chain(WATCHED.iter().copied()).collect();
+    let for_attaching = [ATTACHMENT_SYMBOL, STUBS_SYMBOL];
+    let hooks = HOOKS.iter().map(|h| h.symbol);
+    let listed: BTreeSet<&str> = hooks.chain(PROGRAM_API.iter().copied()).chain(WATCHED.iter().copied()).chain(for_attaching).collect();
     assert_eq!(exported, listed);
 }
 
