@@ -237,3 +237,30 @@ fn a_patch_that_fails_leaves_nothing_behind() {
     program.works();
     program.ends_well();
 }
+
+#[test]
+fn a_stripped_static_program_is_refused_with_a_cure() {
+    let _alone = alone();
+    let program = Program::start(&compile("busy.c", "gcc", &["-static", "-s"]), &[]);
+    let error = Plan::of(&look(program.pid()).unwrap(), &[]).unwrap_err().to_string();
+    assert!(error.contains("stripped") && error.contains("build with symbols"), "{error}");
+    program.ends_well();
+}
+
+#[test]
+fn plans_for_an_interpreter() {
+    let mut python = std::process::Command::new("python3")
+        .args(["-c", "import sqlite3, sys; print('ready', flush=True); sys.stdin.read()"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("python3 is needed");
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(python.stdout.take().unwrap()), &mut line).unwrap();
+    let plan = Plan::of(&look(python.id().cast_signed()).unwrap(), &[]).unwrap();
+    drop(python.stdin.take());
+    python.wait().unwrap();
+    assert!(plan.covered().iter().any(|c| c.family == "glibc"), "{plan:?}");
+    // Nothing of CPython's own (PyMem_Malloc and the like) is taken for an allocator.
+    assert!(plan.covered().iter().all(|c| c.family.starts_with("glibc") || c.family == "unwinder"), "{:?}", plan.covered());
+}
