@@ -229,7 +229,9 @@ fn same_operand(old: &Instruction, new: &Instruction, n: u32) -> bool {
             new.is_ip_rel_memory_operand() && old.ip_rel_memory_address() == new.ip_rel_memory_address()
         }
         OpKind::Memory => {
-            let parts = |i: &Instruction| (i.memory_base(), i.memory_index(), i.memory_index_scale(), i.memory_displacement64(), i.memory_segment());
+            let parts = |i: &Instruction| {
+                (i.memory_base(), i.memory_index(), i.memory_index_scale(), i.memory_displacement64(), i.memory_segment())
+            };
             parts(old) == parts(new) && new.memory_base() != Register::RIP
         }
         _ => old.try_immediate(n).ok() == new.try_immediate(n).ok(),

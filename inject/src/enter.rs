@@ -64,7 +64,10 @@ fn reuse(mut existing: Existing, stalls: &mut Vec<Duration>, deadline: Instant) 
         };
     };
     let journal = site.journal();
-    journal.set_word(offset_of!(Control, state), ring::STATE_CHANGE.wrapping_add(journal.word(offset_of!(Control, state))?) & !ring::STATE_RECORDING)?;
+    journal.set_word(
+        offset_of!(Control, state),
+        ring::STATE_CHANGE.wrapping_add(journal.word(offset_of!(Control, state))?) & !ring::STATE_RECORDING,
+    )?;
     journal.set_half(offset_of!(Control, library), LIBRARY_ABSENT)?;
     journal.set_half(offset_of!(Control, bow_out), 0)?;
     journal.set_half(offset_of!(Control, patience_ms), PATIENCE_MS)?;

@@ -48,8 +48,23 @@ type Names = HashMap<String, (u64, u64)>;
 
 /// The prefixed functions end so.
 const ENDINGS: [&str; 18] = [
-    "malloc", "calloc", "realloc", "free", "memalign", "aligned_alloc", "valloc", "mallocx", "rallocx", "xallocx", "dallocx", "sdallocx",
-    "reallocarray", "free_sized", "free_aligned_sized", "mallctl", "cfree",
+    "malloc",
+    "calloc",
+    "realloc",
+    "free",
+    "memalign",
+    "aligned_alloc",
+    "valloc",
+    "mallocx",
+    "rallocx",
+    "xallocx",
+    "dallocx",
+    "sdallocx",
+    "reallocarray",
+    "free_sized",
+    "free_aligned_sized",
+    "mallctl",
+    "cfree",
     "malloc_usable_size",
 ];
 
@@ -102,9 +117,11 @@ fn families_of(names: &Names, module: &Module) -> Vec<Family> {
             list.extend(listed(names, Origin::Jemalloc, &prefix));
         }
         if prefix.is_empty() {
-            for (origin, wanted) in
-                [(Origin::Glibc, is_glibc), (Origin::Tcmalloc, has("tc_malloc") || has("sdallocx")), (Origin::Operator, !is_libc && has("_Znwm"))]
-            {
+            for (origin, wanted) in [
+                (Origin::Glibc, is_glibc),
+                (Origin::Tcmalloc, has("tc_malloc") || has("sdallocx")),
+                (Origin::Operator, !is_libc && has("_Znwm")),
+            ] {
                 if wanted {
                     list.extend(listed(names, origin, ""));
                 }
@@ -214,7 +231,10 @@ pub fn not_covered(module: &Module, memory: &Memory, found: &[Family]) -> Vec<(S
     let named = |name: &str| found.iter().any(|family| family.name.starts_with(name));
     for (name, message) in [("jemalloc", &b"<jemalloc>"[..]), ("mimalloc", b"mimalloc: "), ("tcmalloc", b"tcmalloc: ")] {
         if module.is_executable && !named(name) && module.mentions(message) {
-            missing.push((name.to_owned(), "it is linked in, but its symbols are stripped or incomplete: hound cannot tell where it is".to_owned()));
+            missing.push((
+                name.to_owned(),
+                "it is linked in, but its symbols are stripped or incomplete: hound cannot tell where it is".to_owned(),
+            ));
         }
     }
     if named("mimalloc") {

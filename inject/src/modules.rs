@@ -110,7 +110,8 @@ pub fn modules(pid: i32, memory: &Memory, maps: &[Mapping]) -> Result<Vec<Module
         }
         let mine = |m: &&Mapping| m.inode == first.inode && m.device == first.device;
         // Up to where the same file is mapped once more from its beginning.
-        let again = maps[at + 1..].iter().position(|m| mine(&m) && m.offset == 0 && m.start != first.end).map_or(maps.len(), |n| at + 1 + n);
+        let again =
+            maps[at + 1..].iter().position(|m| mine(&m) && m.offset == 0 && m.start != first.end).map_or(maps.len(), |n| at + 1 + n);
         if !maps[at..again].iter().filter(mine).any(Mapping::is_executable) {
             continue;
         }
@@ -276,12 +277,14 @@ impl Module {
         let any = tables.iter().any(Option::is_some);
         for symbol in tables.iter().flatten().flat_map(|table| table.symbols()) {
             let indirect = matches!(symbol.flags(), SymbolFlags::Elf { st_info, .. } if st_info.st_type() == elf::STT_GNU_IFUNC);
-            if !symbol.is_definition() && symbol.kind() != SymbolKind::Unknown || symbol.is_undefined() || symbol.address() == 0 || indirect {
+            if !symbol.is_definition() && symbol.kind() != SymbolKind::Unknown || symbol.is_undefined() || symbol.address() == 0 || indirect
+            {
                 continue;
             }
             let Ok(name) = symbol.name() else { continue };
             let name = name.split('@').next().unwrap_or(name);
-            let is_code = self.is_code(symbol.address()) && matches!(symbol.kind(), SymbolKind::Text | SymbolKind::Unknown | SymbolKind::Label);
+            let is_code =
+                self.is_code(symbol.address()) && matches!(symbol.kind(), SymbolKind::Text | SymbolKind::Unknown | SymbolKind::Label);
             see(Symbol { name, address: self.bias.wrapping_add(symbol.address()), size: symbol.size() }, is_code);
         }
         any
@@ -319,7 +322,13 @@ impl Module {
         let mut words = vec![0; bytes.min(1 << 16) as usize];
         memory.read(at, &mut words).ok()?;
         let word = |b: &[u8]| b.try_into().map_or(0, u64::from_le_bytes);
-        words.as_chunks::<16>().0.iter().map(|pair| (word(&pair[..8]), word(&pair[8..]))).find(|(tag, _)| *tag == wanted).map(|(_, value)| value)
+        words
+            .as_chunks::<16>()
+            .0
+            .iter()
+            .map(|pair| (word(&pair[..8]), word(&pair[8..])))
+            .find(|(tag, _)| *tag == wanted)
+            .map(|(_, value)| value)
     }
 
     fn dynamic_tables(&self, memory: &Memory) -> Option<DynamicTables> {

@@ -216,7 +216,9 @@ impl Staged {
         if self.areas.is_empty() {
             return;
         }
-        let Ok(mut borrowed) = Borrowed::any(&site.target, &site.memory, deadline.max(Instant::now() + Duration::from_millis(200))) else { return };
+        let Ok(mut borrowed) = Borrowed::any(&site.target, &site.memory, deadline.max(Instant::now() + Duration::from_millis(200))) else {
+            return;
+        };
         let maps = mappings(site.target.pid).unwrap_or_default();
         for written in site.journal().pieces().unwrap_or_default() {
             if self.areas.iter().any(|area| area.start == written.start) {

@@ -117,8 +117,12 @@ impl Plan {
             return Ok(());
         }
         let (why, cure) = match (self.not_covered.first(), executable) {
-            _ if go.is_some() => ("it is a Go program without C code: the Go runtime's heap is not malloc".into(), "use Go's own pprof".into()),
-            (Some(first), _) => (format!("{} of {} cannot be hooked: {}", first.what, first.module, first.why), "start it with `hound run`".into()),
+            _ if go.is_some() => {
+                ("it is a Go program without C code: the Go runtime's heap is not malloc".into(), "use Go's own pprof".into())
+            }
+            (Some(first), _) => {
+                (format!("{} of {} cannot be hooked: {}", first.what, first.module, first.why), "start it with `hound run`".into())
+            }
             (None, Some(executable)) if !executable.has_interpreter => (
                 "it is linked statically and stripped: nothing says where its allocator is".into(),
                 "use a build with symbols (do not strip, or strip only debug information)".to_owned(),
@@ -263,7 +267,8 @@ impl<'a> Reading<'a> {
                 let own = (range.start..range.end).contains(&from);
                 let home = self.starts.partition_point(|(start, _)| *start <= from).checked_sub(1).map(|n| self.starts[n].0);
                 // Bytes in the middle of an instruction are no jump. Where nothing says how the instructions lie, they count as one.
-                let real = home.filter(|home| *home >= start).is_none_or(|home| is_instruction(home, &code[(home - start) as usize..], from));
+                let real =
+                    home.filter(|home| *home >= start).is_none_or(|home| is_instruction(home, &code[(home - start) as usize..], from));
                 if !own && real {
                     unfit.push((range.start, Unfit::Branch { from }));
                 }

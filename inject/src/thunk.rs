@@ -107,8 +107,7 @@ impl Row {
             bytes[at..at + 8].copy_from_slice(&word.to_le_bytes());
         }
         let length = self.original.len() as u8; // at most DISPLACED
-        let single =
-            [self.kind, self.shape, self.flags, self.size_argument, self.count_argument, self.block_argument, self.pool, length];
+        let single = [self.kind, self.shape, self.flags, self.size_argument, self.count_argument, self.block_argument, self.pool, length];
         for (at, byte) in BYTES.into_iter().zip(single) {
             bytes[at] = byte;
         }
