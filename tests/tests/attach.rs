@@ -219,7 +219,7 @@ fn every_end_of_the_target_leaves_a_complete_capture() {
         scene.target.take().expect("it was started").finish();
         let info = scene.must_end(how);
         assert_eq!(info["end"]["value"], value, "{order}");
-        assert!(scene.report()["sites"].to_string().contains("keep_here"), "{order}: no names");
+        assert!(scene.report()["sites"].to_string().contains("churn_here"), "{order}: no names");
     }
 }
 
