@@ -66,6 +66,16 @@ struct Walk {
     caches: Caches,
 }
 
+/// What one attempt at an arena found.
+#[derive(Default)]
+struct Found {
+    tally: Tally,
+    covered: Vec<(u64, u64)>,
+    left_out: Vec<LeftOut>,
+    broken: bool,
+    cut: Option<Bound>,
+}
+
 impl Walk {
     fn arenas(&mut self, source: &mut Source, areas: &[Area], arenas: &Arenas) -> Result<(), Bound> {
         for (index, &at) in arenas.at.iter().enumerate() {
@@ -96,44 +106,14 @@ impl Walk {
                 }
             };
             last.bytes = arena.system;
-            let mut tally = Tally::default();
-            let (mut covered, mut left_out, mut broken) = (Vec::new(), Vec::new(), false);
-            for stretch in &stretches {
-                let overlaps = |&(start, end): &(u64, u64)| stretch.start < end && start < stretch.limit;
-                if self.covered.iter().chain(&covered).any(overlaps) {
-                    left_out.push(LeftOut { start: stretch.start, bytes: 0, why: "it overlaps another".into() });
-                    continue;
-                }
-                let at = LeftOut { start: stretch.start, bytes: stretch.limit - stretch.start, why: String::new() };
-                let swapped: u64 = areas.iter().filter(|area| area.holds(stretch.start)).map(|area| area.swapped).sum();
-                if swapped > SWAPPED_AT_MOST {
-                    left_out.push(LeftOut { why: format!("{swapped} bytes of it are swapped out: reading would bring them back"), ..at });
-                    continue;
-                }
-                let walked = chain::walk(source, stretch, &mut tally);
-                self.blocks.retried += walked.retried;
-                match walked.ended {
-                    Ended::Complete => covered.push((stretch.start - stretch.header, walked.reached)),
-                    Ended::Fence => {
-                        covered.push((stretch.start - stretch.header, walked.reached));
-                        let why = "somebody else's sbrk lies in between: where the blocks go on is not known".into();
-                        left_out.push(LeftOut { start: walked.reached, bytes: stretch.limit.saturating_sub(walked.reached), why });
-                    }
-                    Ended::Bound(bound) => {
-                        covered.push((stretch.start - stretch.header, walked.reached));
-                        self.keep(&arena, tally, covered, left_out);
-                        return Err(bound);
-                    }
-                    Ended::Broken(place, why) => {
-                        broken = true;
-                        left_out.push(LeftOut { why: format!("at {place:#x}: {why}"), ..at });
-                    }
-                }
+            let found = self.stretches(source, areas, &stretches);
+            if let Some(bound) = found.cut {
+                self.keep(&arena, found);
+                return Err(bound);
             }
-            if !broken || attempt + 1 == ATTEMPTS {
-                let lists = self.caches.fast_bins(source, &arena, &covered)?;
-                self.blocks.unread_lists += lists;
-                self.keep(&arena, tally, covered, left_out);
+            if !found.broken || attempt + 1 == ATTEMPTS {
+                self.blocks.unread_lists += self.caches.fast_bins(source, &arena, &found.covered)?;
+                self.keep(&arena, found);
                 return Ok(());
             }
         }
@@ -141,12 +121,47 @@ impl Walk {
         Ok(())
     }
 
-    fn keep(&mut self, arena: &Arena, tally: Tally, covered: Vec<(u64, u64)>, left_out: Vec<LeftOut>) {
-        self.tally.add(tally);
-        self.blocks.covered += covered.iter().map(|(start, end)| end - start).sum::<u64>();
+    /// An arena's stretches, one after the other.
+    fn stretches(&mut self, source: &mut Source, areas: &[Area], stretches: &[Stretch]) -> Found {
+        let mut found = Found::default();
+        for stretch in stretches {
+            let left = |why: String| LeftOut { start: stretch.start, bytes: stretch.limit - stretch.start, why };
+            let overlaps = |&(start, end): &(u64, u64)| stretch.start < end && start < stretch.limit;
+            if self.covered.iter().chain(&found.covered).any(overlaps) {
+                found.left_out.push(LeftOut { bytes: 0, ..left("it overlaps another".into()) });
+                continue;
+            }
+            let swapped: u64 = areas.iter().filter(|area| area.holds(stretch.start)).map(|area| area.swapped).sum();
+            if swapped > SWAPPED_AT_MOST {
+                found.left_out.push(left(format!("{swapped} bytes of it are swapped out: reading would bring them back")));
+                continue;
+            }
+            let walked = chain::walk(source, stretch, &mut found.tally);
+            self.blocks.retried += walked.retried;
+            if let Ended::Broken(place, why) = walked.ended {
+                found.broken = true;
+                found.left_out.push(left(format!("at {place:#x}: {why}")));
+                continue;
+            }
+            found.covered.push((stretch.start - stretch.header, walked.reached));
+            if walked.ended == Ended::Fence {
+                let why = "somebody else's sbrk lies in between: where the blocks go on is not known".into();
+                found.left_out.push(LeftOut { start: walked.reached, bytes: stretch.limit.saturating_sub(walked.reached), why });
+            }
+            if let Ended::Bound(bound) = walked.ended {
+                found.cut = Some(bound);
+                break;
+            }
+        }
+        found
+    }
+
+    fn keep(&mut self, arena: &Arena, found: Found) {
+        self.tally.add(found.tally);
+        self.blocks.covered += found.covered.iter().map(|(start, end)| end - start).sum::<u64>();
         self.blocks.mapped += arena.system;
-        self.covered.extend(covered);
-        self.blocks.left_out.extend(left_out);
+        self.covered.extend(found.covered);
+        self.blocks.left_out.extend(found.left_out);
     }
 
     fn finish(mut self, source: &Source) -> Blocks {

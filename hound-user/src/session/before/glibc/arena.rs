@@ -22,7 +22,7 @@ const FAST_BINS_BYTES: u64 = FAST_BINS as u64 * 8;
 /// A lock and two flags at least stand at the start of an arena.
 const SMALLEST_START: u64 = 24;
 const LARGEST_START: u64 = 160;
-/// Data of modules that is searched for main arena: 0.1 ms per MiB.
+/// Data of modules that is searched for a main arena: 0.1 ms per MiB.
 const DATA_AT_MOST: u64 = 16 << 20;
 const ARENAS_AT_MOST: usize = 1 << 14;
 /// Chance finds that are looked into before a module is given up.
@@ -170,7 +170,7 @@ impl Arena {
         if self.top == self.at + self.bins - 16 {
             return Ok(Vec::new()); // nothing was ever taken from it
         }
-        if self.top % 16 != 0 || self.top >= HIGHEST {
+        if !self.top.is_multiple_of(16) || self.top >= HIGHEST {
             return Err(Fault::Broken("its top is no chunk"));
         }
         let size = source.word(self.top + 8)?;

@@ -157,7 +157,7 @@ impl Walker<'_, '_> {
             places.push(Place { at, tally: self.tally.mark() });
             self.load()?;
             head = self.in_piece(at + 8).ok_or(Fault::Broken("the chunks run over the end"))?;
-            next = at.checked_add(head & !FLAGS).unwrap_or(u64::MAX);
+            next = at.saturating_add(head & !FLAGS);
             if next > self.stretch.limit - 16 {
                 return Err(Fault::Broken("a chunk is longer than its heap"));
             }
