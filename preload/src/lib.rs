@@ -20,6 +20,7 @@ mod exec;
 mod full;
 mod guard;
 mod hooks;
+mod lean;
 mod modules;
 mod path;
 mod process;
