@@ -23,6 +23,7 @@ mod exec;
 mod full;
 mod guard;
 mod hooks;
+mod lean;
 mod modules;
 mod nesting;
 mod path;

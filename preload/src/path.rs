@@ -69,6 +69,7 @@ pub struct Fresh {
 /// The recorded path of one thread.
 #[repr(C)]
 pub struct Path {
+    /// Before the first word lies one whose address is above all others: a search towards the root ends there.
     ra: *mut Word,
     meta: *mut Meta,
     fresh: *mut Fresh,
@@ -88,6 +89,7 @@ pub struct Path {
     grown_bytes: usize,
 }
 
+const _: () = assert!(core::mem::offset_of!(Meta, bp) == 0, "a frame whose bp is not compared is compared with itself");
 const FRAME_BYTES: usize = size_of::<Word>() + size_of::<Meta>() + size_of::<Fresh>();
 /// Capacity after the first growth: 50 KiB of address space, touched as deep as the stack goes.
 const FIRST_GROWTH: usize = 512;
@@ -98,16 +100,19 @@ impl Path {
     /// # Safety
     /// The memory must be writable, aligned to 8, this path's alone, and stay.
     pub unsafe fn start(&mut self, memory: *mut u8, bytes: usize) {
-        let capacity = bytes / FRAME_BYTES;
+        let capacity = (bytes - size_of::<Word>()) / FRAME_BYTES;
         // SAFETY: the caller's promise.
         unsafe { self.use_memory(memory, capacity) };
     }
 
     /// # Safety
-    /// As `start`, for `capacity` frames.
+    /// As `start`, for one word and `capacity` frames.
     unsafe fn use_memory(&mut self, memory: *mut u8, capacity: usize) {
+        let sentinel: *mut Word = memory.cast();
+        // SAFETY: the caller's promise.
+        unsafe { sentinel.write(Word { addr: u64::MAX, value: 0 }) };
         // Each array follows the one before inside the memory promised.
-        self.ra = memory.cast();
+        self.ra = sentinel.wrapping_add(1);
         self.meta = self.ra.wrapping_add(capacity).cast();
         self.fresh = self.meta.wrapping_add(capacity).cast();
         self.capacity = capacity;
@@ -126,7 +131,7 @@ impl Path {
             return false;
         }
         let capacity = (self.capacity * 8).clamp(FIRST_GROWTH, MAX_FRAMES);
-        let bytes = (capacity * FRAME_BYTES).next_multiple_of(4096);
+        let bytes = (capacity * FRAME_BYTES + size_of::<Word>()).next_multiple_of(4096);
         let Some(memory) = sys::map_private(bytes, false) else { return false };
         let (old_ra, old_meta, old_fresh, old_capacity) = (self.ra, self.meta, self.fresh, self.capacity);
         // SAFETY: a fresh mapping of that size.
@@ -139,7 +144,7 @@ impl Path {
         unsafe { core::ptr::copy_nonoverlapping(old_fresh, self.fresh, old_capacity) };
         if self.grown_bytes != 0 {
             // SAFETY: the previous growth's mapping, no longer pointed to.
-            unsafe { sys::unmap(old_ra.cast(), self.grown_bytes) };
+            unsafe { sys::unmap(old_ra.wrapping_sub(1).cast(), self.grown_bytes) };
         }
         self.grown_bytes = bytes;
         true
@@ -156,6 +161,20 @@ impl Path {
         debug_assert!(i < self.capacity);
         // SAFETY: inside the array: callers stay below `hi` or have made sure of the capacity.
         unsafe { &mut *self.ra.wrapping_add(i) }
+    }
+
+    /// The youngest recorded frame below `below` that lies at `slot` or above it, plus one; 0 if there is none.
+    #[inline(always)]
+    pub fn at_or_above(&self, below: usize, slot: u64) -> (usize, Word) {
+        let mut word = self.ra.wrapping_add(below);
+        loop {
+            word = word.wrapping_sub(1);
+            // SAFETY: inside the array, or the word before it, at which the search ends.
+            let found = unsafe { *word };
+            if found.addr >= slot {
+                return ((word as usize).wrapping_sub(self.ra as usize).wrapping_add(size_of::<Word>()) / size_of::<Word>(), found);
+            }
+        }
     }
 
     /// What else is known of frame `i`.
@@ -199,6 +218,38 @@ impl Path {
         unsafe { core::ptr::copy(source, target, count) };
     }
 
+    /// Where the oldest of the frames `low..high` that read bp read it; 0 if none did.
+    #[inline(always)]
+    pub fn first_bp_slot(&self, low: usize, high: usize) -> u64 {
+        let (mut meta, end) = (self.meta.wrapping_add(low), self.meta.wrapping_add(high));
+        while meta < end {
+            // SAFETY: below `hi`, as all frames of a run.
+            let slot = unsafe { (*meta).bp_slot };
+            if slot != 0 {
+                return slot;
+            }
+            meta = meta.wrapping_add(1);
+        }
+        0
+    }
+
+    /// Recorded frame `k` was come to by a step that read bp at `bp_slot`: where bp comes from is the younger frame's doing, and that one
+    /// may be another now.
+    #[inline(always)]
+    pub fn meet(&mut self, k: usize, bp_slot: u64) {
+        let meta = self.meta(k);
+        meta.bp_slot = bp_slot;
+        if meta.flags & NEEDS_BP != 0 && bp_slot != 0 {
+            self.bp_top = self.bp_top.max(k + 1);
+        }
+    }
+
+    /// The lowest index down to which the frames below `k`, which has been met, are as recorded.
+    #[inline(always)]
+    pub fn verify_met(&mut self, k: usize) -> usize {
+        if self.meta(k).flags & STOP != 0 { k } else { self.verify(k) }
+    }
+
     /// Compares the frames below `top` with memory, leaf to root, as far as each follows from the one before. Returns the lowest index
     /// that was found equal (`top` if not even `top - 1` was). All recorded slots must be mapped: they are those of the current stack.
     #[inline(always)]
@@ -211,26 +262,35 @@ impl Path {
 
     /// Frames `floor..top`, which have no stops.
     #[inline(always)]
-    fn verify_words(&mut self, top: usize, floor: usize) -> usize {
-        let mut i = top;
+    fn verify_words(&self, top: usize, floor: usize) -> usize {
+        let lowest = self.ra.wrapping_add(floor);
+        let mut word = self.ra.wrapping_add(top);
         // Four at a time: the loop then costs about one cycle a frame.
-        while i >= floor + 4 {
-            let equal = self.is_equal(i - 1) && self.is_equal(i - 2) && self.is_equal(i - 3) && self.is_equal(i - 4);
-            if !equal {
-                break;
-            }
-            i -= 4;
+        let last_four = lowest.wrapping_add(4);
+        while word >= last_four && Path::are_four_equal(word.wrapping_sub(4)) {
+            word = word.wrapping_sub(4);
         }
-        while i > floor && self.is_equal(i - 1) {
-            i -= 1;
+        // The rest together with some of those before it: how many are left is hard to guess.
+        if word > lowest && word < last_four && top - floor >= 4 && Path::are_four_equal(lowest) {
+            return floor;
         }
-        i
+        while word > lowest && Path::is_equal(word.wrapping_sub(1)) {
+            word = word.wrapping_sub(1);
+        }
+        (word as usize - self.ra as usize) / size_of::<Word>()
     }
 
+    /// Four frames from `word` on, youngest first.
     #[inline(always)]
-    fn is_equal(&self, i: usize) -> bool {
+    fn are_four_equal(word: *const Word) -> bool {
+        (0..4).rev().all(|i| Path::is_equal(word.wrapping_add(i)))
+    }
+
+    /// Whether memory is as `word`, of a frame below `hi`, says.
+    #[inline(always)]
+    fn is_equal(word: *const Word) -> bool {
         // SAFETY: below `hi`, as all frames that are verified.
-        let word = unsafe { *self.ra.wrapping_add(i) };
+        let word = unsafe { *word };
         // SAFETY: a slot of the current stack, found mapped when it was recorded; read only after the younger ones have matched.
         word.value == unsafe { (word.addr as *const u64).read_volatile() }
     }
@@ -248,7 +308,7 @@ impl Path {
             if i < self.hi && i != top && self.meta(i).flags & STOP != 0 {
                 break;
             }
-            if self.ra(i - 1).addr == 0 || !self.is_equal(i - 1) {
+            if self.ra(i - 1).addr == 0 || !Path::is_equal(self.ra.wrapping_add(i - 1)) {
                 break;
             }
             i -= 1;
@@ -259,15 +319,19 @@ impl Path {
     /// The saved bp words of frames `low..top`. Returns the lowest index down to which they are equal.
     #[inline(never)]
     fn verify_bp(&mut self, low: usize, top: usize) -> usize {
-        let mut i = top;
-        while i > low {
-            let Meta { bp, bp_slot, flags } = *self.meta(i - 1);
-            let compared = flags & NEEDS_BP != 0 && bp_slot != 0;
-            // SAFETY: as in `is_equal`; the frame's return address has matched already.
-            if compared && bp != unsafe { (bp_slot as *const u64).read_volatile() } {
-                return i;
+        let base = self.meta.wrapping_add(low);
+        let mut meta = self.meta.wrapping_add(top);
+        while meta > base {
+            meta = meta.wrapping_sub(1);
+            // SAFETY: below `hi`, as all frames that are verified.
+            let Meta { bp, bp_slot, flags } = unsafe { *meta };
+            // Which frames are compared cannot be guessed: the others are compared with themselves.
+            let compared = (flags & NEEDS_BP != 0) & (bp_slot != 0);
+            let slot = core::hint::select_unpredictable(compared, bp_slot, meta as u64);
+            // SAFETY: as in `is_equal`, the frame's return address has matched already; or our own word (`bp` is the first of `Meta`).
+            if bp != unsafe { (slot as *const u64).read_volatile() } {
+                return (meta as usize - self.meta as usize) / size_of::<Meta>() + 1;
             }
-            i -= 1;
         }
         low
     }

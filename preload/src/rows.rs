@@ -43,8 +43,13 @@ struct Table {
 const EMPTY: Slot = Slot { key: AtomicU64::new(0), row: AtomicU64::new(0) };
 static FIRST: [Slot; FIRST_SLOTS] = [EMPTY; FIRST_SLOTS];
 /// Tables are never freed: a reader may still be in the previous one. There are as many as the table has grown, which is a few.
-static TABLES: [Table; 12] =
-    [const { Table { slots: AtomicPtr::new(core::ptr::null_mut()), mask: AtomicUsize::new(0), used: AtomicUsize::new(0) } }; 12];
+static TABLES: [Table; 16] = {
+    let mut tables =
+        [const { Table { slots: AtomicPtr::new(core::ptr::null_mut()), mask: AtomicUsize::new(0), used: AtomicUsize::new(0) } }; 16];
+    tables[0].slots = AtomicPtr::new((&raw const FIRST).cast_mut().cast());
+    tables[0].mask = AtomicUsize::new(FIRST_SLOTS - 1);
+    tables
+};
 /// Index of the table in use.
 static CURRENT: AtomicUsize = AtomicUsize::new(0);
 /// How many modules' rows were forgotten.
@@ -66,23 +71,20 @@ impl Table {
 
     /// The slot at a position, wrapped around.
     #[inline(always)]
-    fn slot(&self, position: usize) -> Option<&'static Slot> {
+    fn slot(&self, position: usize) -> &'static Slot {
         let slots = self.slots.load(Ordering::Relaxed);
-        if slots.is_null() {
-            return FIRST.get(position % FIRST_SLOTS);
-        }
-        // SAFETY: the table has mask + 1 slots and is never freed.
-        Some(unsafe { &*slots.wrapping_add(position & self.mask.load(Ordering::Relaxed)) })
+        // SAFETY: a table in use has mask + 1 slots and is never freed.
+        unsafe { &*slots.wrapping_add(position & self.mask.load(Ordering::Relaxed)) }
     }
 
     fn len(&self) -> usize {
-        if self.slots.load(Ordering::Relaxed).is_null() { FIRST_SLOTS } else { self.mask.load(Ordering::Relaxed) + 1 }
+        self.mask.load(Ordering::Relaxed) + 1
     }
 
     /// Puts a row in. False if its neighbourhood is full.
     fn insert(&self, key: u64, packed: (u64, u64)) -> bool {
         for probe in 0..PROBES {
-            let Some(slot) = self.slot(hash(key).wrapping_add(probe)) else { return false };
+            let slot = self.slot(hash(key).wrapping_add(probe));
             let found = slot.key.load(Ordering::Relaxed);
             if found & KEY_MASK == key {
                 return true;
@@ -112,7 +114,7 @@ impl Table {
             table.mask.store(slots - 1, Ordering::Relaxed);
             table.slots.store(memory.cast(), Ordering::Relaxed);
             for position in 0..self.len() {
-                let Some(slot) = self.slot(position) else { continue };
+                let slot = self.slot(position);
                 let key = slot.key.load(Ordering::Acquire);
                 if key & KEY_MASK > TOMBSTONE {
                     table.insert(key & KEY_MASK, (key, slot.row.load(Ordering::Relaxed)));
@@ -151,28 +153,52 @@ fn hash(key: u64) -> usize {
 /// Has the row of a return address on its way to the cache: it will be asked for when the real allocator has returned.
 #[inline(always)]
 pub fn prefetch(ra: u64) {
-    if let Some(slot) = Table::current().slot(hash(ra)) {
-        // SAFETY: a hint about an address; SSE is part of x86-64.
-        unsafe { core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>((&raw const *slot).cast()) };
-    }
+    let slot = Table::current().slot(hash(ra));
+    // SAFETY: a hint about an address; SSE is part of x86-64.
+    unsafe { core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>((&raw const *slot).cast()) };
 }
 
 /// The row for a return address, or for an ip marked [`EXACT`]. From the cache, or computed and cached.
 #[inline(always)]
 pub fn row(thread: &mut Thread, key: u64) -> Row {
-    let table = Table::current();
-    let start = hash(key);
-    for probe in 0..PROBES {
-        let Some(slot) = table.slot(start.wrapping_add(probe)) else { break };
-        let found = slot.key.load(Ordering::Acquire); // pairs with the release in `insert`
-        if found & KEY_MASK == key {
-            return unpack(found, slot.row.load(Ordering::Relaxed));
-        }
-        if found == 0 {
-            break;
-        }
+    if let Some(row) = View::now().find(key) {
+        return row;
     }
     miss(thread, key)
+}
+
+/// The cache as it is now, for several look-ups in a row.
+pub struct View {
+    slots: *const Slot,
+    mask: usize,
+}
+
+impl View {
+    /// The table in use.
+    #[inline(always)]
+    pub fn now() -> View {
+        let table = Table::current();
+        View { slots: table.slots.load(Ordering::Relaxed), mask: table.mask.load(Ordering::Relaxed) }
+    }
+
+    /// The row of a key, if it is there.
+    #[inline(always)]
+    pub fn find(&self, ra: u64) -> Option<Row> {
+        let start = hash(ra);
+        let mut probe = 0;
+        loop {
+            // SAFETY: the table has mask + 1 slots and is never freed.
+            let slot = unsafe { &*self.slots.wrapping_add(start.wrapping_add(probe) & self.mask) };
+            let found = slot.key.load(Ordering::Acquire); // pairs with the release in `insert`
+            if (found ^ ra) << (64 - KEY_BITS) == 0 {
+                return Some(unpack(found, slot.row.load(Ordering::Relaxed)));
+            }
+            probe += 1;
+            if found == 0 || probe == PROBES {
+                return None;
+            }
+        }
+    }
 }
 
 #[cold]
@@ -290,7 +316,7 @@ fn insert(key: u64, row: Row) {
 pub fn forget(start: u64, end: u64) {
     FORGOTTEN.fetch_add(1, Ordering::AcqRel); // pairs with the check in `grow`
     let table = Table::current();
-    for slot in (0..table.len()).filter_map(|position| table.slot(position)) {
+    for slot in (0..table.len()).map(|position| table.slot(position)) {
         let key = slot.key.load(Ordering::Relaxed);
         let ip = lookup_ip(key & KEY_MASK);
         if key & KEY_MASK > TOMBSTONE && ip >= start && ip < end {

@@ -30,7 +30,7 @@ pub fn unmappings() -> u32 {
 
 /// Mapped stack addresses `lo..hi`.
 #[repr(C)]
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 pub struct Window {
     lo: u64,
     hi: u64,

@@ -6,7 +6,7 @@ use hound_unwind::{EndReason, Regs, Row, RowKind, Stepped, step};
 
 use crate::path::{BP_KNOWN, Fresh, Meta, NEEDS_BP, Path, STOP, USES_BP, Word};
 use crate::thread::Thread;
-use crate::{full, process, rows, stack};
+use crate::{full, lean, process, rows, stack};
 
 /// `leaf_from` of an edit behind which nothing is kept.
 const NOTHING_BEHIND: u16 = u16::MAX;
@@ -50,7 +50,7 @@ pub fn update(thread: &mut Thread, slot: u64, bp: u64) -> bool {
 
 /// A walk under way. The new path is, root first:
 /// `path[0..root] ++ fresh[lead..] reversed ++ path[run] ++ fresh[..lead] reversed`.
-struct Walk {
+pub struct Walk {
     /// Frames unwound, leaf first.
     fresh: usize,
     /// How many of them are younger than `run`.
@@ -82,9 +82,21 @@ enum Outcome {
     NeedsFull,
 }
 
+/// The walk, in one of two ways that come to the same.
+#[inline(always)]
+fn walk(thread: &mut Thread, slot: u64, bp: u64, matched: Option<usize>) -> bool {
+    if thread.path.len != 0
+        && thread.path.stop_top == 0
+        && let Some(written) = lean::walk(thread, slot, bp, matched)
+    {
+        return written;
+    }
+    any_walk(thread, slot, bp, matched)
+}
+
 #[cold]
 #[inline(never)]
-fn walk(thread: &mut Thread, slot: u64, bp: u64, matched: Option<usize>) -> bool {
+fn any_walk(thread: &mut Thread, slot: u64, bp: u64, matched: Option<usize>) -> bool {
     if process::options() & OPTION_SHADOW_STACK == 0 {
         thread.path.clear();
     }
@@ -121,6 +133,24 @@ fn walk(thread: &mut Thread, slot: u64, bp: u64, matched: Option<usize>) -> bool
 }
 
 impl Walk {
+    /// A walk that is done, of what `lean` can do.
+    #[inline(always)]
+    pub fn simple(fresh: usize, lead: usize, run: (usize, usize), run_flags: u64, verified: usize, stepped: usize) -> Walk {
+        Walk {
+            fresh,
+            lead,
+            run: Some(run),
+            run_flags,
+            below: 0,
+            limit: MAX_FRAMES,
+            keep: true,
+            spilled: false,
+            frame_pointers: false,
+            verified,
+            stepped,
+        }
+    }
+
     /// How deep the stack is, as far as it was followed.
     fn total(&self, outcome: &Outcome) -> usize {
         let root = if let Outcome::Met(root) = outcome { *root } else { 0 };
@@ -138,8 +168,7 @@ impl Walk {
                 Some(k) => {
                     let low = match matched.take() {
                         Some(low) => low,
-                        None if thread.path.meta(k).flags & STOP != 0 => k,
-                        None => thread.path.verify(k),
+                        None => thread.path.verify_met(k),
                     };
                     self.verified += k - low + 1;
                     if low == 0 {
@@ -209,15 +238,10 @@ impl Walk {
         let k = self.below.checked_sub(1)?;
         let word = *path.ra(k);
         let meta = *path.meta(k);
-        let needs_bp = meta.flags & NEEDS_BP != 0;
-        if word.addr != frame.slot || word.value != frame.ra || (needs_bp && meta.bp != frame.bp) {
+        if word.addr != frame.slot || word.value != frame.ra || (meta.flags & NEEDS_BP != 0 && meta.bp != frame.bp) {
             return None;
         }
-        // Where bp comes from is the younger frame's doing, and that one may be another now.
-        path.meta(k).bp_slot = frame.bp_slot;
-        if needs_bp && frame.bp_slot != 0 {
-            path.bp_top = path.bp_top.max(k + 1);
-        }
+        path.meet(k, frame.bp_slot);
         Some(k)
     }
 
@@ -278,7 +302,7 @@ impl Walk {
     }
 
     /// Puts the new path together, and writes it.
-    fn finish(self, thread: &mut Thread, root: usize, end: Option<EndReason>, entry_bp: u64) -> bool {
+    pub fn finish(self, thread: &mut Thread, root: usize, end: Option<EndReason>, entry_bp: u64) -> bool {
         let path = &mut thread.path;
         let (run_low, run_count) = self.run.map_or((0, 0), |(low, high)| (low, high - low + 1));
         let (middle, lead) = if run_count == 0 { (self.fresh, 0) } else { (self.fresh - self.lead, self.lead) };
@@ -356,7 +380,8 @@ impl Walk {
 
 /// The next older frame of `low`, if it lies where the recorded one does: the step to it is the same, only what it reads there differs.
 /// `bp` is as it is after `low`.
-fn same_slots(thread: &mut Thread, low: usize, bp: u64) -> Option<Fresh> {
+#[inline(always)]
+pub fn same_slots(thread: &mut Thread, low: usize, bp: u64) -> Option<Fresh> {
     let older = low.checked_sub(1)?;
     let slot = thread.path.ra(older).addr;
     if slot == 0 || thread.path.meta(low).flags & STOP != 0 {
@@ -369,20 +394,19 @@ fn same_slots(thread: &mut Thread, low: usize, bp: u64) -> Option<Fresh> {
 }
 
 /// bp as it is after frame `low` of a run `low..=high` that was met with `entry`.
-fn bp_after(thread: &mut Thread, low: usize, high: usize, entry: u64) -> Option<u64> {
-    for i in low..=high {
-        let slot = thread.path.meta(i).bp_slot;
-        // The meeting frame's own slot has been read: its value is `entry`.
-        if slot != 0 && i != high {
-            return thread.window.read(slot);
-        }
+#[inline(always)]
+pub fn bp_after(thread: &mut Thread, low: usize, high: usize, entry: u64) -> Option<u64> {
+    // The meeting frame's own slot has been read: its value is `entry`.
+    match thread.path.first_bp_slot(low, high) {
+        0 => Some(entry),
+        slot => thread.window.read(slot),
     }
-    Some(entry)
 }
 
 /// The frames behind the path's top hang from another parent now (or from the same one by another way of saving bp), and those that lie
 /// in its part of the stack are gone.
-fn cut_stale(path: &mut Path, len: usize) {
+#[inline(always)]
+pub fn cut_stale(path: &mut Path, len: usize) {
     let Some(top) = len.checked_sub(1) else { return };
     let top_slot = path.ra(top).addr;
     for i in len..path.hi {

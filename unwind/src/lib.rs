@@ -31,4 +31,4 @@ pub use exercise::exercise;
 pub use general::step_general;
 pub use row::{Row, RowKind, Saved, SavedSlots, is_signal_return};
 pub use sections::Sections;
-pub use step::{FullRegs, Regs, Stepped, frame_pointer_step, step, step_full};
+pub use step::{FullRegs, Regs, Stepped, frame_pointer_step, step, step_full, step_simple};

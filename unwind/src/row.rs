@@ -202,8 +202,15 @@ impl Row {
 
     /// CFA = bp + off.
     #[inline]
-    pub(crate) const fn is_bp(self) -> bool {
+    #[must_use]
+    pub const fn is_bp(self) -> bool {
         self.0[0] as u8 == BP
+    }
+
+    /// CFA = sp or bp + off: a row for [`step_simple`](crate::step_simple).
+    #[inline]
+    pub(crate) const fn is_simple(self) -> bool {
+        (self.0[0] as u8).wrapping_sub(SP) <= BP - SP
     }
 
     /// Whether the caller's frame follows from sp, bp and the words in the slots that the step reports, and from
