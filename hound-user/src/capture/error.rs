@@ -1,8 +1,8 @@
 //! What can be wrong with a capture: errors that leave nothing to read, and anomalies that leave the rest readable.
 
 use super::format::FORMAT_VERSION;
-use std::fmt;
 use std::path::PathBuf;
+use std::{fmt, io};
 
 /// Why a file cannot be read as a capture at all. Its text is one line: what failed, why, what to do.
 #[derive(Debug)]
@@ -12,7 +12,7 @@ pub enum CaptureError {
         /// The file.
         path: PathBuf,
         /// The system's reason.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// It does not begin as a capture does.
     Foreign {
@@ -38,7 +38,16 @@ pub enum CaptureError {
 impl fmt::Display for CaptureError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            CaptureError::Io { path, source } => write!(f, "cannot read capture {}: {source}", path.display()),
+            CaptureError::Io { path, source } => {
+                let cure = match source.kind() {
+                    io::ErrorKind::NotFound => {
+                        "; give the file that -o named, by default hound-NAME-TIME-PID.hound where hound was started"
+                    }
+                    io::ErrorKind::PermissionDenied => "; ask its owner, or read it as root",
+                    _ => "",
+                };
+                write!(f, "cannot read capture {}: {source}{cure}", path.display())
+            }
             CaptureError::Foreign { path, looks_like } => {
                 write!(f, "{} is not a hound capture ({looks_like}): give a file that `hound run -o FILE` wrote", path.display())
             }
