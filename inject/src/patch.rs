@@ -160,7 +160,7 @@ impl Staged {
         for ((planned, row), _) in plan.planned.iter().zip(&self.rows).zip(slots).filter(|(_, slot)| slot.is_none()) {
             let stub = site.memory.read_u64(stubs + u64::from(row.shape) * 8)?;
             let unfit = |why| Error::Unfit { what: format!("the function at {:#x} cannot be patched: {why}", planned.entry) };
-            site.memory.write(row.thunk, &thunk::slot(row.thunk, at, stub, &planned.displaced).map_err(unfit)?)?;
+            site.memory.write(row.thunk, &thunk::slot(row.thunk, at, stub, row.shape, &planned.displaced).map_err(unfit)?)?;
             site.memory.write(at, &row.to_bytes())?;
             at += ENTRY as u64;
         }

@@ -3,9 +3,7 @@
 //! One body for each `Shape`. The functions called here are the ones behind the patches, as hound has left them in the entries: nothing is
 //! looked up, and no lock is held while they run.
 
-use core::arch::naked_asm;
 use core::ffi::c_void;
-use core::mem::offset_of;
 use core::sync::atomic::Ordering;
 
 use hound_common::attach::{ENTRY_GLIBC, Entry, NO_ARGUMENT};
@@ -29,17 +27,16 @@ pub struct Frame {
     pub bp: u64,
     /// ax: how many vector registers a variadic call uses.
     pub ax: u64,
-    /// xmm0 to xmm7, where the stub saves them.
-    pub xmm: [u128; 8],
 }
 
 impl Frame {
-    fn caller(&self) -> Caller {
+    /// From where.
+    pub fn caller(&self) -> Caller {
         Caller { slot: self.slot, bp: self.bp }
     }
 
     /// The argument at `index`, 0 where there is none.
-    fn argument(&self, index: u8) -> u64 {
+    pub fn argument(&self, index: u8) -> u64 {
         self.args.get(usize::from(index)).copied().unwrap_or(0)
     }
 }
@@ -78,8 +75,9 @@ macro_rules! alloc_body {
     (@type $arg:ident) => { usize };
 }
 
+/// Records a block that an outermost call has returned.
 #[inline(always)]
-fn allocated(call: &Call, block: *mut c_void, size: usize) {
+pub fn allocated(call: &Call, block: *mut c_void, size: usize) {
     nesting::recorded(call.function);
     record::alloc(call.caller, call.function, block, size);
 }
@@ -170,7 +168,7 @@ pub unsafe extern "C" fn rallocx(old: *mut c_void, size: usize, flags: usize, en
 /// A resize returned: with a block, or without one because it failed (nothing happened) or, where that is its way, because size 0 released
 /// the old one.
 #[inline(always)]
-fn resized(call: &Call, before: u64, old: *mut c_void, new: *mut c_void, size: usize, zero_releases: bool) {
+pub fn resized(call: &Call, before: u64, old: *mut c_void, new: *mut c_void, size: usize, zero_releases: bool) {
     let released = zero_releases && new.is_null() && size == 0 && !old.is_null();
     if !new.is_null() || released {
         nesting::recorded(call.function);
@@ -207,16 +205,9 @@ pub extern "C" fn free(frame: &Frame) -> u32 {
     u32::from(frame.entry.flags & ENTRY_GLIBC != 0 && record::chunk(block).1 & ALLOC_MMAPPED != 0)
 }
 
-/// `Shape::PoolFree`
-pub extern "C" fn pool_free(frame: &Frame) {
-    let block = frame.argument(frame.entry.block_argument);
-    if block != 0 {
-        release(frame, block);
-    }
-}
-
+/// Records the release of a block, unless it is nested.
 #[inline(always)]
-fn release(frame: &Frame, block: u64) {
+pub fn release(frame: &Frame, block: u64) {
     let mut function = Patched { entry: frame.entry, state: directory::find() };
     let caller = frame.caller();
     if !function.is_inside(caller.ra()) && nesting::releases(function, caller, block) {
@@ -309,69 +300,10 @@ pub extern "C" fn exec(frame: &Frame) {
     }
 }
 
-/// `Shape::PoolAlloc`
-pub unsafe extern "C" fn pool_alloc(frame: &Frame) -> u64 {
-    let call = Call::enter(frame.entry, frame.caller());
-    // SAFETY: the caller's own call, passed on.
-    let block = unsafe { repeat(frame) };
-    if let Some(call) = call {
-        call.leave();
-        allocated(&call, block as *mut c_void, pool_size(frame));
-    }
-    block
-}
-
-/// `Shape::PoolRealloc`
-pub unsafe extern "C" fn pool_realloc(frame: &Frame) -> u64 {
-    let call = Call::enter(frame.entry, frame.caller());
-    let before = clock::now();
-    // SAFETY: the caller's own call, passed on.
-    let new = unsafe { repeat(frame) };
-    if let Some(call) = call {
-        call.leave();
-        let old = frame.argument(frame.entry.block_argument) as *mut c_void;
-        resized(&call, before, old, new as *mut c_void, pool_size(frame), false);
-    }
-    new
-}
-
-fn pool_size(frame: &Frame) -> usize {
+/// The size, as the entry says where it is.
+pub fn placed_size(frame: &Frame) -> usize {
     let count = if frame.entry.count_argument == NO_ARGUMENT { 1 } else { frame.argument(frame.entry.count_argument) };
     frame.argument(frame.entry.size_argument).wrapping_mul(count) as usize
-}
-
-/// Calls the real function with every register that can hold an argument as it was.
-#[unsafe(naked)]
-unsafe extern "C" fn repeat(frame: &Frame) -> u64 {
-    naked_asm!(
-        ".cfi_startproc",
-        "sub rsp, 8",
-        ".cfi_adjust_cfa_offset 8",
-        "mov r10, rdi",
-        "movups xmm0, xmmword ptr [r10 + {xmm}]",
-        "movups xmm1, xmmword ptr [r10 + {xmm} + 16]",
-        "movups xmm2, xmmword ptr [r10 + {xmm} + 32]",
-        "movups xmm3, xmmword ptr [r10 + {xmm} + 48]",
-        "movups xmm4, xmmword ptr [r10 + {xmm} + 64]",
-        "movups xmm5, xmmword ptr [r10 + {xmm} + 80]",
-        "movups xmm6, xmmword ptr [r10 + {xmm} + 96]",
-        "movups xmm7, xmmword ptr [r10 + {xmm} + 112]",
-        "mov rdi, qword ptr [r10]",
-        "mov rsi, qword ptr [r10 + 8]",
-        "mov rdx, qword ptr [r10 + 16]",
-        "mov rcx, qword ptr [r10 + 24]",
-        "mov r8, qword ptr [r10 + 32]",
-        "mov r9, qword ptr [r10 + 40]",
-        "mov rax, qword ptr [r10 + {ax}]",
-        "mov r11, qword ptr [r10 + {entry}]",
-        "call qword ptr [r11 + {real}]",
-        "add rsp, 8",
-        ".cfi_adjust_cfa_offset -8",
-        "ret",
-        ".cfi_endproc",
-        xmm = const offset_of!(Frame, xmm), ax = const offset_of!(Frame, ax), entry = const offset_of!(Frame, entry),
-        real = const offset_of!(Entry, real),
-    )
 }
 
 /// `Shape::RegisterFrame`

@@ -27,6 +27,7 @@ mod lean;
 mod modules;
 mod nesting;
 mod path;
+mod pools;
 mod process;
 mod producer;
 mod real;
