@@ -8,21 +8,22 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use hound_common::event::{END_DETACH, MODE_FULL, tag};
 use hound_common::ring::{OPTION_DROP, OPTION_FREE_STACKS, OPTION_MAPS, OPTION_SHADOW_STACK};
-use hound_inject::{CustomHook, Entered, Plan, Target};
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use hound_inject::{CustomHook, Entered, Plan, Refusal, State, Target};
 
+use super::answers::{Answers, requests};
 use super::before::before;
 use super::files::Holder;
 use super::processes::{self, ProcessFd};
 use super::recording::{Recording, Start};
 use super::ring::Ring;
-use super::signals::Signals;
-use super::talk::{Asked, Occupied, Talk, own_folder};
+use super::signals::{self, Signals};
+use super::talk::{Occupied, Talk, own_folder};
 use super::watch::{Watch, Why};
 use super::{clock, files, launch, leave, output};
 use crate::capture::{CaptureWriter, End, SessionInfo};
@@ -79,6 +80,8 @@ pub struct Attached {
 
 /// Longest time to get in, and to patch. A target in which no thread can be borrowed for so long is not one to wait for.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Then the user is told what hound waits for.
+const NOTICE_AFTER: Duration = Duration::from_millis(1500);
 /// Longest a thread is made to wait for ring space in all.
 const MAX_WAIT_MS: u32 = 60_000;
 /// A target that was attached to gives hound up after so long without a sign of life.
@@ -90,7 +93,7 @@ const BELIEF_MS: u32 = 250;
 /// Refusals, and failures before the target recorded: nothing is left in it then.
 pub fn attach(attach: &Attach, glance: impl FnMut(&Glance) -> anyhow::Result<()> + Send + 'static) -> anyhow::Result<Attached> {
     let started = Instant::now();
-    let (asked, requests) = unbounded_channel();
+    let (asked, requests) = requests();
     // First: who records it already is the best reason not to.
     let talk = match Talk::open(&own_folder(), attach.pid, asked) {
         Err(error) if error.is::<Occupied>() => return Err(error),
@@ -104,6 +107,7 @@ pub fn attach(attach: &Attach, glance: impl FnMut(&Glance) -> anyhow::Result<()>
     let number = i32::try_from(attach.pid).context("that is no process id")?;
     let target = hound_inject::look(number).with_context(|| format!("cannot attach to process {number}"))?;
     let process = ProcessFd::open(attach.pid).context("cannot watch the process")?;
+    refuse_the_recorded(number).with_context(|| format!("cannot attach to process {number}"))?;
     let plan = Plan::of(&target, &attach.hooks).with_context(|| format!("cannot attach to process {number}"))?;
     let library = launch::library()?;
     let library = std::fs::read(&library).with_context(|| format!("cannot read {}", library.display()))?;
@@ -117,15 +121,42 @@ pub fn attach(attach: &Attach, glance: impl FnMut(&Glance) -> anyhow::Result<()>
         // Before anything changes: from here on nothing that is sent to hound ends it half-way.
         let signals = Signals::catch_to_leave().context("cannot catch signals")?;
         let into = Into { attach, target: &target, plan: &plan, library: &library, session: &session, ring_clock };
+        let notice = notice(attach.pid);
         let inside = into.enter(writer, &path).inspect_err(|_| {
             let _ = std::fs::remove_file(&path); // it holds nothing
         })?;
+        drop(notice);
         let at = started.elapsed();
         eprintln!("hound: attached to {} in {} ms: {inside}", attach.pid, at.as_millis());
-        record(attach, inside, process, signals, requests, glance).await
+        record(attach, inside, process, signals, Answers::new(attach.pid, "full", requests), glance).await
     });
+    signals::let_go();
     drop(talk);
     result
+}
+
+/// What another hound records has a better reason to be refused than what comes of looking at its patched code.
+fn refuse_the_recorded(pid: i32) -> Result<(), hound_inject::Error> {
+    let Some(left) = hound_inject::find(pid)? else { return Ok(()) };
+    match left.state() {
+        State::Launched => Err(Refusal::Launched.into()),
+        State::Armed { drainer } if left.is_drained()? => Err(Refusal::Occupied { by: drainer }.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Says so where getting in takes long. Until dropped.
+fn notice(pid: u32) -> Sender<()> {
+    let (done, told) = channel::<()>();
+    let body = move || {
+        if told.recv_timeout(NOTICE_AFTER) == Err(RecvTimeoutError::Timeout) {
+            let limit = 2 * PATIENCE.as_secs();
+            eprintln!("hound: still waiting for a moment to get into process {pid}; gives up after {limit} s, Ctrl-C leaves as soon as it can");
+        }
+    };
+    // Without a thread for it nothing is said.
+    let _ = std::thread::Builder::new().name("hound-notice".into()).spawn(body);
+    done
 }
 
 fn session(attach: &Attach, plan: &Plan, clock: crate::capture::Clock) -> SessionInfo {
@@ -259,10 +290,10 @@ async fn record(
     mut inside: Inside,
     process: ProcessFd,
     signals: Signals,
-    requests: UnboundedReceiver<Asked>,
+    answers: Answers,
     glance: impl FnMut(&Glance) -> anyhow::Result<()> + Send + 'static,
 ) -> anyhow::Result<Attached> {
-    let mut watch = Watch::new(attach, process, signals, requests)?;
+    let mut watch = Watch::new(attach, process, signals, answers)?;
     let glances = attach.every.map(|every| super::glances::start(every, &inside, glance)).transpose()?;
     let why = watch.until_the_end(&mut inside).await;
     // Nothing is printed between the lines that follow.

@@ -63,6 +63,7 @@ pub enum Answer {
 
 /// A session at a glance.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)] // another version may say less
 pub struct Status {
     /// The target.
     pub pid: u32,
@@ -70,9 +71,11 @@ pub struct Status {
     pub command: String,
     /// The hound that records.
     pub hound: u32,
+    /// Who runs it.
+    pub user: u32,
     /// Its version.
     pub version: String,
-    /// The mode: "full".
+    /// The mode: "full", or "launch".
     pub mode: String,
     /// Whether it records now, or is on its way in or out.
     pub state: String,
@@ -88,7 +91,8 @@ pub struct Status {
     pub capture_bytes: u64,
     /// Events lost.
     pub lost_events: u64,
-    /// Bytes in blocks that were allocated since the attach and are alive; none if they come too fast to be counted beside.
+    /// Bytes in blocks that were allocated since the attach and are alive; none if they come too fast to be counted beside,
+    /// and in launch mode.
     pub live_bytes: Option<u64>,
     /// These blocks.
     pub live_blocks: Option<u64>,
@@ -109,18 +113,48 @@ pub struct Occupied {
     pub pid: u32,
     /// Who records it.
     pub hound: u32,
-    /// Into what.
-    pub capture: PathBuf,
+    /// What it says.
+    pub says: Said,
+}
+
+/// What a session that holds a target says of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// It has recorded for so long, into this.
+    Recording(Duration, PathBuf),
+    /// It can do nothing for who asks now: why.
+    Failed(String),
+    /// Nothing.
+    Nothing,
 }
 
 impl std::fmt::Display for Occupied {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (pid, hound, capture) = (self.pid, self.hound, self.capture.display());
-        write!(
-            f,
-            "process {pid} is being recorded already, by hound process {hound} into '{capture}'; `hound snapshot -p {pid}` reports on that, \
-             `hound detach -p {pid}` ends it"
-        )
+        let (pid, hound) = (self.pid, self.hound);
+        match &self.says {
+            Said::Failed(why) => write!(f, "hound process {hound} holds process {pid}, and says: {why}; try again in a moment"),
+            Said::Recording(since, capture) => write!(
+                f,
+                "process {pid} is being recorded already, for {} by hound process {hound} into '{}'; `hound snapshot -p {pid}` reports on \
+                 that, `hound detach -p {pid}` ends it",
+                short(*since),
+                capture.display()
+            ),
+            Said::Nothing => write!(
+                f,
+                "process {pid} is being recorded already, by hound process {hound}, which does not answer: if it was stopped, \
+                 `kill -CONT {hound}` lets it go on; `kill -KILL {hound}` ends it, and `hound detach -p {pid}` then repairs what it leaves"
+            ),
+        }
+    }
+}
+
+/// A time as people say it.
+pub fn short(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ ..120 => format!("{seconds} s"),
+        seconds @ 120..7200 => format!("{} min", seconds / 60),
+        seconds => format!("{} h", seconds / 3600),
     }
 }
 
@@ -166,8 +200,14 @@ impl Talk {
             .open(folder.join("lock"))
             .context("cannot lock the sockets' folder")?;
         lock.lock().context("cannot lock the sockets' folder")?;
-        if let Ok(Answer::Status(status)) = ask(&path, &Request::Status) {
-            return Err(Occupied { pid, hound: status.hound, capture: status.capture }.into());
+        // Whoever listens holds the target, also one that stands still or is on its way in or out.
+        if let Some(hound) = listener(&path) {
+            let says = match ask(&path, &Request::Status) {
+                Ok(Answer::Status(status)) => Said::Recording(Duration::from_secs_f64(status.seconds.max(0.0)), status.capture),
+                Ok(Answer::Failed { why }) => Said::Failed(why),
+                _ => Said::Nothing,
+            };
+            return Err(Occupied { pid, hound, says }.into());
         }
         let _ = std::fs::remove_file(&path); // of a session that was killed
         let listener = UnixListener::bind(&path).with_context(|| format!("cannot make the socket '{}'", path.display()))?;
@@ -190,18 +230,39 @@ impl Drop for Talk {
     }
 }
 
-/// Where a session of this user puts its socket.
+/// Where a session of this user puts its socket: the folder that the system gives each user for such things, or, where there is none, one
+/// of the user's own (`prepare` sees to it that it is).
 pub fn own_folder() -> PathBuf {
-    let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty());
-    runtime.map_or_else(|| "/run".into(), PathBuf::from).join("hound")
+    if let Some(folder) = std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty()) {
+        return PathBuf::from(folder).join("hound");
+    }
+    match nix::unistd::geteuid().as_raw() {
+        0 => "/run/hound".into(),
+        user => [format!("/run/user/{user}/hound"), format!("{PLAIN}{user}")]
+            .map(PathBuf::from)
+            .into_iter()
+            .find(|folder| folder.parent().is_some_and(Path::is_dir))
+            .unwrap_or_default(),
+    }
 }
+
+/// The folder of a user for whom the system has none, but for the user's number.
+const PLAIN: &str = "/tmp/hound-";
 
 /// Where sessions may be: this user's own folder first. Root sees everybody's.
 fn folders() -> Vec<PathBuf> {
     let mut folders = vec![own_folder(), "/run/hound".into()];
     let users = std::fs::read_dir("/run/user").into_iter().flatten().flatten();
     folders.extend(users.map(|user| user.path().join("hound")));
-    folders.dedup();
+    // Only what belongs to the user it is called after: in /tmp anybody can make a folder.
+    let plain = std::fs::read_dir("/tmp").into_iter().flatten().flatten().filter(|entry| {
+        let path = entry.path();
+        let user = path.to_str().and_then(|path| path.strip_prefix(PLAIN)).and_then(|user| user.parse().ok());
+        user.is_some() && entry.metadata().is_ok_and(|meta| meta.is_dir() && Some(meta.uid()) == user)
+    });
+    folders.extend(plain.map(|entry| entry.path()));
+    let mut seen = std::collections::HashSet::new();
+    folders.retain(|folder| seen.insert(folder.clone()));
     folders
 }
 
@@ -238,7 +299,7 @@ fn serve(listener: &UnixListener, asked: &UnboundedSender<Asked>, busy: &Arc<()>
 }
 
 fn converse(stream: &UnixStream, asked: &UnboundedSender<Asked>) -> anyhow::Result<Answer> {
-    let (peer, own) = (peer_user(stream)?, nix::unistd::geteuid().as_raw());
+    let (peer, own) = (peer(stream)?.uid, nix::unistd::geteuid().as_raw());
     if peer != own && peer != 0 {
         bail!("the session belongs to user {own}; only that user and root may talk to it");
     }
@@ -249,15 +310,21 @@ fn converse(stream: &UnixStream, asked: &UnboundedSender<Asked>) -> anyhow::Resu
     answered.recv().context("the session ended before it could answer")
 }
 
-/// The user at the other end.
+/// Who is at the other end.
 #[expect(unsafe_code, reason = "SO_PEERCRED has no safe wrapper here")]
-fn peer_user(stream: &UnixStream) -> io::Result<u32> {
+fn peer(stream: &UnixStream) -> io::Result<libc::ucred> {
     let mut peer = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
     let mut length = size_of::<libc::ucred>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `length` bytes into `peer`.
     let done =
         unsafe { libc::getsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut peer).cast(), &raw mut length) };
-    if done == 0 { Ok(peer.uid) } else { Err(io::Error::last_os_error()) }
+    if done == 0 { Ok(peer) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The process that listens at a socket, if one does: it need not run at the moment.
+fn listener(socket: &Path) -> Option<u32> {
+    let peer = peer(&UnixStream::connect(socket).ok()?).ok()?;
+    Some(peer.pid as u32)
 }
 
 fn say<T: Serialize>(mut stream: &UnixStream, what: &T) -> anyhow::Result<()> {
@@ -298,26 +365,33 @@ fn ask_in(folders: &[PathBuf], pid: u32, request: &Request) -> anyhow::Result<Op
                 // Nobody there, or the socket of a session that was killed.
                 Some(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {}
                 Some(io::ErrorKind::PermissionDenied) if folder != &own_folder() => {}
-                _ => return Err(error.context(format!("the session on process {pid} does not answer"))),
+                _ => {
+                    let says = Said::Nothing;
+                    let silent = listener(&socket(folder, pid)).map(|hound| anyhow::Error::from(Occupied { pid, hound, says }));
+                    return Err(silent.unwrap_or(error));
+                }
             },
         }
     }
     Ok(None)
 }
 
-/// All sessions that answer.
-pub fn sessions() -> Vec<Status> {
-    let mut found = Vec::new();
-    for folder in folders() {
-        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-            if let Ok(Answer::Status(status)) = ask(&entry.path(), &Request::Status) {
-                found.push(*status);
-            }
+/// All sessions, and what is the matter with those that do not say how it goes.
+pub fn sessions() -> (Vec<Status>, Vec<String>) {
+    let (mut found, mut silent) = (Vec::new(), Vec::new());
+    for entry in folders().iter().flat_map(std::fs::read_dir).flatten().flatten() {
+        let path = entry.path();
+        let target = path.file_stem().and_then(|stem| stem.to_str()?.parse::<u32>().ok());
+        let (Some(pid), Some(hound)) = (target, listener(&path)) else { continue };
+        match ask(&path, &Request::Status) {
+            Ok(Answer::Status(status)) => found.push(*status),
+            Ok(Answer::Failed { why }) => silent.push(Occupied { pid, hound, says: Said::Failed(why) }.to_string()),
+            _ => silent.push(Occupied { pid, hound, says: Said::Nothing }.to_string()),
         }
     }
     found.sort_by_key(|status| status.pid);
     found.dedup_by_key(|status| (status.pid, status.hound));
-    found
+    (found, silent)
 }
 
 #[cfg(test)]
