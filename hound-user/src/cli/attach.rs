@@ -40,13 +40,13 @@ enum Mode {
 /// Ends by Ctrl-C, SIGTERM, --duration or `hound detach`: the program then runs on as it was found, the capture is kept, and what was
 /// allocated since the attach and is alive is printed to standard error. Ends also with the program.
 #[derive(clap::Args, Debug)]
-#[command(before_help = EXAMPLES)]
+#[command(before_help = EXAMPLES, group = clap::ArgGroup::new("target").args(["pid", "name"]).required(true))]
 pub struct Args {
     /// The process.
-    #[arg(short, long, value_name = "PID", group = "target", required_unless_present = "name", value_parser = parse_pid)]
+    #[arg(short, long, value_name = "PID", value_parser = parse_pid)]
     pid: Option<u32>,
     /// The process by its name: as `ps` shows it, its executable's, or the first word of its command line. It must be the only one.
-    #[arg(short, long, value_name = "NAME", group = "target")]
+    #[arg(short, long, value_name = "NAME")]
     name: Option<String>,
     /// How to record. Every allocation, by a library that is brought into the target: the only mode yet, so also the default.
     #[arg(long, value_enum, default_value = "full")]

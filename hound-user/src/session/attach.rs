@@ -239,7 +239,7 @@ impl Into<'_> {
     }
 
     fn drain(&self, entered: &Entered, writer: CaptureWriter, path: &Path) -> anyhow::Result<Recording> {
-        let ring = Ring::adopt(entered.ring().as_fd().try_clone_to_owned()?).context("cannot map the shared memory")?;
+        let ring = Ring::adopt(entered.ring().as_fd().try_clone_to_owned()?).context("cannot map the shared memory; hound needs 161 MiB of address space for it (see `ulimit -v`)")?;
         let control = ring.control();
         control.options.store(options(self.attach), Ordering::Relaxed);
         control.clock.store(self.ring_clock, Ordering::Relaxed);

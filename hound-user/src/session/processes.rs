@@ -219,7 +219,7 @@ mod tests {
     /// A process that waits for its input to end, called by this name.
     fn called(name: &str) -> Child {
         let child = Command::new("cat").arg0(name).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("cat is installed");
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
         while command_line(child.id()).first().is_none_or(|first| first != name) {
             assert!(std::time::Instant::now() < deadline, "it does not start");
             std::thread::yield_now();
@@ -267,7 +267,7 @@ mod tests {
     #[test]
     fn exec_changes_the_image() {
         let mut child = Command::new("sh").args(["-c", "read x; exec cat"]).stdin(Stdio::piped()).spawn().expect("sh is installed");
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
         while command_line(child.id()).first().is_none_or(|first| first != "sh") {
             assert!(std::time::Instant::now() < deadline, "it does not start");
             std::thread::yield_now();

@@ -107,7 +107,7 @@ pub struct Status {
 }
 
 /// Another session records the target.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Occupied {
     /// The target.
     pub pid: u32,
@@ -118,10 +118,10 @@ pub struct Occupied {
 }
 
 /// What a session that holds a target says of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Said {
-    /// It has recorded for so long, into this.
-    Recording(Duration, PathBuf),
+    /// How it goes.
+    Recording(Box<Status>),
     /// It can do nothing for who asks now: why.
     Failed(String),
     /// Nothing.
@@ -133,13 +133,15 @@ impl std::fmt::Display for Occupied {
         let (pid, hound) = (self.pid, self.hound);
         match &self.says {
             Said::Failed(why) => write!(f, "hound process {hound} holds process {pid}, and says: {why}; try again in a moment"),
-            Said::Recording(since, capture) => write!(
-                f,
-                "process {pid} is being recorded already, for {} by hound process {hound} into '{}'; `hound snapshot -p {pid}` reports on \
-                 that, `hound detach -p {pid}` ends it",
-                short(*since),
-                capture.display()
-            ),
+            Said::Recording(status) => {
+                let (since, capture) = (short(Duration::from_secs_f64(status.seconds.max(0.0))), status.capture.display());
+                let ends = if status.mode == "launch" { "it was started so".into() } else { format!("`hound detach -p {pid}` ends it") };
+                write!(
+                    f,
+                    "process {pid} is being recorded already, for {since} by hound process {hound} into '{capture}'; \
+                     `hound snapshot -p {pid}` reports on that, {ends}"
+                )
+            }
             Said::Nothing => write!(
                 f,
                 "process {pid} is being recorded already, by hound process {hound}, which does not answer: if it was stopped, \
@@ -203,13 +205,13 @@ impl Talk {
         // Whoever listens holds the target, also one that stands still or is on its way in or out.
         if let Some(hound) = listener(&path) {
             let says = match ask(&path, &Request::Status) {
-                Ok(Answer::Status(status)) => Said::Recording(Duration::from_secs_f64(status.seconds.max(0.0)), status.capture),
+                Ok(Answer::Status(status)) => Said::Recording(status),
                 Ok(Answer::Failed { why }) => Said::Failed(why),
                 _ => Said::Nothing,
             };
             return Err(Occupied { pid, hound, says }.into());
         }
-        let _ = std::fs::remove_file(&path); // of a session that was killed
+        sweep(folder);
         let listener = UnixListener::bind(&path).with_context(|| format!("cannot make the socket '{}'", path.display()))?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).context("cannot protect the session's socket")?;
         let busy = Arc::new(());
@@ -268,6 +270,16 @@ fn folders() -> Vec<PathBuf> {
 
 fn socket(folder: &Path, pid: u32) -> PathBuf {
     folder.join(format!("{pid}.sock"))
+}
+
+/// Takes the sockets of killed sessions away. Under the folder's lock: a socket that is just being made is not listened at yet.
+fn sweep(folder: &Path) {
+    let sockets = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    for socket in sockets.filter(|path| path.extension().is_some_and(|extension| extension == "sock")) {
+        if UnixStream::connect(&socket).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+            let _ = std::fs::remove_file(&socket);
+        }
+    }
 }
 
 fn prepare(folder: &Path) -> anyhow::Result<()> {
@@ -444,7 +456,27 @@ mod tests {
         drop(first);
         // A socket that nobody listens at, as a killed session leaves it.
         drop(UnixListener::bind(socket(&folder, 9)).expect("a free name"));
+        drop(UnixListener::bind(socket(&folder, 10)).expect("a free name"));
         assert!(session(&folder, 9).is_ok());
+        assert!(!socket(&folder, 10).exists(), "what killed sessions leave is swept up");
+    }
+
+    #[test]
+    fn a_session_that_stands_still_keeps_its_target() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let folder = folder.path().join("hound");
+        prepare(&folder).expect("a new folder");
+        let held = UnixListener::bind(socket(&folder, 7)).expect("a free name");
+        // It hangs up instead of answering.
+        let silent = std::thread::spawn(move || drop((held.accept(), held.accept())));
+        let text = session(&folder, 7).expect_err("taken").to_string();
+        assert!(text.contains("does not answer") && text.contains(&format!("kill -CONT {}", std::process::id())), "{text}");
+        silent.join().expect("it hangs up twice");
+    }
+
+    #[test]
+    fn times_are_said_short() {
+        assert_eq!([3, 119, 120, 7199, 7200].map(|s| short(Duration::from_secs(s))), ["3 s", "119 s", "2 min", "119 min", "2 h"]);
     }
 
     #[test]
