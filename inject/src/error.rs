@@ -217,7 +217,9 @@ impl Refusal {
             Refusal::NoAllocator { why, .. } => why.clone(),
             Refusal::NoFunction { name, why, .. } => format!("{name}: {why}"),
             Refusal::Occupied { by } => format!("another hound (process {by}) is recording it"),
-            Refusal::Launched => "it was started with libhound.so in it (by `hound run`, by LD_PRELOAD, or as a child of such a program)".into(),
+            Refusal::Launched => {
+                "it was started with libhound.so in it (by `hound run`, by LD_PRELOAD, or as a child of such a program)".into()
+            }
             Refusal::LeftBehind { why } => format!("an earlier hound left something in it: {why}"),
         }
     }

@@ -44,7 +44,7 @@ impl Scene {
 
     /// Gives an order.
     pub fn order(&self, letter: &str) {
-        std::fs::write(self.dir.path().join("control"), letter).expect("room for a letter");
+        fs::write(self.dir.path().join("control"), letter).expect("room for a letter");
     }
 
     /// Where the capture goes.

@@ -227,7 +227,17 @@ mod tests {
 
     #[test]
     fn one_target_must_be_named_and_only_one() {
-        for wrong in ["", "-p 0", "-p x", "-p 7 -n name", "-p 7 --mode sampled", "-p 7 --hook alloc=f", "-p 7 --duration soon", "-p 7 --duration 0", "-p 7 --every 1s --top 0"] {
+        for wrong in [
+            "",
+            "-p 0",
+            "-p x",
+            "-p 7 -n name",
+            "-p 7 --mode sampled",
+            "-p 7 --hook alloc=f",
+            "-p 7 --duration soon",
+            "-p 7 --duration 0",
+            "-p 7 --every 1s --top 0",
+        ] {
             assert!(parse(wrong).is_err(), "{wrong:?}");
         }
         assert_eq!(parse("-n nginx").unwrap().name.as_deref(), Some("nginx"));

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use hound_inject::{Existing, State, find};
+use hound_inject::{Error, Existing, Refusal, State, find};
 use serde_json::{Value, json};
 
 use super::info::Format;
@@ -143,7 +143,9 @@ pub fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     match (&left, args.pid) {
         (Some(left), Some(pid)) => text += &format!("process {pid}: {}\n", left_words(left, pid, !all.is_empty())),
         (None, Some(pid)) if all.is_empty() => text += &format!("process {pid} is not being recorded, and nothing of hound is in it\n"),
-        _ if all.is_empty() => text += &format!("nothing is being recorded{}\n", if nix::unistd::geteuid().is_root() { "" } else { " by this user" }),
+        _ if all.is_empty() => {
+            text += &format!("nothing is being recorded{}\n", if nix::unistd::geteuid().is_root() { "" } else { " by this user" })
+        }
         _ => {}
     }
     print(&text)
@@ -194,9 +196,11 @@ fn left_words(left: &Existing, pid: u32, answers: bool) -> String {
         State::HalfBuilt => format!("a hound died on its way in; `hound detach -p {pid}` takes out what it left"),
         State::OtherVersion => "libhound.so of another version of hound is in it; only that version can take it out".into(),
         State::Launched if answers => "it was started with libhound.so in it".into(),
-        State::Launched => "it was started with libhound.so in it (by `hound run`, by LD_PRELOAD, or as a child of such a program), and no hound \
+        State::Launched => {
+            "it was started with libhound.so in it (by `hound run`, by LD_PRELOAD, or as a child of such a program), and no hound \
                             that answers here records it"
-            .into(),
+                .into()
+        }
     }
 }
 
@@ -237,6 +241,7 @@ pub fn detach(args: &DetachArgs) -> anyhow::Result<ExitCode> {
             let stall = left.unpatch(Instant::now() + PATIENCE).with_context(cannot)?;
             eprintln!("hound: detached from {pid} what an earlier hound had left (stall {:.1} ms)", stall.as_secs_f64() * 1e3);
         }
+        State::Launched => return Err(anyhow::Error::from(Error::from(Refusal::Launched)).context(cannot())),
         State::Dormant if !args.unload => {
             eprintln!("hound: process {pid} is not being recorded; libhound.so is in it, asleep (--unload takes it out)");
         }

@@ -23,7 +23,7 @@ use super::processes::{self, ProcessFd};
 use super::recording::{Recording, Start};
 use super::ring::Ring;
 use super::signals::{self, Signals};
-use super::talk::{Occupied, Talk, own_folder};
+use super::talk::{Occupied, Talk, must_not_be_held, own_folder};
 use super::watch::{Watch, Why};
 use super::{clock, files, launch, leave, output};
 use crate::capture::{CaptureWriter, End, SessionInfo};
@@ -95,6 +95,7 @@ pub fn attach(attach: &Attach, glance: impl FnMut(&Glance) -> anyhow::Result<()>
     let started = Instant::now();
     let (asked, requests) = requests();
     // First: who records it already is the best reason not to.
+    must_not_be_held(attach.pid)?;
     let talk = match Talk::open(&own_folder(), attach.pid, asked) {
         Err(error) if error.is::<Occupied>() => return Err(error),
         // A session that cannot be spoken to is better than none: signals and --duration end it, too.
@@ -151,7 +152,9 @@ fn notice(pid: u32) -> Sender<()> {
     let body = move || {
         if told.recv_timeout(NOTICE_AFTER) == Err(RecvTimeoutError::Timeout) {
             let limit = 2 * PATIENCE.as_secs();
-            eprintln!("hound: still waiting for a moment to get into process {pid}; gives up after {limit} s, Ctrl-C leaves as soon as it can");
+            eprintln!(
+                "hound: still waiting for a moment to get into process {pid}; gives up after {limit} s, Ctrl-C leaves as soon as it can"
+            );
         }
     };
     // Without a thread for it nothing is said.
@@ -239,7 +242,8 @@ impl Into<'_> {
     }
 
     fn drain(&self, entered: &Entered, writer: CaptureWriter, path: &Path) -> anyhow::Result<Recording> {
-        let ring = Ring::adopt(entered.ring().as_fd().try_clone_to_owned()?).context("cannot map the shared memory; hound needs 161 MiB of address space for it (see `ulimit -v`)")?;
+        let ring = Ring::adopt(entered.ring().as_fd().try_clone_to_owned()?)
+            .context("cannot map the shared memory; hound needs 161 MiB of address space for it (see `ulimit -v`)")?;
         let control = ring.control();
         control.options.store(options(self.attach), Ordering::Relaxed);
         control.clock.store(self.ring_clock, Ordering::Relaxed);

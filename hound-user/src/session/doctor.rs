@@ -170,7 +170,8 @@ fn proc_mount_says(mounts: &str, capable: bool) -> Check {
 
 /// A sandbox around hound itself.
 fn own_filter() -> Check {
-    let mode = read("/proc/self/status").and_then(|text| Some(text.lines().find_map(|line| line.strip_prefix("Seccomp:"))?.trim().to_owned()));
+    let mode =
+        read("/proc/self/status").and_then(|text| Some(text.lines().find_map(|line| line.strip_prefix("Seccomp:"))?.trim().to_owned()));
     match mode.as_deref() {
         Some("0") | None => Check::new("own seccomp", Health::Good, "no filter on hound"),
         Some(_) => Check::new("own seccomp", Health::Note, "hound itself runs under a seccomp filter, as in most containers")
@@ -219,7 +220,8 @@ fn trial() -> Check {
         Check::new("attach", Health::Bad, format!("{what} a program of hound's own failed: {error}"))
             .cure("the checks above tell what is forbidden here; start programs with `hound run`")
     };
-    let child = std::process::Command::new("sleep").arg("60").stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null()).spawn();
+    let child =
+        std::process::Command::new("sleep").arg("60").stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null()).spawn();
     let Ok(mut child) = child else { return Check::new("attach", Health::Note, "not tried: there is no `sleep` to try it on") };
     let tried = attach_and_leave(child.id() as i32);
     let alive = child.try_wait().is_ok_and(|ended| ended.is_none());
@@ -358,18 +360,17 @@ fn left_behind(pid: u32, left: Option<&Existing>) -> Check {
             .cure(format!("the next attach repairs that, and `hound detach -p {pid}` does")),
         State::HalfBuilt => check(Health::Note, "pieces of libhound.so, from a hound that died on its way in".into())
             .cure(format!("the next attach takes them out, and `hound detach -p {pid}` does")),
-        State::OtherVersion => {
-            check(Health::Bad, "libhound.so of another version of hound".into()).cure("only that version can take it out: `hound detach --unload`")
-        }
+        State::OtherVersion => check(Health::Bad, "libhound.so of another version of hound".into())
+            .cure("only that version can take it out: `hound detach --unload`"),
         State::Launched => check(Health::Bad, Refusal::Launched.cause()).cure(Refusal::Launched.cure()),
     }
 }
 
 /// The threads that an attach stops, and those that it would have to wait for.
 fn threads(pid: i32) -> Check {
-    let states = Process::new(pid).and_then(|process| process.tasks()).map(|tasks| {
-        tasks.flatten().filter_map(|task| Some(task.stat().ok()?.state)).collect::<Vec<_>>()
-    });
+    let states = Process::new(pid)
+        .and_then(|process| process.tasks())
+        .map(|tasks| tasks.flatten().filter_map(|task| Some(task.stat().ok()?.state)).collect::<Vec<_>>());
     let states = states.unwrap_or_default();
     let asleep = states.iter().filter(|state| **state == 'D').count();
     let found = format!("{}, all of them stopped for a moment at the attach and at the detach", states.len());

@@ -202,15 +202,7 @@ impl Talk {
             .open(folder.join("lock"))
             .context("cannot lock the sockets' folder")?;
         lock.lock().context("cannot lock the sockets' folder")?;
-        // Whoever listens holds the target, also one that stands still or is on its way in or out.
-        if let Some(hound) = listener(&path) {
-            let says = match ask(&path, &Request::Status) {
-                Ok(Answer::Status(status)) => Said::Recording(status),
-                Ok(Answer::Failed { why }) => Said::Failed(why),
-                _ => Said::Nothing,
-            };
-            return Err(Occupied { pid, hound, says }.into());
-        }
+        must_be_free(std::slice::from_ref(&folder), pid)?;
         sweep(folder);
         let listener = UnixListener::bind(&path).with_context(|| format!("cannot make the socket '{}'", path.display()))?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).context("cannot protect the session's socket")?;
@@ -270,6 +262,28 @@ fn folders() -> Vec<PathBuf> {
 
 fn socket(folder: &Path, pid: u32) -> PathBuf {
     folder.join(format!("{pid}.sock"))
+}
+
+/// Whoever listens holds the target, also one that stands still or is on its way in or out.
+fn must_be_free(folders: &[impl AsRef<Path>], pid: u32) -> Result<(), Occupied> {
+    for path in folders.iter().map(|folder| socket(folder.as_ref(), pid)) {
+        let Some(hound) = listener(&path) else { continue };
+        let says = match ask(&path, &Request::Status) {
+            Ok(Answer::Status(status)) => Said::Recording(status),
+            Ok(Answer::Failed { why }) => Said::Failed(why),
+            _ => Said::Nothing,
+        };
+        return Err(Occupied { pid, hound, says });
+    }
+    Ok(())
+}
+
+/// Whether a session holds the target, of whichever user as far as they can be seen.
+///
+/// # Errors
+/// [`Occupied`] if one does.
+pub fn must_not_be_held(pid: u32) -> Result<(), Occupied> {
+    must_be_free(&folders(), pid)
 }
 
 /// Takes the sockets of killed sessions away. Under the folder's lock: a socket that is just being made is not listened at yet.
