@@ -19,13 +19,13 @@ use crate::view::Style;
 
 const EXAMPLES: &str = "\
 Examples:
-  hound attach -p 4242                                    until Ctrl-C; ends with what was allocated since and is alive
-  hound attach -n redis-server --duration 30s -o r.hound  the one process of this name, for half a minute
+  hound attach -p 4242                          until Ctrl-C; ends with what it kept since
+  hound attach -n redis-server --duration 30s   the one process of this name, half a minute
   hound attach -p 4242 --every 5s --top 10 --older-than 500ms
-                                                          meanwhile, who holds most of what is not short-lived
+                                                meanwhile, who holds most that is not short-lived
   hound attach -p 4242 --hook 'alloc=pool_get(size=1)' --hook 'free=pool_put(ptr=0)'
-                                                          a pool of the program's own, too
-  hound doctor -p 4242                                    whether that would work, and what it would see
+                                                a pool of the program's own, too
+  hound doctor -p 4242                          whether that would work, and what it would see
   hound status; hound snapshot -p 4242; hound mark -p 4242 'cache filled'; hound detach -p 4242";
 
 /// How a target is recorded.

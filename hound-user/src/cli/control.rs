@@ -50,7 +50,7 @@ pub struct DetachArgs {
 
 const SNAPSHOT_EXAMPLES: &str = "\
 Examples:
-  hound snapshot -p 4242                          what was allocated since the attach and is alive now
+  hound snapshot -p 4242                      what was allocated since the attach and lives
   hound snapshot -p 4242 --peak --by function
   hound snapshot -p 4242 --min-lifetime 1min --format json";
 
@@ -68,7 +68,7 @@ pub struct SnapshotArgs {
 
 const MARK_EXAMPLES: &str = "\
 Examples:
-  hound mark -p 4242 'cache is full'    in `hound dump` as an event, between those before and after it";
+  hound mark -p 4242 'cache is full'    an event among the others, which `hound dump` shows";
 
 /// Put a marker with a text into a recording.
 #[derive(clap::Args, Debug)]
@@ -265,6 +265,9 @@ pub fn snapshot(args: &SnapshotArgs) -> anyhow::Result<ExitCode> {
 
 /// Puts a marker into a recording.
 pub fn mark(args: &MarkArgs) -> anyhow::Result<ExitCode> {
-    ask(args.pid, &Request::Mark { text: args.text.clone() })?;
+    let Answer::Done { capture } = ask(args.pid, &Request::Mark { text: args.text.clone() })? else {
+        bail!("the session gave an answer to something else")
+    };
+    eprintln!("hound: marked in {}", capture.display());
     Ok(ExitCode::SUCCESS)
 }

@@ -14,7 +14,7 @@ use crate::session::{Check, Health, look_at_machine, look_at_target};
 const EXAMPLES: &str = "\
 Examples:
   hound doctor                          what works on this machine
-  hound doctor -p 4242                  whether hound can attach to this process, and what it would see
+  hound doctor -p 4242                  whether hound can attach to it, and what it would see
   hound doctor --format json | jq '.checks[] | select(.health == \"bad\")'";
 
 /// Show what works here, what does not, why, and what to do about it. Changes nothing: what must be tried is tried on a child of hound's own.

@@ -17,6 +17,8 @@ use super::talk::Answer;
 /// How often a target is looked at for having replaced itself by exec: nothing tells of that by itself.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const STATUS_EVERY: Duration = Duration::from_millis(500);
+/// Events are counted as they are stored, which happens about once a second: shorter stretches would show all of them, or none.
+const RATES_EVERY: Duration = Duration::from_secs(2);
 const FILES_EVERY: Duration = Duration::from_secs(1);
 /// Why a recording ends.
 #[derive(Debug)]
@@ -80,7 +82,7 @@ impl Watch {
     pub async fn until_the_end(&mut self, inside: &mut Inside) -> Why {
         let end = self.end.map(|duration| tokio::time::Instant::from_std(self.started() + duration));
         let far = tokio::time::Instant::now() + Duration::from_secs(365 * 24 * 3600);
-        let (mut looks, mut draws, mut files) = (every(LOOK_EVERY), every(STATUS_EVERY), every(FILES_EVERY));
+        let (mut looks, mut draws, mut files, mut rates) = (every(LOOK_EVERY), every(STATUS_EVERY), every(FILES_EVERY), every(RATES_EVERY));
         let why = loop {
             tokio::select! {
                 _ = self.process.readable() => break Why::Ended,
@@ -100,10 +102,8 @@ impl Watch {
                     break Why::Replaced;
                 },
                 _ = files.tick() => inside.holder.look(self.pid),
-                _ = draws.tick() => {
-                    self.answers.cost.measure(&inside.recording);
-                    self.line.draw_attached(&inside.recording, &self.answers.cost);
-                },
+                _ = rates.tick() => self.answers.cost.measure(&inside.recording),
+                _ = draws.tick() => self.line.draw_attached(&inside.recording, &self.answers.cost),
             }
         };
         self.line.clear();
