@@ -154,8 +154,6 @@ pub enum Refusal {
         /// That hound's process id, as it sees itself.
         by: u32,
     },
-    /// The program was started with libhound.so in it.
-    Launched,
     /// An earlier hound left something that this one can neither use nor take away.
     LeftBehind {
         /// What, and why it cannot be taken away now.
@@ -217,9 +215,6 @@ impl Refusal {
             Refusal::NoAllocator { why, .. } => why.clone(),
             Refusal::NoFunction { name, why, .. } => format!("{name}: {why}"),
             Refusal::Occupied { by } => format!("another hound (process {by}) is recording it"),
-            Refusal::Launched => {
-                "it was started with libhound.so in it (by `hound run`, by LD_PRELOAD, or as a child of such a program)".into()
-            }
             Refusal::LeftBehind { why } => format!("an earlier hound left something in it: {why}"),
         }
     }
@@ -243,7 +238,6 @@ impl Refusal {
             Refusal::NoFunction { similar, .. } if similar.is_empty() => "no symbol has a name like it: see `nm` of the module".into(),
             Refusal::NoFunction { similar, .. } => format!("names like it: {}", similar.join(", ")),
             Refusal::Occupied { .. } => "end that one first (`hound detach`), or read what it writes".into(),
-            Refusal::Launched => "`hound status` shows a recording that runs; to attach, start the program without libhound.so".into(),
             Refusal::LeftBehind { .. } => "try again in a moment, or use the hound that left it".into(),
         }
     }

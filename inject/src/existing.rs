@@ -33,8 +33,6 @@ pub enum State {
     HalfBuilt,
     /// Another version of hound left it; armed or not, it can only be taken away by that one.
     OtherVersion,
-    /// Not attached: the program, or the one it was forked from, was started with libhound.so. Its hooks are the loader's, and use the ring.
-    Launched,
 }
 
 /// A ring found in a target, and the library that belongs to it.
@@ -51,11 +49,7 @@ pub struct Existing {
 /// # Errors
 /// As [`look`], and when the process cannot be read.
 pub fn find(pid: i32) -> Result<Option<Existing>, Error> {
-    let maps = match mappings(pid) {
-        Ok(maps) => maps,
-        // What is no program, or not hound's to look at, has a better reason.
-        Err(error) => return look(pid).and(Err(error)),
-    };
+    let maps = mappings(pid)?;
     if ring_mapping(&maps).is_none() {
         return Ok(None);
     }
@@ -69,8 +63,6 @@ impl Existing {
         let journal = site.journal();
         let state = if version.0 != 0 && version.0 != ring::VERSION {
             State::OtherVersion
-        } else if version.0 != 0 && journal.word(offset_of!(Control, ring_in_target))? == 0 {
-            State::Launched // an attach writes that word before it maps the ring
         } else if version.0 == 0 || site.attachment()? == 0 {
             State::HalfBuilt
         } else if version.1 != attach::VERSION {
@@ -147,9 +139,6 @@ impl Existing {
     }
 
     fn refuse_what_is_not_ours(&self) -> Result<(), Error> {
-        if self.state == State::Launched {
-            return Err(Refusal::Launched.into());
-        }
         if self.state == State::OtherVersion {
             let (ring, attachment) = self.version;
             let why = format!("its version ({ring}.{attachment}) is not this one's ({}.{})", ring::VERSION, attach::VERSION);
