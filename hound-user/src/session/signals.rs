@@ -53,12 +53,13 @@ impl Signals {
         Ok(Signals(streams.collect::<io::Result<_>>()?))
     }
 
-    /// Those that end an attach. Terminals, service managers and people send them; the recording is completed on all. Ctrl-Z is among what
-    /// is caught: the target would wait for a hound that stands still.
+    /// Those that end an attach. Terminals, service managers and people send them; the recording is completed on all. Only a hang-up
+    /// may have been ignored on purpose (`nohup`): a shell that starts hound in the background ignores SIGINT for it unasked, and a
+    /// script that sends one means it. Ctrl-Z is among what is caught: the target would wait for a hound that stands still.
     pub fn catch_to_leave() -> io::Result<Self> {
-        let ignored = ignored();
+        let stays_ignored = |wanted: &Signal| *wanted == Signal::SIGHUP && ignored() & (1 << (Signal::SIGHUP as u32 - 1)) != 0;
         let all = TO_LEAVE.into_iter().chain(SWALLOWED).chain([Signal::SIGTSTP]);
-        let wanted = all.filter(|wanted| ignored & (1 << (*wanted as u32 - 1)) == 0);
+        let wanted = all.filter(|wanted| !stays_ignored(wanted));
         let streams = wanted.map(|wanted| Ok((wanted, signal(SignalKind::from_raw(wanted as i32))?)));
         Ok(Signals(streams.collect::<io::Result<_>>()?))
     }
