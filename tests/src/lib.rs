@@ -15,3 +15,4 @@ pub mod process;
 pub mod record;
 pub mod replay;
 pub mod requirement;
+pub mod visited;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use hound_common::event::{END_DETACH, MODE_FULL, tag};
 use hound_common::ring::{OPTION_DROP, OPTION_FREE_STACKS, OPTION_MAPS, OPTION_SHADOW_STACK};
-use hound_inject::{CustomHook, Entered, Plan, Target};
+use hound_inject::{CustomHook, Entered, Plan, Target, moment};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::before::before;
@@ -181,7 +181,7 @@ impl Into<'_> {
         let recording = match self.drain(&entered, writer, path) {
             Ok(recording) => recording,
             Err(error) => {
-                back_out(entered);
+                back_out(pid, entered);
                 return Err(error.context(cannot()));
             }
         };
@@ -195,27 +195,30 @@ impl Into<'_> {
             }
             Err(error) => {
                 let Inside { entered, recording, .. } = inside;
-                recording.ring().control().drainer.store(0, Ordering::Release);
                 let _ = recording.finish(End { reason: END_DETACH, ..End::default() });
-                back_out(entered);
+                back_out(pid, entered);
                 return Err(anyhow::Error::from(error).context(cannot()));
             }
         }
         // Before the switch: no event may be older than the mode it was recorded in.
         inside.recording.note(tag::MODE, MODE_FULL, vec![0]);
+        moment();
         inside.recording.ring().control().change(true);
+        moment();
         Ok(inside)
     }
 
     fn drain(&self, entered: &Entered, writer: CaptureWriter, path: &Path) -> anyhow::Result<Recording> {
         let ring = Ring::adopt(entered.ring().as_fd().try_clone_to_owned()?).context("cannot map the shared memory")?;
         let control = ring.control();
+        moment();
         control.options.store(options(self.attach), Ordering::Relaxed);
         control.clock.store(self.ring_clock, Ordering::Relaxed);
         control.max_wait_ms.store(MAX_WAIT_MS, Ordering::Relaxed);
         control.patience_ms.store(BELIEF_MS, Ordering::Relaxed);
         control.bow_out.store(0, Ordering::Relaxed);
         control.drainer.store(std::process::id(), Ordering::Release);
+        moment();
         ring.prefault();
         let (session, path) = (self.session.clone(), path.to_owned());
         let start =
@@ -224,9 +227,11 @@ impl Into<'_> {
     }
 }
 
-/// Takes out what was brought in, as far as it goes: a library that stays is dormant and the next attach uses it.
-fn back_out(entered: Entered) {
-    let _ = entered.unload(Instant::now() + PATIENCE);
+/// Takes out what was brought in. Where that fails, the library stays, asleep, and the next attach uses it or takes it out.
+fn back_out(pid: u32, entered: Entered) {
+    if let Err(error) = entered.unload(Instant::now() + PATIENCE) {
+        eprintln!("hound: what was brought into process {pid} stays there, asleep: {error}; `hound detach -p {pid} --unload` tries again");
+    }
 }
 
 /// hound inside a target, recording.
