@@ -5,6 +5,8 @@
 
 use core::arch::{asm, global_asm};
 
+use hound_common::ring::LAUNCH_NAME;
+
 const MMAP: usize = 9;
 const MUNMAP: usize = 11;
 /// Number of the `close` system call.
@@ -106,7 +108,7 @@ pub fn sealed_memfd(bytes: usize) -> Option<i32> {
     const F_ADD_SEALS: usize = 1033;
     const SEAL_SHRINK_GROW_SEAL: usize = 2 | 4 | 1;
     // SAFETY: the name is a terminated string; the call makes a new descriptor.
-    let fd = unsafe { syscall(MEMFD_CREATE, [c"hound-ring".as_ptr() as usize, CLOEXEC_ALLOW_SEALING, 0, 0, 0, 0]) };
+    let fd = unsafe { syscall(MEMFD_CREATE, [LAUNCH_NAME.as_ptr() as usize, CLOEXEC_ALLOW_SEALING, 0, 0, 0, 0]) };
     if fd < 0 {
         return None;
     }

@@ -16,3 +16,4 @@ pub mod record;
 pub mod replay;
 pub mod requirement;
 pub mod scene;
+pub mod visited;

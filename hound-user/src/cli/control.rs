@@ -122,15 +122,25 @@ fn elsewhere(pid: u32, hound: u32) -> String {
     }
 }
 
+/// What is in a process beside a session that answers.
+enum Left {
+    /// It was attached to.
+    Behind(Existing),
+    /// It was started so.
+    FromItsStart,
+}
+
 /// Prints all sessions.
 pub fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     let (mut all, silent) = sessions();
     if let Some(pid) = args.pid {
         all.retain(|status| status.pid == pid);
     }
-    let left = match args.pid {
-        Some(pid) => find(number(pid)).with_context(|| format!("cannot look into process {pid}"))?,
+    let left = match args.pid.map(|pid| (pid, find(number(pid)))) {
         None => None,
+        Some((_, Ok(left))) => left.map(Left::Behind),
+        Some((_, Err(Error::Refused(Refusal::Launched)))) => Some(Left::FromItsStart),
+        Some((pid, Err(error))) => return Err(anyhow::Error::from(error).context(format!("cannot look into process {pid}"))),
     };
     for silent in silent {
         eprintln!("hound: {silent}");
@@ -183,7 +193,16 @@ fn megabytes(bytes: u64) -> String {
     format!("{:.1} MB", bytes as f64 / 1e6)
 }
 
-fn left_words(left: &Existing, pid: u32, answers: bool) -> String {
+fn left_words(left: &Left, pid: u32, answers: bool) -> String {
+    let left = match left {
+        Left::Behind(left) => left,
+        Left::FromItsStart if answers => return "libhound.so is in it since its start".into(),
+        Left::FromItsStart => {
+            return "libhound.so is in it since its start (by `hound run` or LD_PRELOAD, of this or of the program it was forked from), and \
+                    no hound that answers here records it"
+                .into();
+        }
+    };
     match left.state() {
         State::Dormant => {
             format!("libhound.so is in it, asleep; the next attach uses it, `hound detach -p {pid} --unload` takes it out")
@@ -195,22 +214,16 @@ fn left_words(left: &Existing, pid: u32, answers: bool) -> String {
         }
         State::HalfBuilt => format!("a hound died on its way in; `hound detach -p {pid}` takes out what it left"),
         State::OtherVersion => "libhound.so of another version of hound is in it; only that version can take it out".into(),
-        State::Launched if answers => "it was started with libhound.so in it".into(),
-        State::Launched => {
-            "it was started with libhound.so in it (by `hound run`, by LD_PRELOAD, or as a child of such a program), and no hound \
-                            that answers here records it"
-                .into()
-        }
     }
 }
 
-fn left_json(left: &Existing) -> Value {
+fn left_json(left: &Left) -> Value {
+    let Left::Behind(left) = left else { return json!({"state": "launched"}) };
     let (state, drainer) = match left.state() {
         State::Dormant => ("dormant", None),
         State::Armed { drainer } => ("armed", Some(drainer).filter(|_| is_drained(left))),
         State::HalfBuilt => ("half-built", None),
         State::OtherVersion => ("other-version", None),
-        State::Launched => ("launched", None),
     };
     let (ring, attachment) = left.version();
     json!({"state": state, "drainer": drainer, "ring_version": ring, "attachment_version": attachment})
@@ -241,7 +254,6 @@ pub fn detach(args: &DetachArgs) -> anyhow::Result<ExitCode> {
             let stall = left.unpatch(Instant::now() + PATIENCE).with_context(cannot)?;
             eprintln!("hound: detached from {pid} what an earlier hound had left (stall {:.1} ms)", stall.as_secs_f64() * 1e3);
         }
-        State::Launched => return Err(anyhow::Error::from(Error::from(Refusal::Launched)).context(cannot())),
         State::Dormant if !args.unload => {
             eprintln!("hound: process {pid} is not being recorded; libhound.so is in it, asleep (--unload takes it out)");
         }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use hound_common::event::{END_DETACH, MODE_FULL, tag};
 use hound_common::ring::{OPTION_DROP, OPTION_FREE_STACKS, OPTION_MAPS, OPTION_SHADOW_STACK};
-use hound_inject::{CustomHook, Entered, Plan, Refusal, State, Target};
+use hound_inject::{CustomHook, Entered, Plan, Refusal, State, Target, moment};
 
 use super::answers::{Answers, requests};
 use super::before::before;
@@ -140,7 +140,6 @@ pub fn attach(attach: &Attach, glance: impl FnMut(&Glance) -> anyhow::Result<()>
 fn refuse_the_recorded(pid: i32) -> Result<(), hound_inject::Error> {
     let Some(left) = hound_inject::find(pid)? else { return Ok(()) };
     match left.state() {
-        State::Launched => Err(Refusal::Launched.into()),
         State::Armed { drainer } if left.is_drained()? => Err(Refusal::Occupied { by: drainer }.into()),
         _ => Ok(()),
     }
@@ -215,7 +214,7 @@ impl Into<'_> {
         let recording = match self.drain(&entered, writer, path) {
             Ok(recording) => recording,
             Err(error) => {
-                back_out(entered);
+                back_out(pid, entered);
                 return Err(error.context(cannot()));
             }
         };
@@ -229,15 +228,16 @@ impl Into<'_> {
             }
             Err(error) => {
                 let Inside { entered, recording, .. } = inside;
-                recording.ring().control().drainer.store(0, Ordering::Release);
                 let _ = recording.finish(End { reason: END_DETACH, ..End::default() });
-                back_out(entered);
+                back_out(pid, entered);
                 return Err(anyhow::Error::from(error).context(cannot()));
             }
         }
         // Before the switch: no event may be older than the mode it was recorded in.
         inside.recording.note(tag::MODE, MODE_FULL, vec![0]);
+        moment();
         inside.recording.ring().control().change(true);
+        moment();
         Ok(inside)
     }
 
@@ -245,12 +245,14 @@ impl Into<'_> {
         let ring = Ring::adopt(entered.ring().as_fd().try_clone_to_owned()?)
             .context("cannot map the shared memory; hound needs 161 MiB of address space for it (see `ulimit -v`)")?;
         let control = ring.control();
+        moment();
         control.options.store(options(self.attach), Ordering::Relaxed);
         control.clock.store(self.ring_clock, Ordering::Relaxed);
         control.max_wait_ms.store(MAX_WAIT_MS, Ordering::Relaxed);
         control.patience_ms.store(BELIEF_MS, Ordering::Relaxed);
         control.bow_out.store(0, Ordering::Relaxed);
         control.drainer.store(std::process::id(), Ordering::Release);
+        moment();
         ring.prefault();
         let (session, path) = (self.session.clone(), path.to_owned());
         let start =
@@ -259,9 +261,11 @@ impl Into<'_> {
     }
 }
 
-/// Takes out what was brought in, as far as it goes: a library that stays is dormant and the next attach uses it.
-fn back_out(entered: Entered) {
-    let _ = entered.unload(Instant::now() + PATIENCE);
+/// Takes out what was brought in. Where that fails, the library stays, asleep, and the next attach uses it or takes it out.
+fn back_out(pid: u32, entered: Entered) {
+    if let Err(error) = entered.unload(Instant::now() + PATIENCE) {
+        eprintln!("hound: what was brought into process {pid} stays there, asleep: {error}; `hound detach -p {pid} --unload` tries again");
+    }
 }
 
 /// hound inside a target, recording.

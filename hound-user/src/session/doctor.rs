@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hound_common::ring::CLOCK_TSC;
-use hound_inject::{Error, Existing, Plan, Refusal, State};
+use hound_inject::{Error, Existing, Plan, State};
 use nix::unistd::geteuid;
 use procfs::process::Process;
 use serde::Serialize;
@@ -362,7 +362,6 @@ fn left_behind(pid: u32, left: Option<&Existing>) -> Check {
             .cure(format!("the next attach takes them out, and `hound detach -p {pid}` does")),
         State::OtherVersion => check(Health::Bad, "libhound.so of another version of hound".into())
             .cure("only that version can take it out: `hound detach --unload`"),
-        State::Launched => check(Health::Bad, Refusal::Launched.cause()).cure(Refusal::Launched.cure()),
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use hound_common::event::{END_DETACH, END_EXEC, METRIC_PROCESS_RSS, PROCESS_EXEC, tag};
 use hound_common::hook::Kind;
+use hound_inject::moment;
 
 use super::beside::{self, Repeated};
 use super::drain::{Drain, Parcel, Places, lost_without_stream};
@@ -133,8 +134,11 @@ impl Recording {
     pub fn finish(self, mut end: End) -> io::Result<Written> {
         let leave = if end.reason == END_DETACH { LEFT } else { GONE };
         self.leave.store(leave, Ordering::Release); // pairs with the watcher's acquire
-        let writer = self.thread.join().map_err(|_| io::Error::other("the draining thread panicked"))??;
-        let mut writer = writer;
+        let drained = self.thread.join().map_err(|_| io::Error::other("the draining thread panicked"));
+        moment();
+        // From here on another hound may use the ring.
+        self.ring.control().drainer.store(0, Ordering::Release);
+        let mut writer = drained??;
         // First a pair: it is what the last second's ticks are worth. A full disk must not cost the end record, which says so.
         let _ = writer.write_calibration(&[clock::calibrate(self.session.clock)]);
         let mut written = Written::default();
