@@ -9,6 +9,7 @@ use super::columns::*;
 use super::format::ChunkHeader;
 use super::model::StreamId;
 use super::nodes::Nodes;
+use super::paths::ModulePaths;
 use super::predict::*;
 use super::rare::RareWriter;
 use super::section::Section;
@@ -17,6 +18,7 @@ use super::stack::{REASON_DAMAGED, StackMirror};
 use super::varint;
 use hound_common::event::{self, Header, StackEdit, tag};
 use hound_common::hook::Kind;
+use std::sync::Arc;
 
 /// A section with more rare bytes than this is finished.
 const RARE_BYTES: usize = 1 << 20;
@@ -57,6 +59,7 @@ pub struct StreamEncoder {
     /// Address of the last release half of a realloc.
     realloc_from: u64,
     known_kinds: [bool; 256],
+    paths: Arc<ModulePaths>,
     section: Open,
 }
 
@@ -153,8 +156,14 @@ impl StreamEncoder {
             stack_key: None,
             realloc_from: 0,
             known_kinds: std::array::from_fn(|number| Kind::from_u8(number as u8).is_some()),
+            paths: Arc::default(),
             section: Open::default(),
         }
+    }
+
+    /// Modules that come without a path get it from these.
+    pub fn with_paths(self, paths: Arc<ModulePaths>) -> Self {
+        StreamEncoder { paths, ..self }
     }
 
     /// Which stream it is.
@@ -385,8 +394,33 @@ impl StreamEncoder {
         if record.len() <= least {
             return false;
         }
-        self.append_rare(header, &record[1..], out);
+        if header.tag == tag::MODULE
+            && let Some(named) = self.named(record)
+        {
+            self.append_rare(header, &named, out);
+        } else {
+            self.append_rare(header, &record[1..], out);
+        }
         true
+    }
+
+    /// The words of a module's record with its path, if it has none and that is known.
+    fn named(&self, record: &[[u8; 8]]) -> Option<Vec<[u8; 8]>> {
+        let [_, _, start, _, _, lengths, build_id @ ..] = record else { return None };
+        let lengths = u64::from_le_bytes(*lengths);
+        let path = if lengths >> 32 == 0 { self.paths.at(u64::from_le_bytes(*start))? } else { return None };
+        let build_id = build_id.get(..(lengths as u32).div_ceil(8) as usize)?;
+        let mut words = record[1..5].to_vec();
+        words.push((lengths | (path.len() as u64) << 32).to_le_bytes());
+        words.extend(build_id);
+        let (whole, rest) = path.as_bytes().as_chunks::<8>();
+        words.extend(whole);
+        if !rest.is_empty() {
+            let mut last = [0; 8];
+            last[..rest.len()].copy_from_slice(rest);
+            words.push(last);
+        }
+        Some(words)
     }
 
     fn append_rare(&mut self, header: Header, payload: &[[u8; 8]], out: &mut Vec<Section>) {

@@ -16,7 +16,7 @@ use hound_common::ring::{OPTION_DROP, OPTION_FREE_STACKS, OPTION_MAPS, OPTION_SH
 use hound_inject::{CustomHook, Entered, Plan, Target};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use super::before::before;
+use super::before::glance as glance_before;
 use super::files::Holder;
 use super::processes::{self, ProcessFd};
 use super::recording::{Recording, Start};
@@ -24,7 +24,7 @@ use super::ring::Ring;
 use super::signals::Signals;
 use super::talk::{Asked, Occupied, Talk, own_folder};
 use super::watch::{Watch, Why};
-use super::{clock, files, launch, leave, output};
+use super::{clock, files, launch, leave, output, pools};
 use crate::capture::{CaptureWriter, End, SessionInfo};
 use crate::symbols::Files;
 
@@ -137,8 +137,9 @@ fn session(attach: &Attach, plan: &Plan, clock: crate::capture::Clock) -> Sessio
         mode: "full".into(),
         options: switches.iter().filter(|(on, _)| *on).map(|(_, name)| (*name).to_owned()).collect(),
         free_stacks: attach.free_stacks,
-        before: before(attach.pid),
+        before: glance_before(attach.pid),
         covered: plan.covered().iter().map(|covered| format!("{} in {}", covered.family, covered.module)).collect(),
+        pools: pools::of(&attach.hooks),
         not_covered: plan.not_covered().iter().map(|not| format!("{} in {}: {}", not.what, not.module, not.why)).collect(),
         ..launch::here(clock)
     }
@@ -201,9 +202,11 @@ impl Into<'_> {
                 return Err(anyhow::Error::from(error).context(cannot()));
             }
         }
+        inside.recording.begin(inside.longest);
         // Before the switch: no event may be older than the mode it was recorded in.
         inside.recording.note(tag::MODE, MODE_FULL, vec![0]);
         inside.recording.ring().control().change(true);
+        inside.recording.look_before();
         Ok(inside)
     }
 
@@ -218,8 +221,10 @@ impl Into<'_> {
         control.drainer.store(std::process::id(), Ordering::Release);
         ring.prefault();
         let (session, path) = (self.session.clone(), path.to_owned());
-        let start =
-            Start { ring: Arc::new(ring), writer, session, path, pid: self.attach.pid, used: !entered.is_fresh(), count_live: true };
+        let pid = self.attach.pid;
+        let module_paths = files::module_paths(pid, ring.control());
+        let used = !entered.is_fresh();
+        let start = Start { ring: Arc::new(ring), writer, session, path, pid, used, count_live: true, module_paths };
         Recording::start(start).context("cannot start recording")
     }
 }

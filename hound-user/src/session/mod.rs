@@ -19,6 +19,7 @@ mod leave;
 mod live;
 mod output;
 mod pipeline;
+mod pools;
 mod preload;
 mod processes;
 mod program;
