@@ -69,7 +69,15 @@ fn pools_are_counted_exactly_beside_the_heap_they_are_cut_from() {
         let pools = report["pools"].as_array().expect("pools");
         let names: Vec<_> = pools.iter().map(|pool| (pool["pool"].as_u64(), pool["name"].as_str())).collect();
         assert_eq!(names, [(Some(1), Some("arena_get")), (Some(2), Some("slot_get"))]);
-        assert_eq!(pools[0]["hooks"], Value::from_iter(["alloc=arena_get(size=1)", "alloc=arena_zeroed(size=2,count=1)", "realloc=arena_grow(ptr=1,size=2)", "free=arena_put(ptr=1)"]));
+        assert_eq!(
+            pools[0]["hooks"],
+            Value::from_iter([
+                "alloc=arena_get(size=1)",
+                "alloc=arena_zeroed(size=2,count=1)",
+                "realloc=arena_grow(ptr=1,size=2)",
+                "free=arena_put(ptr=1)"
+            ])
+        );
         for (pool, name) in pools.iter().zip(["arena", "slots"]) {
             assert_eq!(figures(&pool["totals"]), truth[name], "{build:?}: {name}");
             let sites = pool["sites"].as_array().expect("sites");
@@ -123,7 +131,9 @@ fn a_pools_leaks_are_shown_under_the_pool() {
     let text = capture.ask("report", &[]).out();
     let (heap, rest) = text.split_once("\nPool 1 (arena_get): ").unwrap_or_else(|| panic!("no first pool:\n{text}"));
     let (arena, slots) = rest.split_once("\nPool 2 (slot_get): ").unwrap_or_else(|| panic!("no second pool:\n{text}"));
-    for (section, name, hook) in [(heap, "heap", "malloc"), (arena, "arena", "realloc=arena_grow"), (slots, "slots", "free=slot_put(ptr=0)")] {
+    for (section, name, hook) in
+        [(heap, "heap", "malloc"), (arena, "arena", "realloc=arena_grow"), (slots, "slots", "free=slot_put(ptr=0)")]
+    {
         let blocks = format!("in {} blocks", truth[name][4]);
         let leaks = section.lines().find(|line| line.contains("live at the detach (not leaks")).unwrap_or_else(|| panic!("{section}"));
         assert!(leaks.contains(&blocks), "{name}: {blocks}: {leaks}");

@@ -394,33 +394,9 @@ impl StreamEncoder {
         if record.len() <= least {
             return false;
         }
-        if header.tag == tag::MODULE
-            && let Some(named) = self.named(record)
-        {
-            self.append_rare(header, &named, out);
-        } else {
-            self.append_rare(header, &record[1..], out);
-        }
+        let named = if header.tag == tag::MODULE { self.paths.named(record) } else { None };
+        self.append_rare(header, named.as_deref().unwrap_or(&record[1..]), out);
         true
-    }
-
-    /// The words of a module's record with its path, if it has none and that is known.
-    fn named(&self, record: &[[u8; 8]]) -> Option<Vec<[u8; 8]>> {
-        let [_, _, start, _, _, lengths, build_id @ ..] = record else { return None };
-        let lengths = u64::from_le_bytes(*lengths);
-        let path = if lengths >> 32 == 0 { self.paths.at(u64::from_le_bytes(*start))? } else { return None };
-        let build_id = build_id.get(..(lengths as u32).div_ceil(8) as usize)?;
-        let mut words = record[1..5].to_vec();
-        words.push((lengths | (path.len() as u64) << 32).to_le_bytes());
-        words.extend(build_id);
-        let (whole, rest) = path.as_bytes().as_chunks::<8>();
-        words.extend(whole);
-        if !rest.is_empty() {
-            let mut last = [0; 8];
-            last[..rest.len()].copy_from_slice(rest);
-            words.push(last);
-        }
-        Some(words)
     }
 
     fn append_rare(&mut self, header: Header, payload: &[[u8; 8]], out: &mut Vec<Section>) {

@@ -50,7 +50,7 @@ fn feed<S: FnMut(&Block, &Ending, &Peak)>(replay: &mut Replay<S>, step: &Step) {
         What::Free { realloc } => {
             let free = Free { addr: step.addr, kind: Kind::Free, pool: 0, realloc, stack: None };
             replay.free(step.time_ns, stream, &free);
-        },
+        }
     }
 }
 

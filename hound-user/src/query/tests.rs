@@ -84,7 +84,7 @@ impl Heap {
                 None => {
                     let free = Free { addr, kind: Kind::Free, pool: 0, realloc: false, stack: None };
                     replay.free(time_ns, StreamId(stream), &free);
-                },
+                }
             }
         }
         let outcome = replay.finish();

@@ -135,7 +135,10 @@ fn pools<'a>(session: &SessionInfo, read: &Read, answered: impl Fn(&[Entry], &Ou
     }
     let of = |pool: Pool| {
         let met = read.pools.iter().find(|(number, ..)| *number == pool.number);
-        PoolAnswer { answer: met.map_or_else(|| answered(&[], &Outcome::default()), |(_, entries, outcome)| answered(entries, outcome)), pool }
+        PoolAnswer {
+            answer: met.map_or_else(|| answered(&[], &Outcome::default()), |(_, entries, outcome)| answered(entries, outcome)),
+            pool,
+        }
     };
     known.into_values().map(of).collect()
 }

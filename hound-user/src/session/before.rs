@@ -23,7 +23,7 @@ use procfs::process::Process;
 pub use source::Limits;
 use source::Source;
 
-use crate::capture::{Before, Blocks, Bound, BlockClass as Class, BlockCount as Count, HeapBefore as Heap, LeftOut};
+use crate::capture::{Before, BlockClass as Class, BlockCount as Count, Blocks, Bound, HeapBefore as Heap, LeftOut};
 
 /// What the kernel tells of a process by the way: costs some 50 µs, however large it is. The rest is [`look`]'s.
 pub fn glance(pid: u32) -> Option<Before> {

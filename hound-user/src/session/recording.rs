@@ -94,7 +94,8 @@ impl Recording {
         let watcher =
             Watcher { ring: Arc::clone(&ring), pipeline, look, beat, leave: Arc::clone(&leave), threads, clock: session.clock, used };
         let thread = std::thread::Builder::new().name("hound-drain".into()).spawn(move || watcher.run())?;
-        let mut recording = Recording { thread, leave, orders, progress, live, ring, session, path, files: None, lost_before: 0, looking: None };
+        let mut recording =
+            Recording { thread, leave, orders, progress, live, ring, session, path, files: None, lost_before: 0, looking: None };
         recording.lost_before = if used { recording.lost() } else { 0 };
         Ok(recording)
     }
@@ -117,7 +118,9 @@ impl Recording {
             let looked_ns = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
             let earlier = session.before.take().unwrap_or_default();
             session.before = Some(match before::look(session.pid, before::reader(session.pid)) {
-                Ok(found) => Before { heap: found.heap, anonymous: found.anonymous, heaps: found.heaps, looked_ns: Some(looked_ns), ..earlier },
+                Ok(found) => {
+                    Before { heap: found.heap, anonymous: found.anonymous, heaps: found.heaps, looked_ns: Some(looked_ns), ..earlier }
+                }
                 Err(error) => Before { not_looked: Some(format!("{error:#}")), ..earlier },
             });
             orders.session(session);

@@ -11,20 +11,16 @@ const CLASSES: usize = 4;
 /// The lines, each without its line end.
 pub fn before(before: &Before) -> Vec<String> {
     let swapped = if before.swapped > 0 { format!(", {} swapped out", bytes(before.swapped)) } else { String::new() };
-    let mut memory = format!("there before the attach: {} resident{swapped}", bytes(before.resident));
-    match (before.looked_ns, &before.not_looked) {
-        (_, Some(why)) => memory += &format!("; of what, is not known: {why}"),
-        (Some(at), None) => {
+    let mut lines = vec![format!("there before the attach: {} resident{swapped}", bytes(before.resident))];
+    let when = before.looked_ns.map_or_else(String::new, |at| format!(" ({} after recording began)", duration(at)));
+    match &before.not_looked {
+        Some(why) => lines.push(format!("  of what, is not known: {why}")),
+        None if before.heap + before.anonymous > 0 => {
             let (heap, other) = (bytes(before.heap), bytes(before.anonymous));
-            let at = duration(at);
-            memory += &format!("; looked at {at} after recording began: {heap} in the heap segment, {other} in other anonymous memory");
+            lines.push(format!("  {heap} in the heap segment, {other} in other anonymous memory{when}"));
         }
-        (None, None) if before.heap + before.anonymous > 0 => {
-            memory += &format!("; {} in the heap segment and {} in other anonymous memory", bytes(before.heap), bytes(before.anonymous));
-        }
-        (None, None) => {}
+        None => {}
     }
-    let mut lines = vec![memory];
     for heap in &before.heaps {
         match heap {
             HeapBefore::Walked(found) => walked(found, &mut lines),

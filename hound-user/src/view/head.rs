@@ -78,15 +78,17 @@ pub fn totals(out: &mut String, summary: &Summary, answer: &Answer<'_>) {
         }
         number => line(out, &format!("           and {} whose allocation was not recorded", blocks(number))),
     }
-    line(out, &format!("at the end {} in {}", bytes(totals.live_bytes), blocks(totals.live_blocks)));
+    let since = if summary.is_attached() { ", all allocated since the attach" } else { "" };
+    line(out, &format!("at the end {} in {}{since}", bytes(totals.live_bytes), blocks(totals.live_blocks)));
     if totals.replaced > 0 {
         let (number, size) = (blocks(totals.replaced), bytes(totals.replaced_bytes));
         line(out, &format!("           {number} ({size}) ended unseen: their addresses were handed out again"));
     }
-    if totals.censored_blocks > 0 {
+    // The title of what is alive says the same of a detach, after which nothing was allocated.
+    let said = summary.end == EndKind::Detach && totals.censored_blocks == totals.live_blocks;
+    if totals.censored_blocks > 0 && !said {
         let (number, size) = (blocks(totals.censored_blocks), bytes(totals.censored_bytes));
-        let when = if summary.end == EndKind::Detach { "at the detach" } else { "when recording was paused" };
-        line(out, &format!("           of these, {number} ({size}) lived {when}: they may have been released since"));
+        line(out, &format!("           of these, {number} ({size}) lived when recording was paused: they may have been released since"));
     }
     line(out, &format!("peak       {} after {}", bytes(answer.peak.bytes), duration(answer.peak.time_ns)));
 }

@@ -80,8 +80,16 @@ pub fn text(summary: &Summary, answer: &Answer<'_>, pools: &[PoolAnswer<'_>], op
     for of in pools {
         let name = of.name();
         out.push('\n');
-        line(&mut out, &options.style.strong(&format!("{}: counted beside the memory it is cut from, not in the figures above", capital(&name))));
+        line(
+            &mut out,
+            &options.style.strong(&format!("{}: counted beside the memory it is cut from, not in the figures above", capital(&name))),
+        );
         of.pool.hooks.iter().for_each(|hook| line(&mut out, &options.style.faint(&format!("  {hook}"))));
+        let cut: u64 = of.answer.sites.roots().iter().filter(|(root, _)| root.reason != 0).map(|(_, sums)| sums.allocations).sum();
+        if cut > 0 {
+            let all = count(of.answer.totals.allocations);
+            line(&mut out, &options.style.warning(&format!("stacks cut short: those of {} of {all} allocations", count(cut))));
+        }
         totals(&mut out, summary, &of.answer);
         section(&mut out, summary, &of.answer, Some(&name), options);
         table(&mut out, &of.answer, options);
