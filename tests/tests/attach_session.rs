@@ -190,8 +190,7 @@ fn a_user_attaches_to_an_own_program_without_any_privilege() {
         assert!(capabilities.contains("CapEff:\t0000000000000000"), "hound has privileges: {capabilities}");
         let folder = fs::metadata(format!("/tmp/hound-{USER}")).expect("its folder for sockets");
         assert_eq!(folder.permissions().mode() & 0o777, 0o700);
-        let snapshot = foreign.ask(USER, "snapshot", &[]);
-        assert!(snapshot.out().contains("keep_here"), "{}{}", snapshot.out(), snapshot.err());
+        assert!(wait_until(|| foreign.ask(USER, "snapshot", &[]).out().contains("keep_here")), "nothing is kept");
         let foe = foreign.ask(OTHER, "detach", &[]);
         must_fail(&foe, &["runs as user 47114", "run hound as root"]);
         // Root sees and ends everybody's.
@@ -382,6 +381,7 @@ fn a_program_that_ends_while_attached_is_reported_on_with_its_status() {
     }
     let mut scene = Scene::new();
     let hound = scene.attach(&[]);
+    assert!(wait_until(|| scene.ask("snapshot", &[]).out().contains("keep_here")), "nothing is kept");
     scene.order("e");
     let said = must_end_well(hound);
     assert_eq!(scene.target.take().expect("it was started").finish().shell_status(), 7);
@@ -430,13 +430,8 @@ fn a_launched_program_is_spoken_of_and_neither_attached_to_nor_left() {
     let ask = |name: &str, args: &[&str]| process::run(scene.hound(&[name, "-p", &number]).args(args));
     let status = ask("status", &[]).out();
     assert!(status.contains("launch mode for") && status.contains("hound snapshot -p"), "{status}");
-    let snapshot = ask("snapshot", &[]);
-    assert!(
-        snapshot.out().contains("keep_here") && snapshot.out().contains("being recorded still"),
-        "{}{}",
-        snapshot.out(),
-        snapshot.err()
-    );
+    let kept = |text: &str| text.contains("keep_here") && text.contains("being recorded still");
+    assert!(wait_until(|| kept(&ask("snapshot", &[]).out())), "{}", ask("snapshot", &[]).out());
     assert_eq!(ask("mark", &["half-time"]).shell_status(), 0);
     must_fail(&ask("attach", &["-o", "/dev/null"]), &["being recorded already", "it was started so"]);
     let doctor = ask("doctor", &[]);

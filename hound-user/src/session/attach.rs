@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use hound_common::event::{END_DETACH, MODE_FULL, tag};
 use hound_common::ring::{OPTION_DROP, OPTION_FREE_STACKS, OPTION_MAPS, OPTION_SHADOW_STACK};
-use hound_inject::{CustomHook, Entered, Plan, Refusal, State, Target, moment};
+use hound_inject::{Covered, CustomHook, Entered, Plan, Refusal, State, Target, moment};
 
 use super::answers::{Answers, requests};
-use super::before::before;
+use super::before::glance as glance_before;
 use super::files::Holder;
 use super::processes::{self, ProcessFd};
 use super::recording::{Recording, Start};
@@ -25,7 +25,7 @@ use super::ring::Ring;
 use super::signals::{self, Signals};
 use super::talk::{Occupied, Talk, must_not_be_held, own_folder};
 use super::watch::{Watch, Why};
-use super::{clock, files, launch, leave, output};
+use super::{clock, files, launch, leave, output, pools};
 use crate::capture::{CaptureWriter, End, SessionInfo};
 use crate::symbols::Files;
 
@@ -170,11 +170,34 @@ fn session(attach: &Attach, plan: &Plan, clock: crate::capture::Clock) -> Sessio
         mode: "full".into(),
         options: switches.iter().filter(|(on, _)| *on).map(|(_, name)| (*name).to_owned()).collect(),
         free_stacks: attach.free_stacks,
-        before: before(attach.pid),
-        covered: plan.covered().iter().map(|covered| format!("{} in {}", covered.family, covered.module)).collect(),
+        before: glance_before(attach.pid),
+        covered: covered(plan.covered()),
+        pools: pools::of(&attach.hooks),
         not_covered: plan.not_covered().iter().map(|not| format!("{} in {}: {}", not.what, not.module, not.why)).collect(),
         ..launch::here(clock)
     }
+}
+
+/// One line a module: `glibc (mappings) in /lib/libc.so.6`.
+fn covered(found: &[Covered]) -> Vec<String> {
+    let mut modules: Vec<(&str, Vec<String>)> = Vec::new();
+    // What is watched for other reasons than memory is of no interest.
+    let allocates = |covered: &&Covered| covered.family != "unwinder" && !covered.family.ends_with(": exec");
+    for Covered { module, family, .. } in found.iter().filter(allocates) {
+        let at = modules.iter().position(|(known, _)| known == module).unwrap_or_else(|| {
+            modules.push((module, Vec::new()));
+            modules.len() - 1
+        });
+        let families = &mut modules[at].1;
+        // "glibc: mappings" beside "glibc".
+        let part = family.split_once(": ").and_then(|(of, part)| Some((families.iter().position(|have| have == of)?, part)));
+        match part {
+            Some((at, part)) => families[at] = format!("{} ({part})", families[at]),
+            None if families.contains(family) => {}
+            None => families.push(family.clone()),
+        }
+    }
+    modules.into_iter().map(|(module, families)| format!("{} in {module}", families.join(", "))).collect()
 }
 
 fn path(attach: &Attach, session: &SessionInfo) -> PathBuf {
@@ -233,11 +256,13 @@ impl Into<'_> {
                 return Err(anyhow::Error::from(error).context(cannot()));
             }
         }
+        inside.recording.begin(inside.longest);
         // Before the switch: no event may be older than the mode it was recorded in.
         inside.recording.note(tag::MODE, MODE_FULL, vec![0]);
         moment();
         inside.recording.ring().control().change(true);
         moment();
+        inside.recording.look_before();
         Ok(inside)
     }
 
@@ -255,8 +280,10 @@ impl Into<'_> {
         moment();
         ring.prefault();
         let (session, path) = (self.session.clone(), path.to_owned());
-        let start =
-            Start { ring: Arc::new(ring), writer, session, path, pid: self.attach.pid, used: !entered.is_fresh(), count_live: true };
+        let pid = self.attach.pid;
+        let module_paths = files::module_paths(pid, ring.control());
+        let used = !entered.is_fresh();
+        let start = Start { ring: Arc::new(ring), writer, session, path, pid, used, count_live: true, module_paths };
         Recording::start(start).context("cannot start recording")
     }
 }
@@ -312,5 +339,27 @@ async fn record(
         Why::Asked { unload, answer } => leave::detach(attach.pid, inside, watch, unload || attach.unload, answer).await,
         Why::Ended => leave::ended(attach.pid, inside, watch, false).await,
         Why::Replaced => leave::ended(attach.pid, inside, watch, true).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_recorded_is_one_line_a_module() {
+        let of = |family: &str, module: &str| Covered { module: module.into(), family: family.into(), functions: Vec::new() };
+        let found = [
+            of("glibc", "/lib/libc.so.6"),
+            of("glibc: mappings", "/lib/libc.so.6"),
+            of("glibc: exec", "/lib/libc.so.6"),
+            of("unwinder", "/lib/libgcc_s.so.1"),
+            of("jemalloc (_rjem_)", "/bin/app"),
+            of("pool 1", "/bin/app"),
+            of("pool 1", "/bin/app"),
+            of("musl: mappings", "/lib/ld-musl.so.1"),
+        ];
+        let lines = ["glibc (mappings) in /lib/libc.so.6", "jemalloc (_rjem_), pool 1 in /bin/app", "musl: mappings in /lib/ld-musl.so.1"];
+        assert_eq!(covered(&found), lines);
     }
 }

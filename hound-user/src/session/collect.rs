@@ -14,7 +14,7 @@ use super::processes::{self, ProcessFd};
 use super::recording::{Recording, Start};
 use super::ring::Ring;
 use super::{clock, launch, output};
-use crate::capture::{Calibration, CaptureWriter, End, SessionInfo};
+use crate::capture::{Calibration, CaptureWriter, End, ModulePaths, SessionInfo};
 
 /// Which ring, and whose.
 #[derive(Clone, Debug)]
@@ -77,6 +77,7 @@ fn record(collect: &Collect, ring: &Arc<Ring>, target: Option<ProcessFd>, starte
         pid: collect.pid,
         used: false,
         count_live: false,
+        module_paths: ModulePaths::default(),
     })?;
     if let Some(target) = target {
         target.wait().context("cannot wait for the target")?;

@@ -24,7 +24,7 @@ use super::ring::Ring;
 use super::signals::{self, Signals};
 use super::status::StatusLine;
 use super::{clock, output};
-use crate::capture::{CaptureWriter, Clock, End, SessionInfo};
+use crate::capture::{CaptureWriter, Clock, End, ModulePaths, SessionInfo};
 
 /// What to run and how to record it.
 #[derive(Clone, Debug)]
@@ -106,6 +106,7 @@ pub fn launch(launch: &Launch) -> anyhow::Result<Launched> {
                 pid,
                 used: false,
                 count_live: false,
+                module_paths: ModulePaths::default(),
             })?)
         });
         let recording = match recording {

@@ -33,6 +33,7 @@ pub async fn detach(pid: u32, inside: Inside, mut watch: Watch, unload: bool, an
     let mut end = End { reason: END_DETACH, target_wall_ns: nanoseconds(wall), ..End::default() };
     match restored {
         Ok(stall) => {
+            end.detach_stall_ns = nanoseconds(stall);
             let library = match unload {
                 true => watch.patiently("taking the library out", move || entered.unload(Instant::now() + PATIENCE)).await?,
                 false => Ok(()),

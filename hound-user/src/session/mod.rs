@@ -20,6 +20,7 @@ mod leave;
 mod live;
 mod output;
 mod pipeline;
+mod pools;
 mod preload;
 mod processes;
 mod program;
