@@ -406,6 +406,32 @@ fn a_session_without_a_place_for_its_socket_records_all_the_same() {
     scene.must_end_by_itself();
 }
 
+/// Whether the shared memory in a process is left out of core dumps, which would touch and hold all of it.
+fn is_kept_out_of_dumps(pid: i32) -> bool {
+    let smaps = fs::read_to_string(format!("/proc/{pid}/smaps")).expect("it runs");
+    let ring = smaps.find("/memfd:hound-").expect("the shared memory is mapped");
+    let flags = smaps[ring..].lines().find(|line| line.starts_with("VmFlags:")).expect("each mapping has flags");
+    flags.split_whitespace().any(|flag| flag == "dd")
+}
+
+#[test]
+fn core_dumps_are_as_large_as_without_hound() {
+    if !requirement::root() {
+        return;
+    }
+    let scene = Scene::new();
+    let hound = scene.attach(&["--quiet"]);
+    assert!(is_kept_out_of_dumps(scene.pid()), "attached");
+    kill(hound.pid, Signal::SIGINT).expect("hound runs");
+    must_end_well(hound);
+    assert!(is_kept_out_of_dumps(scene.pid()), "asleep");
+    let (hound, pid) = launched(&scene);
+    assert!(is_kept_out_of_dumps(pid), "launched");
+    fs::write(scene.dir.path().join("launched"), "e").expect("room for a letter");
+    assert_eq!(hound.finish().shell_status(), 7);
+    scene.must_end_by_itself();
+}
+
 /// `hound run` on the program, and its process id.
 fn launched(scene: &Scene) -> (Running, i32) {
     let mut command = scene.hound(&["run", "--quiet", "-o"]);
