@@ -24,7 +24,7 @@ pub struct Scene {
 
 impl Scene {
     /// Starts it.
-    pub fn new() -> Scene {
+    pub fn start() -> Scene {
         Scene::of(&mut Command::new(Program::new("attached.c", Build::Optimised).path()))
     }
 

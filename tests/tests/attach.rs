@@ -17,7 +17,7 @@ fn ctrl_c_detaches_keeps_the_capture_and_says_what_is_alive() {
     if !requirement::root() {
         return;
     }
-    let scene = Scene::new();
+    let scene = Scene::start();
     let hound = scene.attach(&[]);
     scene.order("f"); // blocks from before, one a round of 32 events and more
     let events = || scene.status()["events"].as_u64().unwrap_or(0);
@@ -45,7 +45,7 @@ fn a_duration_ends_the_session() {
     if !requirement::root() {
         return;
     }
-    let scene = Scene::new();
+    let scene = Scene::start();
     let outcome = process::run(scene.on_target("attach", &["--duration", "300ms", "--quiet", "-o"]).arg(scene.file()));
     assert_eq!(outcome.shell_status(), 0, "{}", outcome.err());
     scene.must_end("detach");
@@ -57,7 +57,7 @@ fn sessions_are_spoken_to_while_they_record() {
     if !requirement::root() {
         return;
     }
-    let scene = Scene::new();
+    let scene = Scene::start();
     let hound = scene.attach(&["--quiet"]);
     let second = process::run(scene.on_target("attach", &["-o"]).arg(scene.dir.path().join("second.hound")));
     assert_eq!(second.shell_status(), 2);
@@ -93,7 +93,7 @@ fn a_second_attach_uses_what_the_first_has_left() {
     if !requirement::root() {
         return;
     }
-    let scene = Scene::new();
+    let scene = Scene::start();
     for round in 0..3 {
         let hound = scene.attach(&["--quiet"]);
         kill(hound.pid, Signal::SIGTERM).expect("hound runs");
@@ -114,7 +114,7 @@ fn every_end_of_the_target_leaves_a_complete_capture() {
         return;
     }
     for (order, how, value) in [("e", "exit", 7), ("s", "signal", 11), ("x", "exec", 0), ("kill", "signal", 9)] {
-        let mut scene = Scene::new();
+        let mut scene = Scene::start();
         let hound = scene.attach(&["--quiet"]);
         match order {
             "kill" => kill(scene.target.as_ref().expect("it runs").pid, Signal::SIGKILL).expect("it runs"),
@@ -134,7 +134,7 @@ fn while_recording_the_largest_sites_are_printed() {
     if !requirement::root() {
         return;
     }
-    let scene = Scene::new();
+    let scene = Scene::start();
     let hound = scene.attach(&["--quiet", "--every", "200ms", "--top", "3", "--older-than", "100ms", "--min-size", "4000"]);
     hound.wait_for_output("keep_here");
     kill(hound.pid, Signal::SIGINT).expect("hound runs");
@@ -171,7 +171,7 @@ fn wrong_targets_are_refused_with_a_reason_and_nothing_is_left() {
 
 #[test]
 fn the_doctor_says_what_works_and_what_to_do() {
-    let scene = Scene::new();
+    let scene = Scene::start();
     let outcome = scene.ask("doctor", &["--format", "json"]);
     assert_eq!(outcome.shell_status(), 0, "{}", outcome.err());
     let all: Value = serde_json::from_slice(&outcome.stdout).expect("JSON");

@@ -48,7 +48,7 @@ fn a_second_ctrl_c_is_answered_and_breaks_nothing() {
     if !requirement::root() {
         return;
     }
-    let scene = Scene::new();
+    let scene = Scene::start();
     let before = Footprint::of(scene.pid());
     let hound = scene.attach(&["--quiet"]);
     // A child between vfork and exec runs in the same memory: hound cannot restore the code before it has gone.
@@ -75,7 +75,7 @@ fn ctrl_z_does_not_stop_a_recording() {
     if !requirement::root() {
         return;
     }
-    let scene = Scene::new();
+    let scene = Scene::start();
     let hound = scene.attach(&["--quiet"]);
     kill(hound.pid, Signal::SIGTSTP).expect("hound runs");
     assert!(wait_until(|| hound.said().contains("not stopped")), "{}", hound.said());
@@ -231,7 +231,7 @@ fn what_root_records_its_user_is_told_and_may_not_end() {
     must_end_well(hound);
     foreign.scene.must_end("detach");
     // A program of root's is not this user's to attach to.
-    let own = Scene::new();
+    let own = Scene::start();
     let mut command = Command::new(foreign.bin.path().join("hound"));
     command.args(["attach", "-p", &own.pid().to_string(), "-o", "none.hound"]).current_dir(foreign.scene.dir.path()).uid(USER).gid(USER);
     must_fail(&process::run(&mut command), &["it runs as user 0, hound as user 47114", "run hound as root"]);
@@ -252,7 +252,7 @@ fn a_failure_on_the_way_in_leaves_the_target_as_it_was() {
     if !requirement::root() {
         return;
     }
-    let scene = Scene::new();
+    let scene = Scene::start();
     let before = (Footprint::of(scene.pid()), maps(scene.pid()).len());
     let mut command = scene.on_target("attach", &["-o"]);
     command.arg(scene.file());
@@ -290,7 +290,7 @@ fn a_disk_that_fills_up_costs_events_which_are_counted_and_nothing_else() {
     if !requirement::root() {
         return;
     }
-    let scene = Scene::new();
+    let scene = Scene::start();
     let before = Footprint::of(scene.pid());
     let room = TempDir::new().expect("a temporary directory can be made");
     let mut command = Command::new("unshare");
@@ -320,7 +320,7 @@ fn a_killed_hound_is_repaired_by_the_next() {
     if !requirement::root() {
         return;
     }
-    let scene = Scene::new();
+    let scene = Scene::start();
     let before = Footprint::of(scene.pid());
     for repair in ["detach", "attach"] {
         let hound = scene.attach(&["--quiet"]);
@@ -357,7 +357,7 @@ fn a_hound_that_stands_still_keeps_its_target() {
     if !requirement::root() {
         return;
     }
-    let scene = Scene::new();
+    let scene = Scene::start();
     let hound = scene.attach(&["--quiet"]);
     kill(hound.pid, Signal::SIGSTOP).expect("hound runs");
     let number = hound.pid.to_string();
@@ -379,7 +379,7 @@ fn a_program_that_ends_while_attached_is_reported_on_with_its_status() {
     if !requirement::root() {
         return;
     }
-    let mut scene = Scene::new();
+    let mut scene = Scene::start();
     let hound = scene.attach(&[]);
     let socket = scene.dir.path().join(format!("hound/{}.sock", scene.pid()));
     assert!(socket.exists());
@@ -399,7 +399,7 @@ fn a_session_without_a_place_for_its_socket_records_all_the_same() {
     if !requirement::root() {
         return;
     }
-    let scene = Scene::new();
+    let scene = Scene::start();
     let mut command = scene.on_target("attach", &["--quiet", "--duration", "300ms", "-o"]);
     let outcome = process::run(command.arg(scene.file()).env("XDG_RUNTIME_DIR", "/proc/self"));
     assert_eq!(outcome.shell_status(), 0, "{}", outcome.err());
@@ -421,7 +421,7 @@ fn core_dumps_are_as_large_as_without_hound() {
     if !requirement::root() {
         return;
     }
-    let scene = Scene::new();
+    let scene = Scene::start();
     let hound = scene.attach(&["--quiet"]);
     assert!(is_kept_out_of_dumps(scene.pid()), "attached");
     kill(hound.pid, Signal::SIGINT).expect("hound runs");
@@ -452,7 +452,7 @@ fn launched(scene: &Scene) -> (Running, i32) {
 
 #[test]
 fn a_launched_program_is_spoken_of_and_neither_attached_to_nor_left() {
-    let scene = Scene::new(); // for its place
+    let scene = Scene::start(); // for its place
     let (hound, pid) = launched(&scene);
     let number = pid.to_string();
     let ask = |name: &str, args: &[&str]| process::run(scene.hound(&[name, "-p", &number]).args(args));
@@ -490,7 +490,7 @@ fn the_doctor_looks_without_touching_and_says_by_its_status_whether_an_attach_wo
     if !requirement::root() {
         return;
     }
-    let scene = Scene::new();
+    let scene = Scene::start();
     let (before, lines) = (Footprint::of(scene.pid()), maps(scene.pid()));
     let good = scene.ask("doctor", &["--format", "json"]);
     assert_eq!(good.shell_status(), 0, "{}", good.out());

@@ -132,10 +132,7 @@ enum Left {
 
 /// Prints all sessions.
 pub fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
-    let (mut all, silent) = sessions();
-    if let Some(pid) = args.pid {
-        all.retain(|status| status.pid == pid);
-    }
+    let (all, silent) = sessions(args.pid);
     let left = match args.pid.map(|pid| (pid, find(number(pid)))) {
         None => None,
         Some((_, Ok(left))) => left.map(Left::Behind),

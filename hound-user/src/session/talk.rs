@@ -266,16 +266,18 @@ fn socket(folder: &Path, pid: u32) -> PathBuf {
 
 /// Whoever listens holds the target, also one that stands still or is on its way in or out.
 fn must_be_free(folders: &[impl AsRef<Path>], pid: u32) -> Result<(), Occupied> {
-    for path in folders.iter().map(|folder| socket(folder.as_ref(), pid)) {
-        let Some(hound) = listener(&path) else { continue };
-        let says = match ask(&path, &Request::Status) {
-            Ok(Answer::Status(status)) => Said::Recording(status),
-            Ok(Answer::Failed { why }) => Said::Failed(why),
-            _ => Said::Nothing,
-        };
-        return Err(Occupied { pid, hound, says });
-    }
-    Ok(())
+    folders.iter().find_map(|folder| held(&socket(folder.as_ref(), pid), pid)).map_or(Ok(()), Err)
+}
+
+/// Who listens at a socket, and what it says.
+fn held(socket: &Path, pid: u32) -> Option<Occupied> {
+    let hound = listener(socket)?;
+    let says = match ask(socket, &Request::Status) {
+        Ok(Answer::Status(status)) => Said::Recording(status),
+        Ok(Answer::Failed { why }) => Said::Failed(why),
+        _ => Said::Nothing,
+    };
+    Some(Occupied { pid, hound, says })
 }
 
 /// Whether a session holds the target, of whichever user as far as they can be seen.
@@ -402,20 +404,25 @@ fn ask_in(folders: &[PathBuf], pid: u32, request: &Request) -> anyhow::Result<Op
     Ok(None)
 }
 
-/// All sessions, and what is the matter with those that do not say how it goes.
-pub fn sessions() -> (Vec<Status>, Vec<String>) {
+/// All sessions (or those on `pid`), and what is the matter with those that do not say how it goes.
+pub fn sessions(pid: Option<u32>) -> (Vec<Status>, Vec<String>) {
+    let all = folders().into_iter().flat_map(std::fs::read_dir).flatten().flatten().map(|entry| entry.path()).filter_map(|path| {
+        let target = path.file_stem()?.to_str()?.parse::<u32>().ok()?;
+        pid.is_none_or(|pid| pid == target).then_some((target, path))
+    });
+    let all: Vec<(u32, PathBuf)> = all.collect();
     let (mut found, mut silent) = (Vec::new(), Vec::new());
-    for entry in folders().iter().flat_map(std::fs::read_dir).flatten().flatten() {
-        let path = entry.path();
-        let target = path.file_stem().and_then(|stem| stem.to_str()?.parse::<u32>().ok());
-        let (Some(pid), Some(hound)) = (target, listener(&path)) else { continue };
-        match ask(&path, &Request::Status) {
-            Ok(Answer::Status(status)) => found.push(*status),
-            Ok(Answer::Failed { why }) => silent.push(Occupied { pid, hound, says: Said::Failed(why) }.to_string()),
-            _ => silent.push(Occupied { pid, hound, says: Said::Nothing }.to_string()),
+    // At once: who stands still must not keep who asks waiting for each.
+    std::thread::scope(|scope| {
+        let asked: Vec<_> = all.iter().map(|(pid, path)| scope.spawn(|| held(path, *pid))).collect();
+        for session in asked.into_iter().filter_map(|thread| thread.join().ok()?) {
+            match session {
+                Occupied { says: Said::Recording(status), .. } => found.push(*status),
+                other => silent.push(other.to_string()),
+            }
         }
-    }
-    found.sort_by_key(|status| status.pid);
+    });
+    found.sort_by_key(|status: &Status| status.pid);
     found.dedup_by_key(|status| (status.pid, status.hound));
     (found, silent)
 }
