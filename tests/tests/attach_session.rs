@@ -486,6 +486,29 @@ fn a_launched_program_is_spoken_of_and_neither_attached_to_nor_left() {
 }
 
 #[test]
+fn a_preloaded_program_is_spoken_of_as_one_that_hound_runs() {
+    let scene = Scene::start(); // for its place
+    let (file, orders) = (scene.dir.path().join("preloaded.hound"), scene.dir.path().join("preloaded"));
+    let mut command = Command::new(program());
+    command.arg(&orders).env("LD_PRELOAD", binaries::libhound()).env("HOUND_OUTPUT", &file).env("XDG_RUNTIME_DIR", scene.dir.path());
+    let target = process::start(&mut command);
+    let number = target.pid.to_string();
+    let ask = |name: &str, args: &[&str]| process::run(scene.hound(&[name, "-p", &number]).args(args));
+    assert!(wait_until(|| ask("status", &[]).out().contains("launch mode for")), "{}", ask("status", &[]).out());
+    assert!(wait_until(|| ask("snapshot", &[]).out().contains("keep_here")), "{}", ask("snapshot", &[]).err());
+    assert_eq!(ask("mark", &["half-time"]).shell_status(), 0);
+    must_fail(&ask("detach", &["--unload"]), &["is recorded to its end"]);
+    must_fail(&ask("attach", &["-o", "/dev/null"]), &["being recorded already"]);
+    fs::write(&orders, "e").expect("room for a letter");
+    assert_eq!(target.finish().shell_status(), 7);
+    let capture = Capture { path: file };
+    assert!(wait_until(|| capture.check().status.success()), "it is not completed: {}", capture.check().err());
+    let dump = capture.ask("dump", &["--format", "json"]).out();
+    assert_eq!(dump.lines().filter(|line| line.contains("\"marker\"") && line.contains("half-time")).count(), 1);
+    scene.must_end_by_itself();
+}
+
+#[test]
 fn the_doctor_looks_without_touching_and_says_by_its_status_whether_an_attach_would_go() {
     if !requirement::root() {
         return;

@@ -54,6 +54,7 @@ impl Answers {
     pub fn with_socket(pid: u32, mode: &'static str) -> (Self, Option<Talk>) {
         let (asked, requests) = requests();
         let talk = Talk::open(&own_folder(), pid, asked).ok();
+        talk.iter().for_each(Talk::ready);
         (Self::new(pid, mode, requests), talk)
     }
 

@@ -127,6 +127,7 @@ pub fn attach(attach: &Attach, glance: impl FnMut(&Glance) -> anyhow::Result<()>
             let _ = std::fs::remove_file(&path); // it holds nothing
         })?;
         drop(notice);
+        talk.iter().for_each(Talk::ready);
         let at = started.elapsed();
         eprintln!("hound: attached to {} in {} ms: {inside}", attach.pid, at.as_millis());
         record(attach, inside, process, signals, Answers::new(attach.pid, "full", requests), glance).await

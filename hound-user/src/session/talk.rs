@@ -3,13 +3,14 @@
 //! The sockets lie in a folder that only their owner may enter, and who connects must be that owner or root besides: a folder may have
 //! been made by somebody else before.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -177,6 +178,8 @@ pub struct Talk {
     path: PathBuf,
     /// Held once by each conversation, by the listener, and here.
     busy: Arc<()>,
+    /// There is somebody to answer.
+    ready: Arc<AtomicBool>,
 }
 
 /// Longest line.
@@ -201,15 +204,20 @@ impl Talk {
             .write(true)
             .open(folder.join("lock"))
             .context("cannot lock the sockets' folder")?;
-        lock.lock().context("cannot lock the sockets' folder")?;
+        take(&lock, Instant::now() + PATIENCE).with_context(|| format!("cannot lock '{}'", folder.join("lock").display()))?;
         must_be_free(std::slice::from_ref(&folder), pid)?;
         sweep(folder);
         let listener = UnixListener::bind(&path).with_context(|| format!("cannot make the socket '{}'", path.display()))?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).context("cannot protect the session's socket")?;
-        let busy = Arc::new(());
-        let conversations = Arc::clone(&busy);
-        std::thread::Builder::new().name("hound-talk".into()).spawn(move || serve(&listener, &asked, &conversations))?;
-        Ok(Talk { path, busy })
+        let (busy, ready) = (Arc::new(()), Arc::new(AtomicBool::new(false)));
+        let (conversations, answers) = (Arc::clone(&busy), Arc::clone(&ready));
+        std::thread::Builder::new().name("hound-talk".into()).spawn(move || serve(&listener, &asked, &conversations, &answers))?;
+        Ok(Talk { path, busy, ready })
+    }
+
+    /// From now on requests are answered; before, who asks is told to come again.
+    pub fn ready(&self) {
+        self.ready.store(true, Ordering::Relaxed);
     }
 }
 
@@ -264,6 +272,17 @@ fn socket(folder: &Path, pid: u32) -> PathBuf {
     folder.join(format!("{pid}.sock"))
 }
 
+/// Whoever has the lock only looks and binds: one that has it for long stands still, and must not hold others up for ever.
+fn take(lock: &File, deadline: Instant) -> io::Result<()> {
+    loop {
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(2)),
+            Err(error) => return Err(error.into()),
+            Ok(()) => return Ok(()),
+        }
+    }
+}
+
 /// Whoever listens holds the target, also one that stands still or is on its way in or out.
 fn must_be_free(folders: &[impl AsRef<Path>], pid: u32) -> Result<(), Occupied> {
     folders.iter().find_map(|folder| held(&socket(folder.as_ref(), pid), pid)).map_or(Ok(()), Err)
@@ -314,25 +333,28 @@ fn prepare(folder: &Path) -> anyhow::Result<()> {
 }
 
 /// Takes connections until the session is over: the process ends then.
-fn serve(listener: &UnixListener, asked: &UnboundedSender<Asked>, busy: &Arc<()>) {
+fn serve(listener: &UnixListener, asked: &UnboundedSender<Asked>, busy: &Arc<()>, ready: &Arc<AtomicBool>) {
     for stream in listener.incoming().flatten() {
-        let (asked, busy) = (asked.clone(), Arc::clone(busy));
+        let (asked, busy, ready) = (asked.clone(), Arc::clone(busy), Arc::clone(ready));
         // A thread each: a detach takes its time, and a status must not wait for it.
         let _ = std::thread::Builder::new().name("hound-talk".into()).spawn(move || {
-            let answer = converse(&stream, &asked).unwrap_or_else(|error| Answer::Failed { why: error.to_string() });
+            let answer = converse(&stream, &asked, &ready).unwrap_or_else(|error| Answer::Failed { why: error.to_string() });
             let _ = say(&stream, &answer);
             drop(busy);
         });
     }
 }
 
-fn converse(stream: &UnixStream, asked: &UnboundedSender<Asked>) -> anyhow::Result<Answer> {
+fn converse(stream: &UnixStream, asked: &UnboundedSender<Asked>, ready: &AtomicBool) -> anyhow::Result<Answer> {
     let (peer, own) = (peer(stream)?.uid, nix::unistd::geteuid().as_raw());
     if peer != own && peer != 0 {
         bail!("the session belongs to user {own}; only that user and root may talk to it");
     }
     stream.set_read_timeout(Some(PATIENCE))?;
     let request: Request = hear(stream)?;
+    if !ready.load(Ordering::Relaxed) {
+        bail!("it is on its way into the program");
+    }
     let (answer, answered) = std::sync::mpsc::channel();
     asked.send(Asked { request, answer }).map_err(|_| anyhow::anyhow!("the session is over"))?;
     answered.recv().context("the session ended before it could answer")
@@ -436,6 +458,7 @@ mod tests {
     fn session(folder: &Path, pid: u32) -> anyhow::Result<Talk> {
         let (asked, mut requests) = unbounded_channel::<Asked>();
         let talk = Talk::open(folder, pid, asked)?;
+        talk.ready();
         std::thread::spawn(move || {
             while let Some(Asked { request, answer }) = requests.blocking_recv() {
                 let _ = answer.send(match request {
@@ -493,6 +516,16 @@ mod tests {
         let text = session(&folder, 7).expect_err("taken").to_string();
         assert!(text.contains("does not answer") && text.contains(&format!("kill -CONT {}", std::process::id())), "{text}");
         silent.join().expect("it hangs up twice");
+    }
+
+    #[test]
+    fn who_asks_too_early_is_told_so() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let folder = folder.path().join("hound");
+        let (asked, _nobody_hears) = unbounded_channel::<Asked>();
+        let _talk = Talk::open(&folder, 7, asked).expect("a free socket");
+        let text = session(&folder, 7).expect_err("taken").to_string();
+        assert!(text.contains("on its way into the program") && text.contains("try again"), "{text}");
     }
 
     #[test]
