@@ -20,6 +20,8 @@
 //! `FREE` carries the time *before* the real call, `ALLOC` the time *after* it, so for every address alloc ≤ free ≤ next alloc across
 //! threads, up to the reordering of the time-stamp reads inside one core (well under [`REORDER_NS`]); readers repair that by legality.
 
+use crate::hook::Kind;
+
 /// Record tags. Never renumber; a new meaning gets a new tag.
 pub mod tag {
     /// Padding: skip. `words` long.
@@ -79,6 +81,23 @@ pub const ALLOC_ZEROED: u8 = 16;
 /// `ALLOC` and `FREE` of the pool kinds: bits 2 to 7 hold the pool's number (1 to 63) in the place of the flags there, which say nothing
 /// of a pool's block.
 pub const POOL_SHIFT: u8 = 2;
+/// Number of the pool (1 to 63) that an `ALLOC` or `FREE` of this kind with this `b` is of; 0: it is of the heap.
+#[inline(always)]
+pub const fn pool_of(kind: u8, b: u8) -> u8 {
+    match kind == Kind::PoolAlloc as u8 || kind == Kind::PoolRealloc as u8 || kind == Kind::PoolFree as u8 {
+        // None is numbered 0: a record that says so is damaged, and still no event of the heap.
+        true if b >> POOL_SHIFT == 0 => 1,
+        true => b >> POOL_SHIFT,
+        false => 0,
+    }
+}
+
+/// The flags in this `b`: what is left of it without the number of a pool.
+#[inline(always)]
+pub const fn flags_of(kind: u8, b: u8) -> u8 {
+    if pool_of(kind, b) == 0 { b } else { b & ((1 << POOL_SHIFT) - 1) }
+}
+
 /// `slack` value: the usable size is not known.
 pub const SLACK_UNKNOWN: u16 = 0xFFFF;
 
@@ -237,6 +256,18 @@ const _: () = assert!(MAX_FRAMES <= u16::MAX as usize, "frame counts fit a Stack
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_pools_have_a_number_in_the_place_of_flags() {
+        for kind in Kind::all() {
+            let is_pool = matches!(kind, Kind::PoolAlloc | Kind::PoolRealloc | Kind::PoolFree);
+            for b in 0..=u8::MAX {
+                let (pool, flags) = (pool_of(kind as u8, b), flags_of(kind as u8, b));
+                assert_eq!((pool != 0, flags), (is_pool, if is_pool { b & 3 } else { b }), "{kind:?} {b}");
+                assert!(!is_pool || b < 4 || pool == b >> POOL_SHIFT, "{kind:?} {b}");
+            }
+        }
+    }
 
     #[test]
     fn every_header_survives_its_word() {

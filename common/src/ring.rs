@@ -13,6 +13,7 @@
 //!
 //! The memory is the target's to scribble on: hound validates copies of what it reads and trusts no field.
 
+use core::ffi::CStr;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::attach::{PIECES, Piece};
@@ -60,6 +61,9 @@ pub const OPTION_DROP: u32 = 8;
 pub const CLOCK_TSC: u32 = 1;
 /// `clock`: stamps are nanoseconds of CLOCK_MONOTONIC.
 pub const CLOCK_MONOTONIC: u32 = 2;
+
+/// Name of a ring's memfd where the library comes into a process at its start, that is not by an attach (`attach::RING_NAME`).
+pub const LAUNCH_NAME: &CStr = c"hound-launch";
 
 /// `library`: not loaded yet.
 pub const LIBRARY_ABSENT: u32 = 0;

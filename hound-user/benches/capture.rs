@@ -8,7 +8,7 @@ use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
 use hound_common::event::{Header, StackEdit, size_word, tag};
 use hound_common::hook::Kind;
-use hound_user::capture::model::{Alloc, StackId, Stamped, StreamId};
+use hound_user::capture::model::{Alloc, Free, Stamped, StreamId};
 use hound_user::capture::{Capture, CaptureWriter, Compressor, End, MemorySink, Section, SessionInfo, StreamEncoder, StreamMeta, Visitor};
 
 /// Allocations and frees in a workload.
@@ -189,8 +189,8 @@ impl Visitor for Sum {
         self.0 = self.0.wrapping_add(time_ns ^ alloc.addr);
     }
 
-    fn free(&mut self, time_ns: u64, _: StreamId, addr: u64, _: Kind, _: bool, _: Option<StackId>) {
-        self.0 = self.0.wrapping_add(time_ns ^ addr);
+    fn free(&mut self, time_ns: u64, _: StreamId, free: &Free) {
+        self.0 = self.0.wrapping_add(time_ns ^ free.addr);
     }
 
     fn other(&mut self, _: &Stamped) {}

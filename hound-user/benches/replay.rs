@@ -3,7 +3,7 @@
 use divan::counter::ItemsCount;
 use hound_common::hook::Kind;
 use hound_user::capture::Visitor;
-use hound_user::capture::model::{Alloc, StackId, StreamId};
+use hound_user::capture::model::{Alloc, Free, StackId, StreamId};
 use hound_user::heap::{Block, Ending, Peak, Replay};
 
 fn main() {
@@ -24,13 +24,14 @@ fn churn(bencher: divan::Bencher<'_, '_>, live: usize) {
             let slot = (random >> 33) as usize % live;
             let stream = StreamId((random >> 20) as u32 % 4);
             if addresses[slot] != 0 {
-                replay.free(step * 100, stream, addresses[slot], Kind::Free, false, None);
+                let free = Free { addr: addresses[slot], kind: Kind::Free, pool: 0, realloc: false, stack: None };
+                replay.free(step * 100, stream, &free);
             }
             // Reused as an allocator would: the slot is the address.
             addresses[slot] = 0x5555_0000_0000 + slot as u64 * 48;
             let stack = StackId((random >> 40) as u32 % 5000);
             let size = 16 + random % 200;
-            let alloc = Alloc { addr: addresses[slot], size, usable: None, kind: Kind::Malloc, flags: 0, previous: None, stack };
+            let alloc = Alloc { addr: addresses[slot], size, usable: None, kind: Kind::Malloc, flags: 0, pool: 0, previous: None, stack };
             replay.alloc(step * 100 + 50, stream, &alloc);
         }
         divan::black_box(replay.finish());

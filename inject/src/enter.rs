@@ -20,6 +20,7 @@ use crate::place::{PAGE, Space, mappings};
 use crate::plan::Plan;
 use crate::remote::Borrowed;
 use crate::site::{MAX_ROWS, Site};
+use crate::step::{moment, step};
 use crate::surroundings::Surroundings;
 use crate::thunk::ENTRY;
 
@@ -29,6 +30,8 @@ const FIXED: i32 = libc::MAP_FIXED_NOREPLACE | libc::MAP_PRIVATE | libc::MAP_ANO
 const MAX_MODULES: u64 = 4096;
 /// `Control::patience_ms` of a target that hound did not start: it must not wait long for a hound that has died.
 const PATIENCE_MS: u32 = 250;
+/// How long undoing may take.
+const UNDO_PATIENCE: Duration = Duration::from_secs(2);
 /// How far below the borrowed thread's stack pointer the ring's name is put: below the frame of a remote call, within what is mapped.
 const NAME_BELOW: u64 = Borrowed::SCRATCH - 256;
 
@@ -63,7 +66,9 @@ fn reuse(mut existing: Existing, stalls: &mut Vec<Duration>, deadline: Instant) 
             Err(error) => Err(error),
         };
     };
+    site.unmap_unused(deadline)?;
     let journal = site.journal();
+    journal.set_half(offset_of!(Control, drainer), std::process::id())?;
     journal.set_word(
         offset_of!(Control, state),
         ring::STATE_CHANGE.wrapping_add(journal.word(offset_of!(Control, state))?) & !ring::STATE_RECORDING,
@@ -140,30 +145,25 @@ impl Building {
     fn build(mut self, image: &Image, mut stalls: Vec<Duration>, deadline: Instant) -> Result<Entered, Error> {
         let ring = match self.make_ring().and_then(|ring| self.fill(image).map(|()| ring)) {
             Ok(ring) => ring,
-            Err(error) => {
-                self.undo();
-                return Err(error);
-            }
+            Err(error) => return Err(self.undo(error)),
         };
         if Instant::now() > deadline {
-            self.undo();
-            return Err(Error::Deadline { what: "mapping the library took too long".into() });
+            return Err(self.undo(Error::Deadline { what: "mapping the library took too long".into() }));
         }
         stalls.push(self.borrowed.release());
         Ok(Entered { site: self.site, ring, stalls, fresh: true })
     }
 
-    /// Leaves the target as it was: errors are of no more interest, the first one is reported.
-    fn undo(mut self) {
-        let ring = crate::site::ring_mapping(&mappings(self.site.target.pid).unwrap_or_default()).map(|m| m.start);
-        if ring == Some(self.pieces.ring) {
-            let maps = mappings(self.site.target.pid).unwrap_or_default();
-            for piece in self.site.journal().pieces().unwrap_or_default() {
-                let _ = self.site.unmap(&mut self.borrowed, piece, &maps);
-            }
-            let _ = self.borrowed.syscall(libc::SYS_munmap, [self.pieces.ring, RING_BYTES as u64, 0, 0, 0, 0]);
-        }
+    /// Leaves the target as it was, and returns what went wrong: the error, or a worse one. The thread that was borrowed may be what
+    /// failed, so another one (or the same anew) is.
+    fn undo(self, error: Error) -> Error {
         self.borrowed.release();
+        let deadline = Instant::now() + UNDO_PATIENCE;
+        let undone = self.site.target.duplicate().and_then(Site::find).and_then(|left| left.map_or(Ok(()), |left| left.unload(deadline)));
+        match undone {
+            Ok(()) | Err(Error::Gone) => error,
+            Err(worse) => Refusal::LeftBehind { why: format!("{error}; and it could not be undone: {worse}") }.into(),
+        }
     }
 
     /// The memfd, mapped in the target and held by hound; the target keeps no descriptor.
@@ -183,9 +183,11 @@ impl Building {
     }
 
     fn map_ring(&mut self, number: u64) -> Result<OwnedFd, Error> {
-        let path = format!("/proc/{}/fd/{number}", self.site.target.pid);
+        // Of the thread: a main thread that has ended has no descriptors any more.
+        let path = format!("/proc/{}/task/{}/fd/{number}", self.site.target.pid, self.borrowed.tid());
         let failed = |what: &'static str| move |e: std::io::Error| Error::io(format!("{what} the ring"), &e);
         let file = OpenOptions::new().read(true).write(true).open(path).map_err(failed("opening"))?;
+        moment();
         file.set_len(RING_BYTES as u64).map_err(failed("sizing"))?;
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).map_err(|e| Error::os("sealing the ring", e))?;
@@ -198,39 +200,38 @@ impl Building {
             self.borrowed.syscall(libc::SYS_munmap, [got, bytes, 0, 0, 0, 0])?;
             return Err(Error::Os { what: "mmap of the ring in the target".into(), errno: libc::EEXIST });
         }
+        // Else a core dump touches all of it and holds it: 161 MiB that the target never used.
+        match self.borrowed.syscall(libc::SYS_madvise, [at, bytes, libc::MADV_DONTDUMP as u64, 0, 0, 0]) {
+            Ok(_) | Err(Error::Os { errno: libc::EINVAL, .. } | Error::Refused(_)) => {}
+            Err(error) => return Err(error),
+        }
         Ok(file.into())
     }
 
     /// As [`Control::initialise`], with recording off.
     fn write_control(&self, file: &File) -> std::io::Result<()> {
-        let half = |offset: usize, value: u32| file.write_all_at(&value.to_le_bytes(), offset as u64);
-        let word = |offset: usize, value: u64| file.write_all_at(&value.to_le_bytes(), offset as u64);
+        let write = |offset: usize, bytes: &[u8]| step().map_err(Into::into).and_then(|()| file.write_all_at(bytes, offset as u64));
+        let half = |offset: usize, value: u32| write(offset, &value.to_le_bytes());
+        let word = |offset: usize, value: u64| write(offset, &value.to_le_bytes());
         half(offset_of!(Control, version), ring::VERSION)?;
         word(offset_of!(Control, state), ring::STATE_CHANGE)?;
         half(offset_of!(Control, target_pid), self.site.target.pid_in_namespace)?;
         half(offset_of!(Control, segment_limit), ring::SEGMENT_LIMIT)?;
         half(offset_of!(Control, patience_ms), PATIENCE_MS)?;
+        half(offset_of!(Control, drainer), std::process::id())?;
         word(offset_of!(Control, ring_in_target), self.pieces.ring)?;
         word(offset_of!(Control, magic), ring::MAGIC)
     }
 
-    fn piece(&mut self, at: u64, bytes: u64, parts: &[(u64, u64, i32)]) -> Result<(), Error> {
+    fn piece(&mut self, at: u64, bytes: u64, protection: i32) -> Result<(), Error> {
         let journal = self.site.journal();
         let written = journal.announce(at, bytes)?;
-        for (n, (offset, bytes, protection)) in parts.iter().enumerate() {
-            if let Err(error) = map(&mut self.borrowed, at + offset, *bytes, *protection) {
-                for (offset, bytes, _) in &parts[..n] {
-                    self.borrowed.syscall(libc::SYS_munmap, [at + offset, *bytes, 0, 0, 0, 0])?;
-                }
-                journal.cross_out(written)?;
-                return Err(error);
-            }
-        }
+        map(&mut self.borrowed, at, bytes, protection)?;
         journal.confirm(written)
     }
 
     fn data(&mut self, at: u64, bytes: u64, forks_wipe_it: bool) -> Result<(), Error> {
-        self.piece(at, bytes, &[(0, bytes, libc::PROT_READ | libc::PROT_WRITE)])?;
+        self.piece(at, bytes, libc::PROT_READ | libc::PROT_WRITE)?;
         if forks_wipe_it {
             self.borrowed.syscall(libc::SYS_madvise, [at, bytes, libc::MADV_WIPEONFORK as u64, 0, 0, 0])?;
         }
@@ -240,8 +241,9 @@ impl Building {
     fn fill(&mut self, image: &Image) -> Result<(), Error> {
         let pieces = self.pieces;
         // Each part with its last protection at once: some systems forbid to make written memory executable. hound writes all the same.
-        let parts: Vec<_> = image.parts().iter().map(|part| (part.offset, part.bytes, part.protection)).collect();
-        self.piece(pieces.image, image.bytes(), &parts)?;
+        for part in image.parts() {
+            self.piece(pieces.image + part.offset, part.bytes, part.protection)?;
+        }
         self.data(pieces.states, STATES_BYTES, true)?;
         self.data(pieces.mark, PAGE, true)?;
         self.data(pieces.threads, THREADS_BYTES, true)?;

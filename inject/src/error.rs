@@ -154,6 +154,8 @@ pub enum Refusal {
         /// That hound's process id, as it sees itself.
         by: u32,
     },
+    /// libhound.so came into it at its start: by `hound run`, or by preloading.
+    Launched,
     /// An earlier hound left something that this one can neither use nor take away.
     LeftBehind {
         /// What, and why it cannot be taken away now.
@@ -215,6 +217,7 @@ impl Refusal {
             Refusal::NoAllocator { why, .. } => why.clone(),
             Refusal::NoFunction { name, why, .. } => format!("{name}: {why}"),
             Refusal::Occupied { by } => format!("another hound (process {by}) is recording it"),
+            Refusal::Launched => "libhound.so is in it since its start, and records it, or the process it was forked from".into(),
             Refusal::LeftBehind { why } => format!("an earlier hound left something in it: {why}"),
         }
     }
@@ -238,6 +241,7 @@ impl Refusal {
             Refusal::NoFunction { similar, .. } if similar.is_empty() => "no symbol has a name like it: see `nm` of the module".into(),
             Refusal::NoFunction { similar, .. } => format!("names like it: {}", similar.join(", ")),
             Refusal::Occupied { .. } => "end that one first (`hound detach`), or read what it writes".into(),
+            Refusal::Launched => "read what that `hound run` (or HOUND_OUTPUT) writes, or start the program without".into(),
             Refusal::LeftBehind { .. } => "try again in a moment, or use the hound that left it".into(),
         }
     }

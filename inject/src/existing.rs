@@ -1,8 +1,9 @@
 //! What an earlier hound left in a target.
 
 use core::mem::offset_of;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use crate::error::{Error, Refusal};
 use crate::look::{Target, look};
 use crate::memory::Memory;
 use crate::place::mappings;
-use crate::site::{Site, ring_mapping};
+use crate::site::{Site, is_launched, left_open, ring_mapping};
 use crate::thunk::Row;
 
 /// How long a heartbeat may stand still: hound reads rounds far more often.
@@ -49,8 +50,12 @@ pub struct Existing {
 /// # Errors
 /// As [`look`], and when the process cannot be read.
 pub fn find(pid: i32) -> Result<Option<Existing>, Error> {
-    let maps = mappings(pid)?;
-    if ring_mapping(&maps).is_none() {
+    let maps = match mappings(pid) {
+        Ok(maps) => maps,
+        // What is no program, or not hound's to look at, has a better reason.
+        Err(error) => return look(pid).and(Err(error)),
+    };
+    if ring_mapping(&maps).is_none() && !is_launched(&maps) && left_open(pid).is_empty() {
         return Ok(None);
     }
     Existing::of(look(pid)?)
@@ -60,7 +65,6 @@ impl Existing {
     pub(crate) fn of(target: Target) -> Result<Option<Self>, Error> {
         let Some(site) = Site::find(target)? else { return Ok(None) };
         let version = site.version()?;
-        let journal = site.journal();
         let state = if version.0 != 0 && version.0 != ring::VERSION {
             State::OtherVersion
         } else if version.0 == 0 || site.attachment()? == 0 {
@@ -69,7 +73,7 @@ impl Existing {
             State::OtherVersion
         } else if site.rows()?.iter().any(|row| site.is_patched(row)) {
             // A child's ring is its parent's, and so is who drains it.
-            State::Armed { drainer: if site.inherited { 0 } else { journal.half(offset_of!(Control, drainer))? } }
+            State::Armed { drainer: if site.inherited { 0 } else { site.journal().half(offset_of!(Control, drainer))? } }
         } else {
             State::Dormant
         };
@@ -95,15 +99,21 @@ impl Existing {
         (self.site, self.ring)
     }
 
-    /// Whether a living hound drains the ring: its heartbeat moves. Waits for at most a quarter of a second.
+    /// Whether a living hound drains the ring, or is about to: it holds the ring (also one that is stopped does), or its heartbeat
+    /// moves (one whose process cannot be looked into). Waits for at most a quarter of a second.
     ///
     /// # Errors
     /// When the process cannot be read.
     pub fn is_drained(&self) -> Result<bool, Error> {
         let journal = self.site.journal();
         let beat = || journal.half(offset_of!(Control, heartbeat));
-        if self.site.inherited || self.version.0 != ring::VERSION || journal.half(offset_of!(Control, drainer))? == 0 {
+        if self.site.inherited || self.version.0 != ring::VERSION {
             return Ok(false);
+        }
+        match journal.half(offset_of!(Control, drainer))? {
+            0 => return Ok(false),
+            drainer if self.is_held_by(drainer) => return Ok(true),
+            _ => {}
         }
         let (before, until) = (beat()?, Instant::now() + HEARTBEAT);
         while Instant::now() < until {
@@ -113,6 +123,17 @@ impl Existing {
             sleep(Duration::from_millis(2));
         }
         Ok(false)
+    }
+
+    /// Whether another process with this id has the ring open. The id alone may be a later process's.
+    fn is_held_by(&self, pid: u32) -> bool {
+        if [std::process::id(), self.site.target.pid.cast_unsigned()].contains(&pid) {
+            return false;
+        }
+        let own = self.ring.as_ref().and_then(|ring| File::from(ring.try_clone().ok()?).metadata().ok());
+        let own = own.map(|own| (own.dev(), own.ino()));
+        let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        own.is_some() && open.filter_map(|fd| fs::metadata(fd.path()).ok()).any(|file| Some((file.dev(), file.ino())) == own)
     }
 
     /// Restores every patched function, for a hound that is gone.
@@ -144,7 +165,7 @@ impl Existing {
             let why = format!("its version ({ring}.{attachment}) is not this one's ({}.{})", ring::VERSION, attach::VERSION);
             return Err(Refusal::LeftBehind { why }.into());
         }
-        if matches!(self.state, State::Armed { .. }) && self.is_drained()? {
+        if self.is_drained()? {
             return Err(Refusal::Occupied { by: self.site.journal().half(offset_of!(Control, drainer))? }.into());
         }
         Ok(())

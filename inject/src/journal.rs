@@ -1,8 +1,8 @@
 //! The ring's control page in the target: where hound writes down what it has mapped.
 //!
-//! A piece is written down before it is mapped and confirmed when it is; it is crossed out before it is unmapped. Whoever reads the
-//! journal after hound's death takes away what is confirmed; in the worst case one piece stays behind, never is memory of the target's
-//! own taken for a piece.
+//! A piece is one mapping. It is written down before it is mapped and confirmed when it is; it is doubted before it is unmapped and crossed
+//! out when it is. Whoever reads the journal after hound's death takes away what is confirmed, and of the rest what is mapped exactly as
+//! it is written: at the place and of the length that hound chose. Memory of the target's own is not taken for a piece.
 
 use core::mem::offset_of;
 
@@ -84,6 +84,11 @@ impl<'a> Journal<'a> {
 
     pub fn confirm(&self, written: Written) -> Result<(), Error> {
         self.set_word(Self::piece(written.slot) + offset_of!(Piece, bytes), written.bytes | CONFIRMED)
+    }
+
+    /// The opposite of [`Journal::confirm`].
+    pub fn doubt(&self, written: Written) -> Result<(), Error> {
+        self.set_word(Self::piece(written.slot) + offset_of!(Piece, bytes), written.bytes)
     }
 
     pub fn cross_out(&self, written: Written) -> Result<(), Error> {

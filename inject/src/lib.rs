@@ -42,3 +42,6 @@ pub use memory::Memory;
 pub use patch::Patched;
 pub use plan::{Covered, NotCovered, Plan};
 pub use remote::Borrowed;
+pub use step::moment;
+#[cfg(feature = "death")]
+pub use step::report_steps;

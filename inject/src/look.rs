@@ -12,7 +12,9 @@ use procfs::process::{Process, Stat, Status};
 
 use crate::error::{Denied, Error, Refusal};
 use crate::memory::Memory;
+use crate::place::mappings;
 use crate::remote::Borrowed;
+use crate::site::is_launched;
 use crate::tasks;
 
 /// In a process's flags: it is a kernel thread.
@@ -72,6 +74,9 @@ pub fn look(pid: i32) -> Result<Target, Error> {
     machine(pid)?;
     if status_line(pid, "x86_Thread_features:").is_some_and(|features| features.contains("shstk")) {
         return Err(Refusal::ShadowStack.into());
+    }
+    if is_launched(&mappings(pid)?) {
+        return Err(Refusal::Launched.into());
     }
     // A child between vfork and exec passes; a parent that waits for this one does not.
     if tasks::memory_shared_with(pid)? == Some(stat.ppid) {

@@ -61,7 +61,7 @@ impl Memory {
     /// # Errors
     /// As [`Memory::read`]; what lies before the failing page is written then.
     pub fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Error> {
-        step();
+        step().map_err(|errno| Error::os(format!("writing the target's memory at {address:#x}"), errno))?;
         let mut done = 0;
         while done < bytes.len() {
             match self.file.write_at(&bytes[done..], address + done as u64) {

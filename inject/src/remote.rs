@@ -19,6 +19,7 @@ use crate::look::Target;
 use crate::memory::Memory;
 use crate::restart::{Mend, Sleepers, restarted_by_hand};
 use crate::seccomp::{self, Call, Filters};
+use crate::step;
 use crate::tasks;
 use crate::trace::{self, Event, Tracer};
 
@@ -248,6 +249,7 @@ impl Loan {
             return Err(Error::Gone);
         }
         self.filters.check(&Call { number, instruction_pointer: self.places.gadget + 2, arguments })?;
+        step::note(|| seccomp::name(number));
         let os = |errno| Error::os("driving the borrowed thread", errno);
         let first = self.place == Place::Own;
         if first {
@@ -331,6 +333,7 @@ impl Loan {
 
     /// Puts the thread back and lets it go.
     fn give_back(&mut self) -> Duration {
+        step::note(|| "release".into());
         let at_rest = match std::mem::replace(&mut self.place, Place::Lost) {
             Place::Own => true,
             Place::Remote => self.come_to_rest(),

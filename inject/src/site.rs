@@ -1,6 +1,7 @@
 //! A target that has hound's memory in it, whoever of hound's put it there: what is patched, how to restore it, how to take all of it out.
 
 use core::mem::offset_of;
+use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use crate::look::Target;
 use crate::memory::Memory;
 use crate::place::{Mapping, mappings};
 use crate::remote::Borrowed;
+use crate::tasks;
 use crate::thunk::{ENTRY, Row, SLOT};
 
 /// Entries that the table has room for.
@@ -28,8 +30,28 @@ const RED_ZONE: u64 = 128;
 
 /// The ring's mapping in a process, if it has one.
 pub(crate) fn ring_mapping(maps: &[Mapping]) -> Option<&Mapping> {
-    let path = format!("/memfd:{RING_NAME}");
-    maps.iter().find(|m| m.offset == 0 && m.path.split(" (deleted)").next() == Some(path.as_str()))
+    maps.iter().find(|m| m.offset == 0 && is_named(&m.path, RING_NAME))
+}
+
+/// Whether the library was put into the process at its start, and has a ring of its own there.
+pub(crate) fn is_launched(maps: &[Mapping]) -> bool {
+    ring::LAUNCH_NAME.to_str().is_ok_and(|name| maps.iter().any(|m| is_named(&m.path, name)))
+}
+
+fn is_named(path: &str, memfd: &str) -> bool {
+    path.strip_prefix("/memfd:").and_then(|name| name.split(" (deleted)").next()) == Some(memfd)
+}
+
+/// Descriptors of a ring in the target: a hound has died between making and closing it.
+pub(crate) fn left_open(pid: i32) -> Vec<u64> {
+    let alive = tasks::threads(pid).unwrap_or_default().into_iter().find(|&tid| !tasks::has_ended(pid, tid));
+    alive.map_or_else(Vec::new, |tid| left_open_by(pid, tid))
+}
+
+fn left_open_by(pid: i32, tid: i32) -> Vec<u64> {
+    let entries = fs::read_dir(format!("/proc/{pid}/task/{tid}/fd")).into_iter().flatten().flatten();
+    let rings = entries.filter(|entry| fs::read_link(entry.path()).is_ok_and(|to| is_named(&to.to_string_lossy(), RING_NAME)));
+    rings.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
 /// hound's memory in a target.
@@ -38,6 +60,7 @@ pub(crate) struct Site {
     pub target: Target,
     pub memory: Memory,
     /// avma of the ring.
+    /// 0: a hound died before it had mapped the ring, which is left open.
     pub ring: u64,
     /// The ring is that of the process this one was forked from: not to be written to.
     pub inherited: bool,
@@ -46,9 +69,16 @@ pub(crate) struct Site {
 impl Site {
     pub fn find(target: Target) -> Result<Option<Self>, Error> {
         let maps = mappings(target.pid)?;
-        let Some(mapping) = ring_mapping(&maps) else { return Ok(None) };
+        let ring = match ring_mapping(&maps) {
+            Some(mapping) => mapping.start,
+            None if left_open(target.pid).is_empty() => return Ok(None),
+            None => 0,
+        };
         let memory = Memory::open(target.pid)?;
-        let mut site = Self { ring: mapping.start, memory, target, inherited: false };
+        let mut site = Self { ring, memory, target, inherited: false };
+        if ring == 0 {
+            return Ok(Some(site));
+        }
         let owner = site.journal().half(offset_of!(Control, target_pid))?;
         site.inherited = owner != 0 && owner != site.target.pid_in_namespace;
         Ok(Some(site))
@@ -60,6 +90,9 @@ impl Site {
 
     /// Versions of the ring and of the attachment, 0 where there is none (yet).
     pub fn version(&self) -> Result<(u32, u32), Error> {
+        if self.ring == 0 {
+            return Ok((0, 0));
+        }
         let journal = self.journal();
         let ring = if journal.word(offset_of!(Control, magic))? == ring::MAGIC { journal.half(offset_of!(Control, version))? } else { 0 };
         let attachment = self.attachment()?;
@@ -70,7 +103,7 @@ impl Site {
 
     /// avma of the attachment, 0 until all is mapped.
     pub fn attachment(&self) -> Result<u64, Error> {
-        self.journal().word(offset_of!(Control, attachment))
+        if self.ring == 0 { Ok(0) } else { self.journal().word(offset_of!(Control, attachment)) }
     }
 
     pub fn word(&self, block: u64, offset: usize) -> Result<u64, Error> {
@@ -127,28 +160,74 @@ impl Site {
         ranges.sort_unstable();
         self.wait_until_outside(&ranges, attachment != 0, deadline)?;
         let mut borrowed = Borrowed::any(&self.target, &self.memory, deadline)?;
-        if !self.inherited {
-            self.journal().set_word(offset_of!(Control, attachment), 0)?;
+        self.close_left_open(&mut borrowed)?;
+        if self.ring != 0 {
+            if !self.inherited {
+                self.journal().set_word(offset_of!(Control, attachment), 0)?;
+            }
+            self.unmap_all(&mut borrowed)?;
         }
+        borrowed.release();
+        Ok(())
+    }
+
+    /// All pieces, and the ring.
+    pub fn unmap_all(&self, borrowed: &mut Borrowed) -> Result<(), Error> {
         let maps = mappings(self.target.pid)?;
         for piece in self.journal().pieces()? {
-            self.unmap(&mut borrowed, piece, &maps)?;
+            self.unmap(borrowed, piece, &maps)?;
         }
         borrowed.syscall(libc::SYS_munmap, [self.ring, ring::RING_BYTES as u64, 0, 0, 0, 0])?;
-        borrowed.release();
         Ok(())
     }
 
     /// Unmaps a piece: one that is confirmed, or one that was announced and is there exactly so.
     pub fn unmap(&self, borrowed: &mut Borrowed, piece: Written, maps: &[Mapping]) -> Result<(), Error> {
         let exact = maps.iter().any(|m| (m.start, m.end, m.inode) == (piece.start, piece.start + piece.bytes, 0));
-        if !self.inherited {
-            self.journal().cross_out(piece)?;
+        if !self.inherited && piece.confirmed {
+            self.journal().doubt(piece)?;
         }
         if piece.confirmed || exact {
             borrowed.syscall(libc::SYS_munmap, [piece.start, piece.bytes, 0, 0, 0, 0])?;
         }
+        if self.inherited { Ok(()) } else { self.journal().cross_out(piece) }
+    }
+
+    /// Closes the descriptors that a dead hound has left. Nobody but hound knows their numbers.
+    pub fn close_left_open(&self, borrowed: &mut Borrowed) -> Result<(), Error> {
+        for number in left_open_by(self.target.pid, borrowed.tid()) {
+            borrowed.syscall(libc::SYS_close, [number, 0, 0, 0, 0, 0])?;
+        }
         Ok(())
+    }
+
+    /// Takes out areas of thunks that no entry leads to: a hound died, or gave up, before it had patched any of theirs.
+    pub fn unmap_unused(&self, deadline: Instant) -> Result<(), Error> {
+        let rows = self.rows()?;
+        let attachment = self.attachment()?;
+        let image =
+            (self.word(attachment, offset_of!(Attachment, image_start))?, self.word(attachment, offset_of!(Attachment, image_end))?);
+        let tables = [
+            offset_of!(Attachment, states),
+            offset_of!(Attachment, fork_mark),
+            offset_of!(Attachment, threads),
+            offset_of!(Attachment, entries),
+            offset_of!(Attachment, modules),
+        ];
+        let tables = tables.into_iter().map(|table| self.word(attachment, table)).collect::<Result<Vec<_>, _>>()?;
+        let mut unused = self.journal().pieces()?;
+        unused.retain(|piece| {
+            let holds = |at: u64| (piece.start..piece.start + piece.bytes).contains(&at);
+            !((image.0..image.1).contains(&piece.start) || tables.contains(&piece.start) || rows.iter().any(|row| holds(row.thunk)))
+        });
+        if unused.is_empty() {
+            return Ok(());
+        }
+        let mut borrowed = Borrowed::any(&self.target, &self.memory, deadline)?;
+        let maps = mappings(self.target.pid)?;
+        let done = unused.into_iter().try_for_each(|piece| self.unmap(&mut borrowed, piece, &maps));
+        borrowed.release();
+        done
     }
 
     /// Waits until no thread's ip and no word on a stack lies in `ranges`. As nothing is patched, nobody gets there again.

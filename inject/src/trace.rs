@@ -8,7 +8,7 @@ use libc::{c_int, c_uint, user_regs_struct};
 use nix::errno::Errno;
 
 use crate::error::Error;
-use crate::step::step;
+use crate::step::{moment, step};
 
 /// Note type of a thread's extended floating-point state.
 const NT_X86_XSTATE: usize = 0x202;
@@ -32,7 +32,7 @@ pub(crate) enum Event {
 }
 
 fn request(request: c_uint, tid: i32, address: usize, data: usize) -> Result<i64, Errno> {
-    step();
+    step()?;
     // SAFETY: `data` is 0, a number, or points to memory of the size the request writes or reads: each caller in this file passes a live
     // buffer of the kernel's type. ptrace changes no other memory of hound's.
     Errno::result(unsafe { libc::ptrace(request, tid, address, data) })
@@ -137,6 +137,7 @@ pub(crate) fn filter(tid: i32, index: usize) -> Result<Option<Vec<libc::sock_fil
 
 /// Waits until a traced thread is reported, `None` at the deadline.
 pub(crate) fn wait(tid: i32, deadline: Instant) -> Option<Event> {
+    moment();
     let mut nap = Duration::from_micros(20);
     for round in 0u32.. {
         let mut status: c_int = 0;

@@ -5,6 +5,8 @@
 
 use core::arch::{asm, global_asm};
 
+use hound_common::ring::LAUNCH_NAME;
+
 const MMAP: usize = 9;
 const MUNMAP: usize = 11;
 /// Number of the `close` system call.
@@ -34,6 +36,7 @@ pub unsafe fn syscall(number: usize, args: [usize; 6]) -> isize {
 const PROT_READ_WRITE: usize = 3;
 const MAP_SHARED: usize = 1;
 const MAP_PRIVATE_ANONYMOUS_NORESERVE: usize = 0x4022;
+const MADV_DONTDUMP: usize = 16;
 const MADV_WIPEONFORK: usize = 18;
 
 /// New zeroed private memory. With `wipe_on_fork`, it is zero again in the child of a fork: that is how a child is noticed.
@@ -56,11 +59,16 @@ pub fn map_private(bytes: usize, wipe_on_fork: bool) -> Option<*mut u8> {
     Some(result as *mut u8)
 }
 
-/// Maps `bytes` of the file behind `fd`, shared.
+/// Maps `bytes` of the file behind `fd`, shared. Core dumps leave it out: they would touch all of it.
 pub fn map_shared(fd: i32, bytes: usize) -> Option<*mut u8> {
     // SAFETY: a mapping at an address the kernel chooses touches nothing that exists.
     let result = unsafe { syscall(MMAP, [0, bytes, PROT_READ_WRITE, MAP_SHARED, fd as usize, 0]) };
-    (result >= 0).then_some(result as *mut u8)
+    if result < 0 {
+        return None;
+    }
+    // SAFETY: advice about the mapping just made; where it is not taken, dumps are larger.
+    let _ = unsafe { syscall(MADVISE, [result as usize, bytes, MADV_DONTDUMP, 0, 0, 0]) };
+    Some(result as *mut u8)
 }
 
 /// Takes a mapping away.
@@ -106,7 +114,7 @@ pub fn sealed_memfd(bytes: usize) -> Option<i32> {
     const F_ADD_SEALS: usize = 1033;
     const SEAL_SHRINK_GROW_SEAL: usize = 2 | 4 | 1;
     // SAFETY: the name is a terminated string; the call makes a new descriptor.
-    let fd = unsafe { syscall(MEMFD_CREATE, [c"hound-ring".as_ptr() as usize, CLOEXEC_ALLOW_SEALING, 0, 0, 0, 0]) };
+    let fd = unsafe { syscall(MEMFD_CREATE, [LAUNCH_NAME.as_ptr() as usize, CLOEXEC_ALLOW_SEALING, 0, 0, 0, 0]) };
     if fd < 0 {
         return None;
     }

@@ -1,11 +1,13 @@
 // Allocates before, during and after an attach; `attached CONTROL`, where the last letter in the file CONTROL is an order. None or g: go
-// on, f: free a block from before each round, e: exit, x: exec, s: a bad access. It prints "ready" when it waits for the first time.
+// on, f: free a block from before each round, e: exit, x: exec, s: a bad access, v: wait for a child between vfork and exec until there is
+// another order. It prints "ready" when it waits for the first time.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 #include <fcntl.h>
 #include <time.h>
+#include <sys/wait.h>
 
 static char order(const char *path) {
     char text[64];
@@ -42,6 +44,15 @@ int main(int argc, char **argv) {
         if (now == 's') *(volatile int *)0 = 1;
         if (now == 'x') execl("/bin/sleep", "sleep", "1", (char *)0);
         struct timespec nap = {0, 200000};
+        if (now == 'v') {
+            pid_t child = vfork();
+            if (child == 0) {
+                while (order(control) == 'v') nanosleep(&nap, 0);
+                _exit(0);
+            }
+            int status;
+            if (child < 0 || waitpid(child, &status, 0) != child || status != 0) return 98;
+        }
         nanosleep(&nap, 0);
     }
 }

@@ -1,4 +1,4 @@
-//! Where the programs under test are: `hound` and `libhound.so`, built by `cargo xtask build` before the tests run.
+//! Where the programs under test are: `hound`, `hound-death` and `libhound.so`, built by `cargo xtask test` before the tests run.
 
 use std::path::PathBuf;
 
@@ -18,6 +18,11 @@ pub fn hound() -> PathBuf {
     built("hound")
 }
 
+/// A `hound` that dies or fails at a step of the test's choice, beside [`hound`].
+pub fn hound_death() -> PathBuf {
+    built("hound-death")
+}
+
 /// The preloaded library, beside [`hound`].
 pub fn libhound() -> PathBuf {
     built("libhound.so")
@@ -26,6 +31,10 @@ pub fn libhound() -> PathBuf {
 fn built(name: &str) -> PathBuf {
     let dir = std::env::var_os("HOUND_BIN_DIR").map_or_else(|| target_dir().join("release"), PathBuf::from);
     let path = dir.join(name);
-    assert!(path.exists(), "{} does not exist: run `cargo xtask build` first, or name its directory in HOUND_BIN_DIR", path.display());
+    assert!(
+        path.exists(),
+        "{} does not exist: run `cargo xtask test` (or `build`), or name its directory in HOUND_BIN_DIR",
+        path.display()
+    );
     path
 }

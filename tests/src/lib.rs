@@ -15,3 +15,5 @@ pub mod process;
 pub mod record;
 pub mod replay;
 pub mod requirement;
+pub mod scene;
+pub mod visited;

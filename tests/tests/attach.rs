@@ -1,117 +1,23 @@
 //! Attaching to running programs: sessions from their begin to each of their ends, what is said to them, and what is refused.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use hound_tests::binaries;
 use hound_tests::capture::Capture;
-use hound_tests::compile::{Build, Program};
-use hound_tests::process::{self, Outcome, Running, wait_until};
+use hound_tests::process::{self, Outcome, wait_until};
 use hound_tests::requirement;
+use hound_tests::scene::Scene;
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 use tempfile::TempDir;
-
-/// A program that waits for orders, and a place for captures and sockets.
-struct Scene {
-    dir: TempDir,
-    target: Option<Running>,
-}
-
-impl Scene {
-    fn new() -> Scene {
-        let dir = TempDir::new().expect("a temporary directory can be made");
-        let mut command = Command::new(Program::new("attached.c", Build::Optimised).path());
-        let target = process::start(command.arg(dir.path().join("control")));
-        target.wait_for_output("ready");
-        Scene { dir, target: Some(target) }
-    }
-
-    fn pid(&self) -> i32 {
-        self.target.as_ref().expect("it runs").pid.as_raw()
-    }
-
-    fn order(&self, letter: &str) {
-        std::fs::write(self.dir.path().join("control"), letter).expect("room for a letter");
-    }
-
-    fn file(&self) -> PathBuf {
-        self.dir.path().join("capture.hound")
-    }
-
-    fn hound(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(binaries::hound());
-        command.args(args).env("XDG_RUNTIME_DIR", self.dir.path());
-        command
-    }
-
-    /// hound with `-p` and the target's number behind the first argument.
-    fn on_target(&self, name: &str, args: &[&str]) -> Command {
-        let mut command = self.hound(&[name, "-p", &self.pid().to_string()]);
-        command.args(args);
-        command
-    }
-
-    fn ask(&self, name: &str, args: &[&str]) -> Outcome {
-        process::run(&mut self.on_target(name, args))
-    }
-
-    /// Attaches, and waits until events come in.
-    fn attach(&self, args: &[&str]) -> Running {
-        let hound = process::start(self.on_target("attach", &["-o"]).arg(self.file()).args(args));
-        assert!(
-            wait_until(|| self.status()["events"].as_u64().is_some_and(|events| events > 0)),
-            "no events: {}",
-            self.ask("status", &[]).out()
-        );
-        hound
-    }
-
-    /// The session's status, null if there is none.
-    fn status(&self) -> Value {
-        let outcome = process::run(&mut self.hound(&["status", "--format", "json"]));
-        let all: Value = serde_json::from_slice(&outcome.stdout).expect("JSON");
-        all["sessions"].as_array().and_then(|all| all.iter().find(|one| one["pid"] == self.pid()).cloned()).unwrap_or(Value::Null)
-    }
-
-    fn report(&self) -> Value {
-        let outcome = Capture { path: self.file() }.ask("report", &["--all", "--format", "json"]);
-        serde_json::from_slice(&outcome.stdout).unwrap_or_else(|e| panic!("{e}: {}", outcome.err()))
-    }
-
-    /// The capture is whole, and its end is this.
-    fn must_end(&self, how: &str) -> Value {
-        let capture = Capture { path: self.file() };
-        let check = capture.check();
-        assert!(check.status.success(), "hound check: {}{}", check.out(), check.err());
-        let info: Value = serde_json::from_slice(&capture.ask("info", &["--format", "json"]).stdout).expect("JSON");
-        assert_eq!(info["end"]["how"], how);
-        assert_eq!(info["lost_events"], 0);
-        info
-    }
-
-    /// The target works on as before, and ends as it would have.
-    fn must_end_by_itself(mut self) {
-        self.order("e");
-        let outcome = self.target.take().expect("it runs").finish();
-        assert_eq!(outcome.shell_status(), 7, "{}", outcome.err());
-    }
-}
-
-impl Drop for Scene {
-    fn drop(&mut self) {
-        if let Some(target) = &self.target {
-            let _ = kill(target.pid, Signal::SIGKILL); // it may have ended
-        }
-    }
-}
 
 #[test]
 fn ctrl_c_detaches_keeps_the_capture_and_says_what_is_alive() {
     if !requirement::root() {
         return;
     }
-    let scene = Scene::new();
+    let scene = Scene::start();
     let hound = scene.attach(&[]);
     scene.order("f"); // blocks from before, one a round of 32 events and more
     let events = || scene.status()["events"].as_u64().unwrap_or(0);
@@ -139,7 +45,7 @@ fn a_duration_ends_the_session() {
     if !requirement::root() {
         return;
     }
-    let scene = Scene::new();
+    let scene = Scene::start();
     let outcome = process::run(scene.on_target("attach", &["--duration", "300ms", "--quiet", "-o"]).arg(scene.file()));
     assert_eq!(outcome.shell_status(), 0, "{}", outcome.err());
     scene.must_end("detach");
@@ -151,7 +57,7 @@ fn sessions_are_spoken_to_while_they_record() {
     if !requirement::root() {
         return;
     }
-    let scene = Scene::new();
+    let scene = Scene::start();
     let hound = scene.attach(&["--quiet"]);
     let second = process::run(scene.on_target("attach", &["-o"]).arg(scene.dir.path().join("second.hound")));
     assert_eq!(second.shell_status(), 2);
@@ -187,7 +93,7 @@ fn a_second_attach_uses_what_the_first_has_left() {
     if !requirement::root() {
         return;
     }
-    let scene = Scene::new();
+    let scene = Scene::start();
     for round in 0..3 {
         let hound = scene.attach(&["--quiet"]);
         kill(hound.pid, Signal::SIGTERM).expect("hound runs");
@@ -208,7 +114,7 @@ fn every_end_of_the_target_leaves_a_complete_capture() {
         return;
     }
     for (order, how, value) in [("e", "exit", 7), ("s", "signal", 11), ("x", "exec", 0), ("kill", "signal", 9)] {
-        let mut scene = Scene::new();
+        let mut scene = Scene::start();
         let hound = scene.attach(&["--quiet"]);
         match order {
             "kill" => kill(scene.target.as_ref().expect("it runs").pid, Signal::SIGKILL).expect("it runs"),
@@ -228,7 +134,7 @@ fn while_recording_the_largest_sites_are_printed() {
     if !requirement::root() {
         return;
     }
-    let scene = Scene::new();
+    let scene = Scene::start();
     let hound = scene.attach(&["--quiet", "--every", "200ms", "--top", "3", "--older-than", "100ms", "--min-size", "4000"]);
     hound.wait_for_output("keep_here");
     kill(hound.pid, Signal::SIGINT).expect("hound runs");
@@ -265,7 +171,7 @@ fn wrong_targets_are_refused_with_a_reason_and_nothing_is_left() {
 
 #[test]
 fn the_doctor_says_what_works_and_what_to_do() {
-    let scene = Scene::new();
+    let scene = Scene::start();
     let outcome = scene.ask("doctor", &["--format", "json"]);
     assert_eq!(outcome.shell_status(), 0, "{}", outcome.err());
     let all: Value = serde_json::from_slice(&outcome.stdout).expect("JSON");

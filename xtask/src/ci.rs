@@ -9,6 +9,7 @@ use std::process::Command;
 pub fn task() -> Result<Verdict> {
     compile::cargo(&["fmt", "--check"]).context("run `cargo fmt`")?;
     compile::cargo(&["clippy", "--all-targets", "--", "--deny", "warnings"])?;
+    compile::cargo(&["clippy", "--package", "hound-user", "--features", "death", "--", "--deny", "warnings"])?;
     // Without --all-targets: the library has no test harness, for it has no standard library.
     compile::cargo(&["clippy", "--profile", "preload", "--package", "hound-preload", "--", "--deny", "warnings"])?;
     tests()

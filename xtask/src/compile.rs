@@ -30,6 +30,11 @@ pub fn build() -> Result<()> {
     install(&bytes, &place::binaries().join("libhound.so"))
 }
 
+/// Builds what only tests need: the hound that dies where it is told to. A binary of its own, so that the feature is in no other.
+pub fn build_for_tests() -> Result<()> {
+    cargo(&["build", "--release", "--package", "hound-user", "--features", "death", "--bin", "hound-death"])
+}
+
 /// Runs cargo in the workspace, in sight of the user.
 pub fn cargo(arguments: &[&str]) -> Result<()> {
     exec::run(Command::new(place::cargo()).args(arguments).current_dir(place::workspace()))

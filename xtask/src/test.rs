@@ -16,6 +16,7 @@ pub const NO_SKIP: &str = "HOUND_NO_SKIP";
 pub fn task(args: &[String]) -> Result<Verdict> {
     setup::ensure(&[Purpose::Test])?;
     compile::build()?;
+    compile::build_for_tests()?;
     let (ended, summary) = run(args)?;
 
     println!("\ntest: {} passed, {} failed, {} ignored", summary.passed, summary.failed, summary.ignored);

@@ -4,13 +4,13 @@ use super::clock::{Span, TickClock};
 use super::columns::*;
 use super::format::{CHUNK_HEADER_BYTES, ChunkHeader};
 use super::index::{Placed, Source};
-use super::model::{Alloc, StackId, StackRoot, StackTree, Stamped, StreamId};
+use super::model::{Alloc, Free, StackId, StackRoot, StackTree, Stamped, StreamId};
 use super::nodes::NodeList;
 use super::predict::*;
 use super::rare::{self, RareRecord};
 use super::reader::Visitor;
 use super::varint::{self, Cursor};
-use hound_common::event::{ALLOC_REALLOC, FREE_HAS_STACK, FREE_REALLOC};
+use hound_common::event::{self, ALLOC_REALLOC, FREE_HAS_STACK, FREE_REALLOC};
 use hound_common::hook::Kind;
 use std::collections::HashMap;
 use zstd::bulk::Decompressor;
@@ -113,6 +113,9 @@ struct Shape {
     key: ShapeKey,
     /// `None`: a number this version does not know.
     kind: Option<Kind>,
+    /// Without a pool's number, and that.
+    flags: u8,
+    pool: u8,
     stack: StackId,
     size: SizeGuess,
 }
@@ -148,6 +151,8 @@ impl SectionDecoder {
         let shape = |key: ShapeKey, grafter: &mut Grafter<'_>| Shape {
             key,
             kind: Kind::from_u8(key.kind()),
+            flags: event::flags_of(key.kind(), key.flags()),
+            pool: event::pool_of(key.kind(), key.flags()),
             stack: match key.is_alloc() || key.flags() & FREE_HAS_STACK != 0 {
                 true => grafter.graft(key),
                 false => StackId(0),
@@ -273,7 +278,7 @@ impl SectionDecoder {
         let place = self.cursors[PLACE].byte(&self.columns.0[PLACE]);
         let shape = &mut self.shapes[index];
         let size = shape.size.decode(size_code);
-        let (key, kind, stack) = (shape.key, shape.kind, shape.stack);
+        let (kind, flags, pool, stack) = (shape.kind, shape.flags, shape.pool, shape.stack);
         if size >> 48 != 0 {
             return Err("size");
         }
@@ -288,13 +293,13 @@ impl SectionDecoder {
         let far = if code == PLACE_FAR || code == PLACE_FAR_ODD { varint::unfold(self.number(FAR)) } else { 0 };
         let extent = size.wrapping_add(slack_code.saturating_sub(1));
         let Some(addr) = self.blocks.find(Place { code, far }, extent) else { return Err("place") };
-        let previous = (key.flags() & ALLOC_REALLOC != 0)
+        let previous = (flags & ALLOC_REALLOC != 0)
             .then(|| varint::unfold(self.number(PREVIOUS)) as u64)
             .map(|difference| self.realloc_from.wrapping_add(difference));
         let usable = (slack_code != 0).then_some(extent);
         match kind {
             Some(kind) => {
-                let alloc = Alloc { addr, size, usable, kind, flags: key.flags(), previous, stack };
+                let alloc = Alloc { addr, size, usable, kind, flags, pool, previous, stack };
                 visitor.alloc(time_ns, StreamId(self.header.stream), &alloc);
             }
             None => self.unknown += 1,
@@ -312,13 +317,16 @@ impl SectionDecoder {
             rank => self.blocks.free_by_rank(rank - 1).ok_or("rank")?,
         };
         let shape = &self.shapes[index];
-        let realloc = shape.key.flags() & FREE_REALLOC != 0;
-        let stack = (shape.key.flags() & FREE_HAS_STACK != 0).then_some(shape.stack);
+        let realloc = shape.flags & FREE_REALLOC != 0;
+        let stack = (shape.flags & FREE_HAS_STACK != 0).then_some(shape.stack);
         if realloc {
             self.realloc_from = addr;
         }
         match shape.kind {
-            Some(kind) => visitor.free(time_ns, StreamId(self.header.stream), addr, kind, realloc, stack),
+            Some(kind) => {
+                let free = Free { addr, kind, pool: shape.pool, realloc, stack };
+                visitor.free(time_ns, StreamId(self.header.stream), &free);
+            }
             None => self.unknown += 1,
         }
         Ok(())

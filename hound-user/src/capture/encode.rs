@@ -9,6 +9,7 @@ use super::columns::*;
 use super::format::ChunkHeader;
 use super::model::StreamId;
 use super::nodes::Nodes;
+use super::paths::ModulePaths;
 use super::predict::*;
 use super::rare::RareWriter;
 use super::section::Section;
@@ -17,6 +18,7 @@ use super::stack::{REASON_DAMAGED, StackMirror};
 use super::varint;
 use hound_common::event::{self, Header, StackEdit, tag};
 use hound_common::hook::Kind;
+use std::sync::Arc;
 
 /// A section with more rare bytes than this is finished.
 const RARE_BYTES: usize = 1 << 20;
@@ -57,6 +59,7 @@ pub struct StreamEncoder {
     /// Address of the last release half of a realloc.
     realloc_from: u64,
     known_kinds: [bool; 256],
+    paths: Arc<ModulePaths>,
     section: Open,
 }
 
@@ -153,8 +156,14 @@ impl StreamEncoder {
             stack_key: None,
             realloc_from: 0,
             known_kinds: std::array::from_fn(|number| Kind::from_u8(number as u8).is_some()),
+            paths: Arc::default(),
             section: Open::default(),
         }
+    }
+
+    /// Modules that come without a path get it from these.
+    pub fn with_paths(self, paths: Arc<ModulePaths>) -> Self {
+        StreamEncoder { paths, ..self }
     }
 
     /// Which stream it is.
@@ -385,7 +394,8 @@ impl StreamEncoder {
         if record.len() <= least {
             return false;
         }
-        self.append_rare(header, &record[1..], out);
+        let named = if header.tag == tag::MODULE { self.paths.named(record) } else { None };
+        self.append_rare(header, named.as_deref().unwrap_or(&record[1..]), out);
         true
     }
 

@@ -1,11 +1,10 @@
 //! Runs the whole reader over arbitrary bytes: what the fuzz target and the damage tests call.
 
-use super::model::{Alloc, StackId, Stamped, StreamId};
+use super::model::{Alloc, Free, Stamped, StreamId};
 use super::reader::{Capture, Visitor};
 use super::session::SessionInfo;
 use super::writer::{CaptureWriter, MemorySink};
 use super::{Compressor, StreamEncoder, StreamMeta};
-use hound_common::hook::Kind;
 
 /// Looks at everything and keeps only how much there was.
 #[derive(Default)]
@@ -27,7 +26,7 @@ impl Visitor for Count {
         self.at(time_ns);
     }
 
-    fn free(&mut self, time_ns: u64, _: StreamId, _: u64, _: Kind, _: bool, _: Option<StackId>) {
+    fn free(&mut self, time_ns: u64, _: StreamId, _: &Free) {
         self.at(time_ns);
     }
 

@@ -6,6 +6,7 @@
 //! order. `docs/format.md` specifies the bytes.
 
 mod addrmap;
+mod before;
 mod clock;
 mod columns;
 mod decode;
@@ -17,6 +18,7 @@ mod index;
 mod merge;
 pub mod model;
 mod nodes;
+mod paths;
 mod predict;
 mod rare;
 mod reader;
@@ -26,13 +28,15 @@ mod stack;
 mod varint;
 mod writer;
 
+pub use before::{Before, BlockClass, BlockCount, Blocks, Bound, HeapBefore, LeftOut};
 pub use encode::{StreamEncoder, StreamMeta};
 pub use error::{Anomalies, Anomaly, CaptureError};
 pub use exercise::exercise;
 pub use format::{ChunkKind, FORMAT_VERSION};
+pub use paths::ModulePaths;
 pub use reader::{Capture, EventCounts, Visitor};
 pub use section::{Chunk, Compressor, Section};
-pub use session::{Before, Calibration, Clock, End, Loss, ModuleSpan, SessionInfo, StreamInfo, UnwindCounters};
+pub use session::{Calibration, Clock, End, Loss, ModuleSpan, Pool, SessionInfo, StreamInfo, UnwindCounters};
 pub use stack::REASON_DAMAGED;
 pub use writer::{CaptureWriter, MemorySink, Sink};
 

@@ -142,16 +142,7 @@ pub enum Event {
     /// A block came to be.
     Alloc(Alloc),
     /// A block was released (or, with `realloc`, is about to be continued by the stream's next `Alloc` with `previous`).
-    Free {
-        /// The block's address.
-        addr: u64,
-        /// By which function.
-        kind: Kind,
-        /// The release half of a realloc.
-        realloc: bool,
-        /// Where from, if stacks of frees were recorded.
-        stack: Option<StackId>,
-    },
+    Free(Free),
     /// Address space was mapped.
     Map {
         /// Start.
@@ -271,10 +262,27 @@ pub struct Alloc {
     pub kind: Kind,
     /// `hound_common::event::ALLOC_…` bits.
     pub flags: u8,
+    /// Which pool it was cut from, from 1; 0: it is the heap's own.
+    pub pool: u8,
     /// The block it continues, for a realloc.
     pub previous: Option<u64>,
     /// Where from.
     pub stack: StackId,
+}
+
+/// A block was released.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Free {
+    /// Its address.
+    pub addr: u64,
+    /// By which function.
+    pub kind: Kind,
+    /// Which pool it goes back to, from 1; 0: the heap.
+    pub pool: u8,
+    /// The release half of a realloc.
+    pub realloc: bool,
+    /// Where from, if stacks of frees were recorded.
+    pub stack: Option<StackId>,
 }
 
 /// A mapped ELF image.

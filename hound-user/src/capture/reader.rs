@@ -6,9 +6,8 @@ use super::error::{Anomalies, Anomaly, CaptureError};
 use super::format::{ChunkKind, FILE_HEADER_BYTES, FILE_MAGIC, FORMAT_VERSION, u32_at, u64_at};
 use super::index::{self, Placed, Source};
 use super::merge;
-use super::model::{Alloc, Event, StackId, StackTree, Stamped, StreamId, ThreadEvent};
+use super::model::{Alloc, Event, Free, StackId, StackTree, Stamped, StreamId, ThreadEvent};
 use super::session::{Calibration, End, Loss, ModuleSpan, SessionInfo, StreamInfo, UnwindCounters};
-use hound_common::hook::Kind;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -20,7 +19,7 @@ pub trait Visitor {
     /// A block came to be.
     fn alloc(&mut self, time_ns: u64, stream: StreamId, alloc: &Alloc);
     /// A block was released.
-    fn free(&mut self, time_ns: u64, stream: StreamId, addr: u64, kind: Kind, realloc: bool, stack: Option<StackId>);
+    fn free(&mut self, time_ns: u64, stream: StreamId, free: &Free);
     /// Anything else (never [`Event::Alloc`] or [`Event::Free`]).
     fn other(&mut self, event: &Stamped);
     /// Stacks with ids below `stacks.len()` are known from here on. Called before the first event that uses a new one; a visitor that

@@ -3,6 +3,7 @@
 //! Session and end records are JSON objects inside their chunks: they are few, people look at them with `hound info`, and a field added
 //! later neither breaks an old reader (unknown fields are ignored) nor a new one (missing fields take their default).
 
+use super::before::Before;
 use super::model::{Module, StreamId};
 use serde::{Deserialize, Serialize};
 
@@ -61,30 +62,34 @@ pub struct SessionInfo {
     /// What the target held before it was attached to; none if it was recorded from its start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub before: Option<Before>,
+    /// The longest that the target's threads stood still while it was attached to, in nanoseconds; 0 = it was not attached to.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub attach_stall_ns: u64,
     /// What is recorded, where it was chosen by looking at the target: `family in module`, one each.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub covered: Vec<String>,
     /// What allocates there and is not recorded, and why, one each.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub not_covered: Vec<String>,
+    /// The program's own pools whose functions were named.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pools: Vec<Pool>,
 }
 
-/// A target's memory when it was attached to. What was allocated then is known by nothing else.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+/// A pool of the program's own: its blocks are cut from memory that is recorded besides.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Before {
-    /// Resident bytes of the process.
-    pub resident: u64,
-    /// Swapped out bytes of the process.
-    pub swapped: u64,
-    /// Resident bytes of the break segment (`[heap]`).
-    pub heap: u64,
-    /// Resident bytes of other anonymous writable maps, stacks left out.
-    pub anonymous: u64,
-    /// Threads.
-    pub threads: u32,
-    /// How long the target had run, in nanoseconds.
-    pub age_ns: u64,
+pub struct Pool {
+    /// Its number in events, from 1.
+    pub number: u8,
+    /// What to call it: the function that hands out its blocks.
+    pub name: String,
+    /// Its functions, as the user gave them.
+    pub hooks: Vec<String>,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl SessionInfo {
@@ -110,6 +115,9 @@ pub struct End {
     pub drainer_cpu_ns: u64,
     /// Time the target's threads waited for ring space, in nanoseconds.
     pub waited_ns: u64,
+    /// The longest that the target's threads stood still while it was detached from, in nanoseconds; 0 = it was not detached from.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub detach_stall_ns: u64,
     /// Events hound wrote or tried to write.
     pub events: u64,
     /// Events that could not be written (disk full): filled in by the writer.

@@ -137,6 +137,12 @@ impl<S: Sink> CaptureWriter<S> {
         }
     }
 
+    /// Writes the session record anew, with what was not known when the capture was begun. Readers take the last one.
+    pub fn write_session(&mut self, session: &SessionInfo) -> io::Result<bool> {
+        let chunk = Chunk::of_bytes(ChunkKind::Session, &json(session)?, &mut Compressor::new()?)?;
+        self.write(&chunk)
+    }
+
     /// Writes calibration pairs. The first failure of the writer is returned, later ones are not.
     pub fn write_calibration(&mut self, pairs: &[Calibration]) -> io::Result<bool> {
         let words = pairs.iter().flat_map(|p| [p.ticks, p.monotonic_ns, p.realtime_ns]);

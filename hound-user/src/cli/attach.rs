@@ -8,20 +8,24 @@ use std::time::Duration;
 use clap::ValueEnum;
 use hound_inject::CustomHook;
 
+use super::control::parse_pid;
 use super::report::{parse_duration, parse_size};
 use super::run::Overload;
 use super::{FAILED, setting, switch};
 use crate::query::{BlockFilter, Only, Query, Suppressions};
 use crate::report::{Options, leak_report, report_growing};
-use crate::session::{Attach, Glance, attach, find_by_name};
+use crate::session::{Attach, Glance, NotOne, attach, find_by_name};
 use crate::view::Style;
 
 const EXAMPLES: &str = "\
 Examples:
-  hound attach -p 4242                                    until Ctrl-C; ends with what was allocated since and is alive
-  hound attach -n redis-server --duration 30s -o r.hound
+  hound attach -p 4242                          until Ctrl-C; ends with what it kept since
+  hound attach -n redis-server --duration 30s   the one process of this name, half a minute
   hound attach -p 4242 --every 5s --top 10 --older-than 500ms
+                                                meanwhile, who holds most that is not short-lived
   hound attach -p 4242 --hook 'alloc=pool_get(size=1)' --hook 'free=pool_put(ptr=0)'
+                                                a pool of the program's own, too
+  hound doctor -p 4242                          whether that would work, and what it would see
   hound status; hound snapshot -p 4242; hound mark -p 4242 'cache filled'; hound detach -p 4242";
 
 /// How a target is recorded.
@@ -36,19 +40,19 @@ enum Mode {
 /// Ends by Ctrl-C, SIGTERM, --duration or `hound detach`: the program then runs on as it was found, the capture is kept, and what was
 /// allocated since the attach and is alive is printed to standard error. Ends also with the program.
 #[derive(clap::Args, Debug)]
-#[command(before_help = EXAMPLES)]
+#[command(before_help = EXAMPLES, group = clap::ArgGroup::new("target").args(["pid", "name"]).required(true))]
 pub struct Args {
     /// The process.
-    #[arg(short, long, value_name = "PID", required_unless_present = "name", conflicts_with = "name", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(short, long, value_name = "PID", value_parser = parse_pid)]
     pid: Option<u32>,
-    /// The process by its name, or how its name begins; it must be the only one.
-    #[arg(short, long)]
+    /// The process by its name: as `ps` shows it, its executable's, or the first word of its command line. It must be the only one.
+    #[arg(short, long, value_name = "NAME")]
     name: Option<String>,
     /// How to record. Every allocation, by a library that is brought into the target: the only mode yet, so also the default.
     #[arg(long, value_enum, default_value = "full")]
     mode: Mode,
     /// Detach after this time (ms, s, min, h).
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = some_time)]
     duration: Option<u64>,
     /// Where the capture goes. %p is replaced by the process id, %t by the time, %e by the program's name, %n by the first free number.
     #[arg(short, long, value_name = "FILE")]
@@ -75,10 +79,10 @@ pub struct Args {
 
     /// Print the sites that hold most so often, to standard output. The growing capture is read each time; where that takes long, it is
     /// done less often.
-    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "While recording")]
+    #[arg(long, value_name = "TIME", value_parser = some_time, help_heading = "While recording")]
     every: Option<u64>,
     /// So many sites.
-    #[arg(long, value_name = "N", default_value = "10", requires = "every", help_heading = "While recording")]
+    #[arg(long, value_name = "N", default_value = "10", value_parser = some_sites, requires = "every", help_heading = "While recording")]
     top: usize,
     /// Only blocks that have lived at least so long.
     #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = parse_duration, requires = "every", help_heading = "While recording")]
@@ -95,7 +99,14 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let pid = match (&args.pid, &args.name) {
         (Some(pid), _) => *pid,
-        (None, Some(name)) => find_by_name(name)?,
+        (None, Some(name)) => match find_by_name(name) {
+            Ok(pid) => pid,
+            Err(NotOne { why, candidates }) => {
+                eprintln!("hound: {why}");
+                candidates.iter().for_each(|line| eprintln!("{line}"));
+                return Ok(ExitCode::from(FAILED));
+            }
+        },
         (None, None) => anyhow::bail!("no process given; use -p PID or -n NAME"),
     };
     let mut hooks = args.hook.clone();
@@ -114,13 +125,25 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         unload: args.unload,
         quiet: args.quiet,
     };
-    let question = question(args);
-    let attached = attach(&options, move |glance| show(glance, &question))?;
+    let (question, which) = (question(args), which(args, pid));
+    let attached = attach(&options, move |glance| show(glance, &question, &which))?;
     let reported = if args.quiet { Ok(()) } else { report(&attached.output) };
     // Last, where they are seen, and also if nothing else may be said.
     attached.warnings.iter().chain(&attached.not_left).for_each(|warning| eprintln!("hound: {warning}"));
     reported?;
     Ok(if attached.not_left.is_some() { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })
+}
+
+/// A time that is not none.
+fn some_time(text: &str) -> Result<u64, String> {
+    match parse_duration(text)? {
+        0 => Err("that is no time at all; give some, for example 30s".into()),
+        time => Ok(time),
+    }
+}
+
+fn some_sites(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|sites| *sites > 0).ok_or_else(|| "give a number from 1 on".into())
 }
 
 /// More often nobody can read it.
@@ -145,7 +168,14 @@ fn question(args: &Args) -> Query {
     Query { blocks, limit: Some(args.top), ..Query::default() }
 }
 
-fn show(glance: &Glance, question: &Query) -> anyhow::Result<()> {
+/// Which blocks of which process `--every` shows: whoever finds the text tomorrow must not have to guess.
+fn which(args: &Args, pid: u32) -> String {
+    let bound = |what: &str, value: Option<u64>| value.map_or_else(String::new, |value| format!(", of {what} {value} bytes"));
+    let older = Duration::from_nanos(args.older_than);
+    format!("process {pid}, blocks older than {older:?}{}{}", bound("at least", args.min_size), bound("at most", args.max_size))
+}
+
+fn show(glance: &Glance, question: &Query, which: &str) -> anyhow::Result<()> {
     let options = Options {
         query: question.clone(),
         suppressions: Suppressions::none(),
@@ -156,7 +186,7 @@ fn show(glance: &Glance, question: &Query) -> anyhow::Result<()> {
     let text = report_growing(&glance.capture, glance.bytes, &options)?;
     let mut out = std::io::stdout().lock();
     // Whoever reads may stop reading: the recording goes on.
-    let _ = write!(out, "[{}]{text}", time_of_day()).and_then(|()| out.flush());
+    let _ = write!(out, "[{}, {which}]{text}", time_of_day()).and_then(|()| out.flush());
     Ok(())
 }
 
@@ -197,9 +227,23 @@ mod tests {
 
     #[test]
     fn one_target_must_be_named_and_only_one() {
-        for wrong in ["", "-p 0", "-p x", "-p 7 -n name", "-p 7 --mode sampled", "-p 7 --hook alloc=f", "-p 7 --duration soon"] {
+        for wrong in [
+            "",
+            "-p 0",
+            "-p x",
+            "-p 7 -n name",
+            "-p 7 --mode sampled",
+            "-p 7 --hook alloc=f",
+            "-p 7 --duration soon",
+            "-p 7 --duration 0",
+            "-p 7 --every 1s --top 0",
+        ] {
             assert!(parse(wrong).is_err(), "{wrong:?}");
         }
         assert_eq!(parse("-n nginx").unwrap().name.as_deref(), Some("nginx"));
+        let said = parse("").unwrap_err().to_string();
+        assert!(said.contains("--pid") && said.contains("--name"), "{said}");
+        let said = parse("-p nginx").unwrap_err().to_string();
+        assert!(said.contains("-n"), "{said}");
     }
 }

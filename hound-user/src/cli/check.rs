@@ -1,10 +1,9 @@
 //! `hound check`: walks a whole capture and says what is damaged.
 
 use super::info::NOT_DONE;
-use crate::capture::model::{Alloc, StackId, Stamped, StreamId};
+use crate::capture::model::{Alloc, Free, Stamped, StreamId};
 use crate::capture::{Anomaly, Capture, Visitor};
 use anyhow::Context;
-use hound_common::hook::Kind;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -33,7 +32,7 @@ impl Visitor for Count {
         self.0 += 1;
     }
 
-    fn free(&mut self, _: u64, _: StreamId, _: u64, _: Kind, _: bool, _: Option<StackId>) {
+    fn free(&mut self, _: u64, _: StreamId, _: &Free) {
         self.0 += 1;
     }
 

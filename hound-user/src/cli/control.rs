@@ -4,13 +4,13 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use hound_inject::{Existing, State, find};
+use hound_inject::{Error, Existing, Refusal, State, find};
 use serde_json::{Value, json};
 
 use super::info::Format;
 use super::report::{What, options, print};
 use crate::report::report_growing;
-use crate::session::{Answer, Request, Status, ask_session, files_of_target, sessions};
+use crate::session::{Answer, Request, Status, ask_session, files_of_target, sessions, short};
 use crate::symbols::HeldFiles;
 
 const STATUS_EXAMPLES: &str = "\
@@ -19,12 +19,12 @@ Examples:
   hound status -p 4242                  this one, or what an earlier one left in the process
   hound status --format json | jq '.sessions[].pid'";
 
-/// Show the recordings that run.
+/// Show the recordings that run: those of this user, and for root everybody's.
 #[derive(clap::Args, Debug)]
 #[command(before_help = STATUS_EXAMPLES)]
 pub struct StatusArgs {
     /// Only of this process; also what an earlier recording left in it.
-    #[arg(short, long)]
+    #[arg(short, long, value_name = "PID", value_parser = parse_pid)]
     pid: Option<u32>,
     /// For people or for programs.
     #[arg(long, value_enum, default_value_t)]
@@ -41,7 +41,7 @@ Examples:
 #[command(before_help = DETACH_EXAMPLES)]
 pub struct DetachArgs {
     /// The process.
-    #[arg(short, long)]
+    #[arg(short, long, value_name = "PID", value_parser = parse_pid)]
     pid: u32,
     /// Take the library out of the process, too.
     #[arg(long)]
@@ -50,7 +50,7 @@ pub struct DetachArgs {
 
 const SNAPSHOT_EXAMPLES: &str = "\
 Examples:
-  hound snapshot -p 4242                          what was allocated since the attach and is alive now
+  hound snapshot -p 4242                      what was allocated since the attach and lives
   hound snapshot -p 4242 --peak --by function
   hound snapshot -p 4242 --min-lifetime 1min --format json";
 
@@ -59,7 +59,7 @@ Examples:
 #[command(before_help = SNAPSHOT_EXAMPLES)]
 pub struct SnapshotArgs {
     /// The process.
-    #[arg(short, long)]
+    #[arg(short, long, value_name = "PID", value_parser = parse_pid)]
     pid: u32,
     /// What to report, and how.
     #[command(flatten)]
@@ -68,14 +68,14 @@ pub struct SnapshotArgs {
 
 const MARK_EXAMPLES: &str = "\
 Examples:
-  hound mark -p 4242 'cache is full'    in `hound dump` as an event, between those before and after it";
+  hound mark -p 4242 'cache is full'    an event among the others, which `hound dump` shows";
 
 /// Put a marker with a text into a recording.
 #[derive(clap::Args, Debug)]
 #[command(before_help = MARK_EXAMPLES)]
 pub struct MarkArgs {
     /// The process.
-    #[arg(short, long)]
+    #[arg(short, long, value_name = "PID", value_parser = parse_pid)]
     pid: u32,
     /// What it says (up to 1024 bytes).
     text: String,
@@ -84,32 +84,75 @@ pub struct MarkArgs {
 /// Longest time to repair what a dead hound left.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// A process id as it is typed.
+pub(super) fn parse_pid(text: &str) -> Result<u32, String> {
+    let number = text.parse::<i32>().ok().filter(|pid| *pid > 0);
+    number.map(|pid| pid as u32).ok_or_else(|| "that is no process id; `ps -e` lists them, `hound attach -n` takes a name".into())
+}
+
+/// The same as the kernel has it. It fits: it was parsed so.
+fn number(pid: u32) -> i32 {
+    i32::try_from(pid).unwrap_or(i32::MAX)
+}
+
 /// Asks a session that must be there.
 fn ask(pid: u32, request: &Request) -> anyhow::Result<Answer> {
-    ask_session(pid, request)?.with_context(|| {
-        format!("process {pid} is not being recorded (by this user); `hound status` lists what is, `hound attach -p {pid}` begins")
-    })
+    if let Some(answer) = ask_session(pid, request)? {
+        return Ok(answer);
+    }
+    let left = find(number(pid)).with_context(|| format!("process {pid} is not being recorded"))?;
+    if let Some(State::Armed { drainer }) = left.as_ref().filter(|left| is_drained(left)).map(Existing::state) {
+        bail!("{}", elsewhere(pid, drainer));
+    }
+    bail!("process {pid} is not being recorded; `hound status` lists what is, `hound attach -p {pid}` begins")
+}
+
+/// A session that is there and cannot be spoken to from here.
+fn elsewhere(pid: u32, hound: u32) -> String {
+    let user = std::fs::metadata(format!("/proc/{hound}")).map(|meta| std::os::unix::fs::MetadataExt::uid(&meta)).ok();
+    let own = nix::unistd::geteuid().as_raw();
+    match user {
+        Some(user) if user != own => {
+            format!("hound process {hound} of user {user} records process {pid}; only that user and root may ask it anything, or end it")
+        }
+        _ => format!(
+            "hound process {hound} records process {pid}, and its socket is not where this hound looks (another XDG_RUNTIME_DIR, or another \
+             container?); `kill -INT {hound}` ends the recording"
+        ),
+    }
+}
+
+/// What is in a process beside a session that answers.
+enum Left {
+    /// It was attached to.
+    Behind(Existing),
+    /// It was started so.
+    FromItsStart,
 }
 
 /// Prints all sessions.
 pub fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
-    let mut all = sessions();
-    if let Some(pid) = args.pid {
-        all.retain(|status| status.pid == pid);
-    }
-    let left = match args.pid {
-        Some(pid) => find(number(pid)?).with_context(|| format!("cannot look into process {pid}"))?,
+    let (all, silent) = sessions(args.pid);
+    let left = match args.pid.map(|pid| (pid, find(number(pid)))) {
         None => None,
+        Some((_, Ok(left))) => left.map(Left::Behind),
+        Some((_, Err(Error::Refused(Refusal::Launched)))) => Some(Left::FromItsStart),
+        Some((pid, Err(error))) => return Err(anyhow::Error::from(error).context(format!("cannot look into process {pid}"))),
     };
+    for silent in silent {
+        eprintln!("hound: {silent}");
+    }
     if args.format == Format::Json {
         let left = left.as_ref().map_or(Value::Null, left_json);
         return print(&format!("{}\n", json!({"sessions": all, "library": left})));
     }
     let mut text: String = all.iter().map(line).collect();
     match (&left, args.pid) {
-        (Some(left), Some(pid)) => text += &format!("process {pid}: {}\n", left_words(left)),
+        (Some(left), Some(pid)) => text += &format!("process {pid}: {}\n", left_words(left, pid, !all.is_empty())),
         (None, Some(pid)) if all.is_empty() => text += &format!("process {pid} is not being recorded, and nothing of hound is in it\n"),
-        _ if all.is_empty() => text += "nothing is being recorded (by this user)\n",
+        _ if all.is_empty() => {
+            text += &format!("nothing is being recorded{}\n", if nix::unistd::geteuid().is_root() { "" } else { " by this user" })
+        }
         _ => {}
     }
     print(&text)
@@ -117,34 +160,62 @@ pub fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
 
 /// A session, for people.
 fn line(status: &Status) -> String {
-    let live = status.live_bytes.map_or_else(|| "not counted (too busy)".to_owned(), |bytes| format!("{:.1} MB", bytes as f64 / 1e6));
+    let live = match status.live_bytes {
+        Some(bytes) => format!("live {}", megabytes(bytes)),
+        None if status.mode == "launch" => format!("live: see `hound snapshot -p {}`", status.pid),
+        None => "live not counted (too busy)".to_owned(),
+    };
     let overhead = status.overhead.map_or_else(|| "idle".to_owned(), |share| format!("overhead about {:.0} %", share * 100.0));
     let lost = if status.lost_events == 0 { "nothing lost".to_owned() } else { format!("{} events LOST", status.lost_events) };
+    let (seconds, rate) = (Duration::from_secs_f64(status.seconds.max(0.0)), status.events_per_second / 1e3);
+    let stall = match status.mode.as_str() {
+        "launch" => String::new(),
+        _ => format!("; longest stall {:.1} ms", status.longest_stall_ms),
+    };
     format!(
-        "process {} ({}), {} mode for {:.0} s by hound process {}\n  {} events, {:.1} k/s; live {live}; {lost}; {overhead}\n  capture {} ({:.1} MB)\n",
+        "process {} ({}), {} mode for {} by hound process {}\n  {} events, {rate:.1} k/s; {live}; {lost}; {overhead}{stall}\n  resident {}; capture {} ({})\n",
         status.pid,
         status.command,
         status.mode,
-        status.seconds,
+        short(seconds),
         status.hound,
         status.events,
-        status.events_per_second / 1e3,
+        megabytes(status.resident),
         status.capture.display(),
-        status.capture_bytes as f64 / 1e6,
+        megabytes(status.capture_bytes),
     )
 }
 
-fn left_words(left: &Existing) -> String {
+fn megabytes(bytes: u64) -> String {
+    format!("{:.1} MB", bytes as f64 / 1e6)
+}
+
+fn left_words(left: &Left, pid: u32, answers: bool) -> String {
+    let left = match left {
+        Left::Behind(left) => left,
+        Left::FromItsStart if answers => return "libhound.so is in it since its start".into(),
+        Left::FromItsStart => {
+            return "libhound.so is in it since its start (by `hound run` or LD_PRELOAD, of this or of the program it was forked from), and \
+                    no hound that answers here records it"
+                .into();
+        }
+    };
     match left.state() {
-        State::Dormant => "libhound.so is in it, asleep; the next attach uses it, `hound detach --unload` takes it out".into(),
-        State::Armed { drainer } if is_drained(left) => format!("hound process {drainer} has libhound.so at work in it"),
-        State::Armed { .. } => "libhound.so is hooked in, and the hound that did it is gone; `hound detach` repairs that".into(),
-        State::HalfBuilt => "a hound died on its way in; `hound detach --unload` takes out what it left".into(),
-        State::OtherVersion => "libhound.so of another version is in it; `hound detach --unload` takes it out".into(),
+        State::Dormant => {
+            format!("libhound.so is in it, asleep; the next attach uses it, `hound detach -p {pid} --unload` takes it out")
+        }
+        State::Armed { drainer } if answers => format!("libhound.so is at work in it, for hound process {drainer}"),
+        State::Armed { drainer } if is_drained(left) => elsewhere(pid, drainer),
+        State::Armed { .. } => {
+            format!("libhound.so is hooked in, and the hound that did it is gone; `hound detach -p {pid}` repairs that")
+        }
+        State::HalfBuilt => format!("a hound died on its way in; `hound detach -p {pid}` takes out what it left"),
+        State::OtherVersion => "libhound.so of another version of hound is in it; only that version can take it out".into(),
     }
 }
 
-fn left_json(left: &Existing) -> Value {
+fn left_json(left: &Left) -> Value {
+    let Left::Behind(left) = left else { return json!({"state": "launched"}) };
     let (state, drainer) = match left.state() {
         State::Dormant => ("dormant", None),
         State::Armed { drainer } => ("armed", Some(drainer).filter(|_| is_drained(left))),
@@ -160,10 +231,6 @@ fn is_drained(left: &Existing) -> bool {
     left.is_drained().unwrap_or(true)
 }
 
-fn number(pid: u32) -> anyhow::Result<i32> {
-    i32::try_from(pid).ok().filter(|pid| *pid > 0).with_context(|| format!("{pid} is no process id"))
-}
-
 /// Ends a recording, or repairs what is left of one.
 pub fn detach(args: &DetachArgs) -> anyhow::Result<ExitCode> {
     let pid = args.pid;
@@ -173,12 +240,12 @@ pub fn detach(args: &DetachArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let cannot = || format!("cannot detach from process {pid}");
-    let Some(mut left) = find(number(pid)?).with_context(cannot)? else {
+    let Some(mut left) = find(number(pid)).with_context(cannot)? else {
         bail!("process {pid} is not being recorded, and nothing of hound is in it");
     };
     match left.state() {
         State::Armed { drainer } if is_drained(&left) => {
-            bail!("hound process {drainer} records process {pid}, and does not answer here; ask it to end: kill -INT {drainer}")
+            bail!("{}", elsewhere(pid, drainer))
         }
         State::Armed { .. } => {
             let stall = left.unpatch(Instant::now() + PATIENCE).with_context(cannot)?;
@@ -207,6 +274,9 @@ pub fn snapshot(args: &SnapshotArgs) -> anyhow::Result<ExitCode> {
 
 /// Puts a marker into a recording.
 pub fn mark(args: &MarkArgs) -> anyhow::Result<ExitCode> {
-    ask(args.pid, &Request::Mark { text: args.text.clone() })?;
+    let Answer::Done { capture } = ask(args.pid, &Request::Mark { text: args.text.clone() })? else {
+        bail!("the session gave an answer to something else")
+    };
+    eprintln!("hound: marked in {}", capture.display());
     Ok(ExitCode::SUCCESS)
 }

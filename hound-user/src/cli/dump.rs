@@ -1,11 +1,10 @@
 //! `hound dump`: every event in time order, one line each.
 
 use super::info::{Format, end_reason, loss_reason, name};
-use crate::capture::model::{Alloc, Event, StackId, StackNode, StackRoot, StackTree, Stamped, StreamId, ThreadEvent};
+use crate::capture::model::{Alloc, Event, Free, StackId, StackNode, StackRoot, StackTree, Stamped, StreamId, ThreadEvent};
 use crate::capture::{Capture, REASON_DAMAGED, Visitor};
 use anyhow::Context;
 use hound_common::event::{ALLOC_MMAPPED, ALLOC_NON_MAIN_ARENA, ALLOC_ZEROED};
-use hound_common::hook::Kind;
 use hound_unwind::EndReason;
 use serde_json::json;
 use std::collections::HashMap;
@@ -73,10 +72,10 @@ impl<W: Write> Visitor for Dump<W> {
         self.note(written);
     }
 
-    fn free(&mut self, time_ns: u64, stream: StreamId, addr: u64, kind: Kind, realloc: bool, stack: Option<StackId>) {
+    fn free(&mut self, time_ns: u64, stream: StreamId, free: &Free) {
         let written = match self.format {
-            Format::Json => self.json_free(time_ns, stream, (addr, kind, realloc), stack),
-            Format::Text => self.text_free(time_ns, stream, (addr, kind, realloc), stack),
+            Format::Json => self.json_free(time_ns, stream, free),
+            Format::Text => self.text_free(time_ns, stream, free),
         };
         self.note(written);
     }
@@ -148,6 +147,7 @@ impl<W: Write> Dump<W> {
         }
         let flags: Vec<String> = flag_names(alloc.flags).map(|name| format!("\"{name}\"")).collect();
         write!(self.out, ",\"flags\":[{}]", flags.join(","))?;
+        self.json_pool(alloc.pool)?;
         if let Some(previous) = alloc.previous {
             write!(self.out, ",\"realloc\":true,\"prev\":{previous}")?;
         }
@@ -155,13 +155,18 @@ impl<W: Write> Dump<W> {
         self.out.write_all(b"}\n")
     }
 
-    fn json_free(&mut self, t: u64, stream: StreamId, (addr, kind, realloc): (u64, Kind, bool), stack: Option<StackId>) -> io::Result<()> {
-        self.json_start(t, stream, "free")?;
-        write!(self.out, ",\"kind\":\"{}\",\"addr\":{addr}", kind.name())?;
-        if realloc {
+    fn json_pool(&mut self, pool: u8) -> io::Result<()> {
+        if pool > 0 { write!(self.out, ",\"pool\":{pool}") } else { Ok(()) }
+    }
+
+    fn json_free(&mut self, time_ns: u64, stream: StreamId, free: &Free) -> io::Result<()> {
+        self.json_start(time_ns, stream, "free")?;
+        write!(self.out, ",\"kind\":\"{}\",\"addr\":{}", free.kind.name(), free.addr)?;
+        self.json_pool(free.pool)?;
+        if free.realloc {
             self.out.write_all(b",\"realloc\":true")?;
         }
-        if let Some(stack) = stack {
+        if let Some(stack) = free.stack {
             self.json_stack(stack)?;
         }
         self.out.write_all(b"}\n")
@@ -202,6 +207,7 @@ impl<W: Write> Dump<W> {
         for flag in flag_names(alloc.flags) {
             write!(self.out, " {flag}")?;
         }
+        self.text_pool(alloc.pool)?;
         if let Some(previous) = alloc.previous {
             write!(self.out, " from {previous:x}")?;
         }
@@ -209,10 +215,16 @@ impl<W: Write> Dump<W> {
         self.out.write_all(b"\n")
     }
 
-    fn text_free(&mut self, t: u64, stream: StreamId, (addr, kind, realloc): (u64, Kind, bool), stack: Option<StackId>) -> io::Result<()> {
-        self.text_start(t, stream, kind.name())?;
-        write!(self.out, "({addr:x}){}", if realloc { " for realloc" } else { "" })?;
-        if let Some(stack) = stack {
+    fn text_pool(&mut self, pool: u8) -> io::Result<()> {
+        if pool > 0 { write!(self.out, " of pool {pool}") } else { Ok(()) }
+    }
+
+    fn text_free(&mut self, time_ns: u64, stream: StreamId, free: &Free) -> io::Result<()> {
+        self.text_start(time_ns, stream, free.kind.name())?;
+        write!(self.out, "({:x})", free.addr)?;
+        self.text_pool(free.pool)?;
+        self.out.write_all(if free.realloc { b" for realloc" } else { b"" })?;
+        if let Some(stack) = free.stack {
             self.text_stack(stack)?;
         }
         self.out.write_all(b"\n")
@@ -259,7 +271,7 @@ fn stack_of(event: &Event) -> Option<StackId> {
 fn facts(event: &Event) -> Vec<(&'static str, serde_json::Value)> {
     let number = |value: u64| json!(value);
     match event {
-        Event::Alloc(_) | Event::Free { .. } => Vec::new(),
+        Event::Alloc(_) | Event::Free(_) => Vec::new(),
         Event::Map { addr, length, prot, flags, fd, offset, .. } => vec![
             ("addr", number(*addr)),
             ("length", number(*length)),

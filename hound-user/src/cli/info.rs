@@ -1,7 +1,7 @@
 //! `hound info`: what a capture is, at a glance. Counts come from decoding the events, so they are true also for a damaged file.
 
-use crate::capture::model::{Alloc, Event, StackId, Stamped, StreamId};
-use crate::capture::{Anomalies, Capture, Visitor};
+use crate::capture::model::{Alloc, Event, Free, Stamped, StreamId};
+use crate::capture::{Anomalies, Capture, HeapBefore, SessionInfo, Visitor};
 use anyhow::Context;
 use hound_common::hook::Kind;
 use serde_json::{Value, json};
@@ -53,8 +53,8 @@ impl Visitor for Count {
         self.last_ns = time_ns;
     }
 
-    fn free(&mut self, time_ns: u64, _: StreamId, _: u64, kind: Kind, _: bool, _: Option<StackId>) {
-        self.kinds[kind as usize] += 1;
+    fn free(&mut self, time_ns: u64, _: StreamId, free: &Free) {
+        self.kinds[free.kind as usize] += 1;
         self.last_ns = time_ns;
     }
 
@@ -79,7 +79,7 @@ impl Count {
 pub(super) fn name(event: &Event) -> &'static str {
     match event {
         Event::Alloc(_) => "alloc",
-        Event::Free { .. } => "free",
+        Event::Free(_) => "free",
         Event::Map { .. } => "map",
         Event::Unmap { .. } => "unmap",
         Event::Remap { .. } => "remap",
@@ -192,6 +192,7 @@ fn text(capture: &Capture, facts: &Value, anomalies: &Anomalies) -> anyhow::Resu
     writeln!(out, "duration   {:.3} s", count_seconds(facts))?;
     let per_event = facts["bytes_per_event"].as_f64().unwrap_or(0.0);
     writeln!(out, "size       {} bytes, {} events, {per_event:.2} bytes an event", facts["file_bytes"], facts["events"])?;
+    attached(&mut out, session)?;
     match capture.end() {
         Some(end) => writeln!(out, "end        {} {}", end_reason(end.reason), end.value)?,
         None => writeln!(out, "end        none: the capture was cut")?,
@@ -217,6 +218,24 @@ fn text(capture: &Capture, facts: &Value, anomalies: &Anomalies) -> anyhow::Resu
         writeln!(out, "  {:012x}-{:012x}  {}", span.module.start, span.module.end, span.module.path)?;
     }
     Ok(out)
+}
+
+/// What there is to say of a program that ran before it was recorded.
+fn attached(out: &mut String, session: &SessionInfo) -> anyhow::Result<()> {
+    session.covered.iter().try_for_each(|what| writeln!(out, "recorded   {what}"))?;
+    session.not_covered.iter().try_for_each(|what| writeln!(out, "NOT        {what}"))?;
+    for pool in &session.pools {
+        writeln!(out, "pool {:<5} {}: {}", pool.number, pool.name, pool.hooks.join(" "))?;
+    }
+    for (index, line) in session.before.iter().flat_map(crate::view::before).enumerate() {
+        writeln!(out, "{}{line}", if index == 0 { "before     " } else { "           " })?;
+    }
+    for heap in session.before.iter().flat_map(|before| &before.heaps) {
+        if let HeapBefore::Walked(blocks) = heap {
+            crate::view::sizes_before(blocks).iter().try_for_each(|line| writeln!(out, "  {line}"))?;
+        }
+    }
+    Ok(())
 }
 
 fn count_seconds(facts: &Value) -> f64 {

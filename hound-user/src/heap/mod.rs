@@ -11,14 +11,19 @@
 //! allocated_bytes = freed_bytes + replaced_bytes + live_bytes
 //! ```
 //!
+//! Blocks of custom pools are cut from memory that the heap's blocks are made of, often at the same address: [`Heaps`] replays each pool on
+//! its own, so that what is said of the heap is what would be said without pools.
+//!
 //! What cannot be right is counted in [`Anomalies`], never an error. The order of events is repaired by legality ([`order`]).
 
 mod addresses;
 mod block;
+mod heaps;
 mod order;
 mod replay;
 
 pub use block::{Anomalies, Block, Death, Ending, Outcome, Peak, Totals};
+pub use heaps::{Heaps, Sink};
 pub use replay::Replay;
 
 #[cfg(test)]

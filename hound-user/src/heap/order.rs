@@ -15,16 +15,15 @@
 //! come out exchanged. Counts, live addresses and sums per address are exact regardless.
 
 use super::block::Block;
-use crate::capture::model::{Alloc, StackId, StreamId};
+use crate::capture::model::{Alloc, Free, StreamId};
 use hound_common::event::REORDER_NS;
-use hound_common::hook::Kind;
 use std::collections::{HashMap, VecDeque};
 
 /// An event at one address.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Operation {
     Alloc(Alloc),
-    Free { kind: Kind, realloc: bool, stack: Option<StackId> },
+    Free(Free),
 }
 
 /// An event that waits.
@@ -155,7 +154,7 @@ fn mark_exchangeable(queue: &mut [Held], applied: &Held) {
 fn next_fitting(queue: &[Held], alive: bool) -> Option<usize> {
     (0..queue.len()).find(|&index| {
         let held = &queue[index];
-        let fits = matches!(held.operation, Operation::Free { .. }) == alive;
+        let fits = matches!(held.operation, Operation::Free(_)) == alive;
         fits && !queue[..index].iter().any(|before| before.stream == held.stream && !before.exchangeable)
     })
 }
@@ -167,6 +166,6 @@ fn next_pair(queue: &[Held]) -> Option<(usize, usize)> {
             return None;
         }
         let second = first + 1 + queue[first + 1..].iter().position(|later| later.stream == held.stream)?;
-        matches!(queue[second].operation, Operation::Free { .. }).then_some((first, second))
+        matches!(queue[second].operation, Operation::Free(_)).then_some((first, second))
     })
 }

@@ -4,9 +4,8 @@ use super::addresses::AddressMap;
 use super::block::{Anomalies, Block, Death, Ending, Outcome, Peak, Totals};
 use super::order::{Held, Operation, Order, Step};
 use crate::capture::Visitor;
-use crate::capture::model::{Alloc, Event, StackId, Stamped, StreamId};
+use crate::capture::model::{Alloc, Event, Free, Stamped, StreamId};
 use hound_common::event::MODE_OFF;
-use hound_common::hook::Kind;
 
 // Sums of bytes wrap: sizes come from memory that the target could scribble on, and no content may stop a replay.
 
@@ -50,10 +49,10 @@ impl<S: FnMut(&Block, &Ending, &Peak)> Visitor for Replay<S> {
         }
     }
 
-    fn free(&mut self, time_ns: u64, stream: StreamId, addr: u64, kind: Kind, realloc: bool, stack: Option<StackId>) {
+    fn free(&mut self, time_ns: u64, stream: StreamId, free: &Free) {
         self.advance(time_ns);
-        if !self.order.is_idle() && self.order.holds(addr) || !self.release(time_ns, stream, addr, kind, realloc, stack) {
-            self.hold(time_ns, stream, addr, Operation::Free { kind, realloc, stack });
+        if !self.order.is_idle() && self.order.holds(free.addr) || !self.release(time_ns, stream, free) {
+            self.hold(time_ns, stream, free.addr, Operation::Free(*free));
         }
     }
 
@@ -108,6 +107,16 @@ impl<S: FnMut(&Block, &Ending, &Peak)> Replay<S> {
         Outcome { totals: self.totals, peak: self.peak, anomalies: self.anomalies, end_ns: self.now_ns }
     }
 
+    /// The recording went on until then, though nothing happened here.
+    pub(super) fn extend(&mut self, end_ns: u64) {
+        self.now_ns = self.now_ns.max(end_ns);
+    }
+
+    /// Time of the last event.
+    pub(super) fn now_ns(&self) -> u64 {
+        self.now_ns
+    }
+
     /// Time passes: what has waited long enough is decided.
     fn advance(&mut self, time_ns: u64) {
         self.now_ns = self.now_ns.max(time_ns);
@@ -134,27 +143,27 @@ impl<S: FnMut(&Block, &Ending, &Peak)> Replay<S> {
                 Step::Wait => return,
                 Step::Apply(held) => {
                     self.anomalies.reordered += u64::from(held.time_ns < now_ns);
-                    self.apply(addr, &held);
+                    self.apply(&held);
                 }
                 Step::Pair(alloc, free) => {
                     self.anomalies.reordered += 1;
                     self.pass(addr, &alloc, &free);
                 }
                 Step::Overdue(held) => match held.operation {
-                    Operation::Free { .. } => self.totals.unknown_frees += 1,
+                    Operation::Free(_) => self.totals.unknown_frees += 1,
                     Operation::Alloc(_) => {
                         self.replace(addr, held.time_ns);
-                        self.apply(addr, &held);
+                        self.apply(&held);
                     }
                 },
             }
         }
     }
 
-    fn apply(&mut self, addr: u64, held: &Held) -> bool {
+    fn apply(&mut self, held: &Held) -> bool {
         match held.operation {
             Operation::Alloc(alloc) => self.place(held.time_ns, held.stream, &alloc),
-            Operation::Free { kind, realloc, stack } => self.release(held.time_ns, held.stream, addr, kind, realloc, stack),
+            Operation::Free(free) => self.release(held.time_ns, held.stream, &free),
         }
     }
 
@@ -165,9 +174,9 @@ impl<S: FnMut(&Block, &Ending, &Peak)> Replay<S> {
         let rows = &self.rows;
         self.addresses.remove(addr, |other| rows[other as usize].addr == addr && other == row);
         let peak = self.peak;
-        self.apply(addr, alloc);
+        self.apply(alloc);
         self.peak = peak;
-        self.apply(addr, free);
+        self.apply(free);
         let rows = &self.rows;
         self.addresses.insert(addr, row, |other| rows[other as usize].addr == addr);
     }
@@ -218,8 +227,9 @@ impl<S: FnMut(&Block, &Ending, &Peak)> Replay<S> {
         true
     }
 
-    /// Ends the block at `addr`, unless none lives there: then false.
-    fn release(&mut self, time_ns: u64, stream: StreamId, addr: u64, kind: Kind, realloc: bool, stack: Option<StackId>) -> bool {
+    /// Ends the block that is released, unless none lives there: then false.
+    fn release(&mut self, time_ns: u64, stream: StreamId, free: &Free) -> bool {
+        let Free { addr, kind, realloc, stack, .. } = *free;
         let Some(block) = self.take(addr) else { return false };
         let state = stream_state(&mut self.streams, stream);
         let temporary = block.stream == stream && state.last_alloc == block.ordinal;

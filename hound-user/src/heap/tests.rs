@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::capture::Visitor;
-use crate::capture::model::{Alloc, Event, StackId, Stamped, StreamId};
+use crate::capture::model::{Alloc, Event, Free, StackId, Stamped, StreamId};
 use hound_common::event::MODE_OFF;
 use hound_common::hook::Kind;
 use proptest::prelude::*;
@@ -44,10 +44,13 @@ fn feed<S: FnMut(&Block, &Ending, &Peak)>(replay: &mut Replay<S>, step: &Step) {
         What::Alloc { size, previous } => {
             let kind = Kind::Malloc;
             let stack = StackId(step.stream);
-            let alloc = Alloc { addr: step.addr, size, usable: None, kind, flags: 0, previous, stack };
+            let alloc = Alloc { addr: step.addr, size, usable: None, kind, flags: 0, pool: 0, previous, stack };
             replay.alloc(step.time_ns, stream, &alloc);
         }
-        What::Free { realloc } => replay.free(step.time_ns, stream, step.addr, Kind::Free, realloc, None),
+        What::Free { realloc } => {
+            let free = Free { addr: step.addr, kind: Kind::Free, pool: 0, realloc, stack: None };
+            replay.free(step.time_ns, stream, &free);
+        }
     }
 }
 
@@ -183,6 +186,59 @@ fn blocks_that_lived_through_a_pause_are_censored() {
     assert_eq!((outcome.anomalies.allocated_alive, outcome.totals.censored_bytes), (0, 8));
 }
 
+/// Feeds steps to the heap (0) and to pools.
+fn replay_pools(steps: &[(u8, Step)]) -> (Outcome, Vec<(u8, Outcome)>, Vec<(u8, Block, Ending)>) {
+    let blocks = std::cell::RefCell::new(Vec::new());
+    let (heard, shared) = (|block: &Block, ending: &Ending, _: &Peak| blocks.borrow_mut().push((0, *block, *ending)), &blocks);
+    let mut heaps = Heaps::new(heard, |pool| -> Sink<'_> {
+        Box::new(move |block: &Block, ending: &Ending, _: &Peak| shared.borrow_mut().push((pool, *block, *ending)))
+    });
+    for &(pool, Step { time_ns, stream, addr, what }) in steps {
+        let stream = StreamId(stream);
+        match what {
+            What::Alloc { size, previous } => {
+                let kind = if pool == 0 { Kind::Malloc } else { Kind::PoolAlloc };
+                heaps.alloc(time_ns, stream, &Alloc { addr, size, usable: None, kind, flags: 0, pool, previous, stack: StackId(0) });
+            }
+            What::Free { realloc } => {
+                let kind = if pool == 0 { Kind::Free } else { Kind::PoolFree };
+                heaps.free(time_ns, stream, &Free { addr, kind, pool, realloc, stack: None });
+            }
+        }
+    }
+    let (outcome, pools) = heaps.finish();
+    (outcome, pools, blocks.take())
+}
+
+#[test]
+fn a_pool_is_counted_beside_the_heap_also_at_the_address_of_its_chunk() {
+    let mut steps = vec![
+        (0, alloc(10, 0, 0x1000, 4096)), // the chunk
+        (1, alloc(20, 0, 0x1000, 100)),  // cut from its beginning
+        (1, alloc(30, 0, 0x1080, 50)),
+        (2, alloc(40, 0, 0x1000, 7)), // a pool in the pool
+        (1, free(50, 0, 0x1080)),
+        (2, free(60, 0, 0x1000)),
+        (1, free(65, 0, 0x9000)), // from before
+    ];
+    steps.extend(realloc(70, 0, 0x1000, 0x1100, 300).map(|step| (1, step)));
+    steps.push((0, free(90, 0, 0x1000)));
+    let (heap, pools, blocks) = replay_pools(&steps);
+    let figures = |outcome: &Outcome| {
+        let Totals { allocations, frees, unknown_frees, live_blocks, live_bytes, temporary, .. } = outcome.totals;
+        (allocations, frees, unknown_frees, live_blocks, live_bytes, temporary, outcome.peak.bytes)
+    };
+    // Temporary: nothing else of the heap was allocated between, whatever the pools did.
+    assert_eq!(figures(&heap), (1, 1, 0, 0, 0, 1, 4096));
+    let [(1, one), (2, two)] = &pools[..] else { panic!("{pools:?}") };
+    assert_eq!(figures(one), (3, 2, 1, 1, 300, 1, 300));
+    assert_eq!(figures(two), (1, 1, 0, 0, 0, 1, 7));
+    assert_eq!([heap.anomalies, one.anomalies, two.anomalies], [Anomalies::default(); 3]);
+    let alive: Vec<_> = blocks.iter().filter(|(_, _, ending)| ending.is_live()).collect();
+    let [(1, block, Ending::Alive { time_ns: 90 })] = alive[..] else { panic!("not alive until the end of all: {alive:?}") };
+    assert_eq!((block.addr, block.chain_ns, block.chain_length), (0x1100, 20, 1));
+}
+
 /// A step of a random history: which thread does what to which address, and how long after the step before.
 fn moves(addresses: u64, gap: std::ops::Range<u64>) -> impl Strategy<Value = Vec<(u32, u64, u64, u64)>> {
     prop::collection::vec((0u32..5, 0..addresses, gap, 0u64..1000), 0..120)
@@ -245,6 +301,41 @@ proptest! {
         prop_assert_eq!(blocks.len() as u64, totals.allocations);
         prop_assert_eq!(live(&blocks).values().sum::<u64>(), totals.live_bytes);
         prop_assert!(peak.bytes >= totals.live_bytes);
+    }
+
+    #[test]
+    fn the_heap_and_each_pool_are_what_they_are_alone(
+        events in prop::collection::vec((0u64..3000, 0u32..3, 0u64..5, any::<u16>(), 0u8..6, 0u8..4), 0..300)
+    ) {
+        let mut now = 0;
+        let steps: Vec<(u8, Step)> = events.iter().map(|&(gap, stream, number, size, what, pool)| {
+            now += gap;
+            let (addr, size) = (number * 16, u64::from(size));
+            let what = match what {
+                0..2 => What::Alloc { size, previous: None },
+                2 => What::Alloc { size, previous: Some(addr) },
+                3..5 => What::Free { realloc: false },
+                _ => What::Free { realloc: true },
+            };
+            (pool, Step { time_ns: now, stream, addr, what })
+        }).collect();
+        let (heap, pools, blocks) = replay_pools(&steps);
+        let all = std::iter::once((0, heap)).chain(pools);
+        for (pool, outcome) in all {
+            let own: Vec<Step> = steps.iter().filter(|(of, _)| *of == pool).map(|(_, step)| *step).collect();
+            let (alone, mut blocks_alone) = replay(&own);
+            prop_assert_eq!((outcome.totals, outcome.peak), (alone.totals, alone.peak), "pool {}", pool);
+            prop_assert_eq!(outcome.anomalies.allocated_alive, alone.anomalies.allocated_alive);
+            let mut together: Vec<(Block, Ending)> =
+                blocks.iter().filter(|(of, ..)| *of == pool).map(|(_, block, ending)| (*block, *ending)).collect();
+            together.sort_by_key(|(block, _)| block.ordinal);
+            // Which function and which stack are the feeding's; what lives, lives until the end of all.
+            for ((a, a_ending), (b, b_ending)) in blocks_alone.iter_mut().zip(&together) {
+                (a.kind, a.stack) = (b.kind, b.stack);
+                prop_assert_eq!((*a, a_ending.is_live()), (*b, b_ending.is_live()));
+            }
+            prop_assert_eq!(together.len(), blocks_alone.len());
+        }
     }
 
     #[test]

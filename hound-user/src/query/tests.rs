@@ -1,7 +1,7 @@
 //! Questions to hand-made heaps.
 
 use super::*;
-use crate::capture::model::{Alloc, Module, StackId, StackRoot, StackTree, StreamId};
+use crate::capture::model::{Alloc, Free, Module, StackId, StackRoot, StackTree, StreamId};
 use crate::capture::{ModuleSpan, StreamInfo, Visitor};
 use crate::heap::{Block, Ending, Peak, Replay};
 use crate::symbols::{Frame, Location, SymbolTable};
@@ -78,10 +78,13 @@ impl Heap {
         for &(time_ns, stream, addr, what) in &self.steps {
             match what {
                 Some((size, stack)) => {
-                    let alloc = Alloc { addr, size, usable: None, kind: Kind::Malloc, flags: 0, previous: None, stack };
+                    let alloc = Alloc { addr, size, usable: None, kind: Kind::Malloc, flags: 0, pool: 0, previous: None, stack };
                     replay.alloc(time_ns, StreamId(stream), &alloc);
                 }
-                None => replay.free(time_ns, StreamId(stream), addr, Kind::Free, false, None),
+                None => {
+                    let free = Free { addr, kind: Kind::Free, pool: 0, realloc: false, stack: None };
+                    replay.free(time_ns, StreamId(stream), &free);
+                }
             }
         }
         let outcome = replay.finish();

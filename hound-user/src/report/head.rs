@@ -30,11 +30,11 @@ pub(super) fn summary(capture: &Capture, read: &Read, sites: &Sites<'_>) -> Summ
         anomalies,
         unresolved: Vec::new(),
         reordered: read.outcome.anomalies.reordered,
-        before: session.before,
+        before: session.before.clone(),
+        attach_stall_ns: session.attach_stall_ns,
+        detach_stall_ns: end.map_or(0, |end| end.detach_stall_ns),
         covered: session.covered.clone(),
         not_covered: session.not_covered.clone(),
-        totals: read.outcome.totals,
-        peak: read.outcome.peak,
     }
 }
 

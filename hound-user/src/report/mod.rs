@@ -3,15 +3,16 @@
 mod head;
 mod progress;
 
-use crate::capture::model::{Alloc, StackId, Stamped, StreamId};
-use crate::capture::{Anomalies, Capture, Visitor};
-use crate::heap::{Block, Ending, Outcome, Peak, Replay};
+use crate::capture::model::{Alloc, Free, Stamped, StreamId};
+use crate::capture::{Anomalies, Capture, Pool, SessionInfo, Visitor};
+use crate::heap::{Block, Ending, Heaps, Outcome, Peak, Sink};
 use crate::query::{Entry, Group, Query, Sites, Suppressions, Tally, ask, tree};
 use crate::symbols::{Files, SymbolTable, symbolise};
-use crate::view::{self, Style, TextOptions};
+use crate::view::{self, Answer, PoolAnswer, Style, TextOptions};
 use anyhow::Context;
-use hound_common::hook::Kind;
 use progress::Progress;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// What a report is written as.
@@ -85,34 +86,61 @@ pub fn report_of(capture: &mut Capture, options: &Options) -> String {
     let progress = Progress::new(options.progress);
     let (mut names, names_remark) = stored_names(capture);
     let moments = names.remappings();
-    let read = read(capture, options, moments.clone(), &progress);
+    let read = read(capture, options, &moments, &progress);
     let (modules, stacks) = (capture.modules(), capture.stacks());
     let here = Files::of_command(&capture.session().command);
     let files = options.files.as_ref().unwrap_or(&here);
     let unresolved = symbolise(&mut names, stacks, modules, files, |done, all| progress.at("naming functions", done as u64, all as u64));
     progress.done();
-    let sites = Sites::new(&read.entries, stacks, &names, &moments);
-    let mut summary = head::summary(capture, &read, &sites);
+    let answered = |entries: &[Entry], outcome: &Outcome| {
+        let sites = Sites::new(entries, stacks, &names, &moments);
+        answer(sites, outcome, capture, options)
+    };
+    let heap = answered(&read.entries, &read.outcome);
+    let pools: Vec<PoolAnswer<'_>> = pools(capture.session(), &read, answered);
+    let mut summary = head::summary(capture, &read, &heap.sites);
     summary.anomalies.extend(names_remark);
     summary.unresolved.extend(unresolved.iter().map(ToString::to_string));
     let query = &options.query;
-    let (branches, table) = match query.group {
-        // A branch under half a percent is noise, unless everything was asked for.
-        Group::Tree => tree(query, &sites, capture.streams(), &options.suppressions, if query.limit.is_some() { 200 } else { u64::MAX }),
-        _ => (Vec::new(), ask(query, &sites, capture.streams(), &options.suppressions)),
-    };
     match options.format {
-        Format::Json => view::json(&summary, &sites, &table, &branches),
+        Format::Json => view::json(&summary, &heap, &pools),
         Format::Text => {
             let here = std::env::current_dir().ok().and_then(|path| path.to_str().map(str::to_owned));
             let (style, full_stacks) = (options.style, options.full_stacks);
             let text = TextOptions { style, full_stacks, here, group: query.group, measure: query.measure };
             match options.rows_only {
-                true => view::rows(&summary, &sites, &table, &text),
-                false => view::text(&summary, &sites, &table, &branches, &text),
+                true => view::rows(&summary, &heap, &pools, &text),
+                false => view::text(&summary, &heap, &pools, &text),
             }
         }
     }
+}
+
+/// The question asked of one heap.
+fn answer<'a>(sites: Sites<'a>, outcome: &Outcome, capture: &Capture, options: &Options) -> Answer<'a> {
+    let (query, suppressions, streams) = (&options.query, &options.suppressions, capture.streams());
+    let (branches, table) = match query.group {
+        // A branch under half a percent is noise, unless everything was asked for.
+        Group::Tree => tree(query, &sites, streams, suppressions, if query.limit.is_some() { 200 } else { u64::MAX }),
+        _ => (Vec::new(), ask(query, &sites, streams, suppressions)),
+    };
+    Answer { totals: outcome.totals, peak: outcome.peak, sites, table, branches }
+}
+
+/// The pools that the session names, also those that were never used, and any others that events are of.
+fn pools<'a>(session: &SessionInfo, read: &Read, answered: impl Fn(&[Entry], &Outcome) -> Answer<'a>) -> Vec<PoolAnswer<'a>> {
+    let mut known: BTreeMap<u8, Pool> = session.pools.iter().map(|pool| (pool.number, pool.clone())).collect();
+    for &(number, ..) in &read.pools {
+        known.entry(number).or_insert_with(|| Pool { number, ..Pool::default() });
+    }
+    let of = |pool: Pool| {
+        let met = read.pools.iter().find(|(number, ..)| *number == pool.number);
+        PoolAnswer {
+            answer: met.map_or_else(|| answered(&[], &Outcome::default()), |(_, entries, outcome)| answered(entries, outcome)),
+            pool,
+        }
+    };
+    known.into_values().map(of).collect()
 }
 
 /// The report of the first `bytes` of a capture that is still being recorded.
@@ -138,22 +166,37 @@ fn stored_names(capture: &Capture) -> (SymbolTable, Option<String>) {
 struct Read {
     entries: Vec<Entry>,
     outcome: Outcome,
+    /// The pools that were met, by number.
+    pools: Vec<(u8, Vec<Entry>, Outcome)>,
     anomalies: Anomalies,
 }
 
-fn read(capture: &mut Capture, options: &Options, moments: Vec<u64>, progress: &Progress) -> Read {
-    let mut tally = Tally::new(options.query.blocks.clone(), options.query.split(), moments);
+fn read(capture: &mut Capture, options: &Options, moments: &[u64], progress: &Progress) -> Read {
+    let new = || Tally::new(options.query.blocks.clone(), options.query.split(), moments.to_vec());
+    let mut tally = new();
+    let pools: RefCell<BTreeMap<u8, Tally>> = RefCell::default();
+    let shared = &pools;
+    let sink_of = |number: u8| -> Sink<'_> {
+        shared.borrow_mut().insert(number, new());
+        Box::new(move |block: &Block, ending: &Ending, peak: &Peak| {
+            if let Some(tally) = shared.borrow_mut().get_mut(&number) {
+                tally.add(block, ending, peak);
+            }
+        })
+    };
     let events = capture.counts().heap;
-    let replay = Replay::new(|block: &Block, ending: &Ending, peak: &Peak| tally.add(block, ending, peak));
-    let mut watched = Watched { replay, progress, done: 0, events };
+    let heaps = Heaps::new(|block: &Block, ending: &Ending, peak: &Peak| tally.add(block, ending, peak), sink_of);
+    let mut watched = Watched { heaps, progress, done: 0, events };
     let anomalies = capture.visit(&mut watched);
-    let outcome = watched.replay.finish();
-    Read { entries: tally.finish(&outcome.peak), outcome, anomalies }
+    let (outcome, of_pools) = watched.heaps.finish();
+    let tallies = std::mem::take(&mut *pools.borrow_mut()).into_values().zip(of_pools);
+    let pools = tallies.map(|(tally, (number, outcome))| (number, tally.finish(&outcome.peak), outcome));
+    Read { entries: tally.finish(&outcome.peak), outcome, pools: pools.collect(), anomalies }
 }
 
 /// A replay that says how far it is.
 struct Watched<'a, S> {
-    replay: Replay<S>,
+    heaps: Heaps<'a, S>,
     progress: &'a Progress,
     done: u64,
     events: u64,
@@ -171,16 +214,16 @@ impl<S> Watched<'_, S> {
 impl<S: FnMut(&Block, &Ending, &Peak)> Visitor for Watched<'_, S> {
     fn alloc(&mut self, time_ns: u64, stream: StreamId, alloc: &Alloc) {
         self.count();
-        self.replay.alloc(time_ns, stream, alloc);
+        self.heaps.alloc(time_ns, stream, alloc);
     }
 
-    fn free(&mut self, time_ns: u64, stream: StreamId, addr: u64, kind: Kind, realloc: bool, stack: Option<StackId>) {
+    fn free(&mut self, time_ns: u64, stream: StreamId, free: &Free) {
         self.count();
-        self.replay.free(time_ns, stream, addr, kind, realloc, stack);
+        self.heaps.free(time_ns, stream, free);
     }
 
     fn other(&mut self, event: &Stamped) {
-        self.replay.other(event);
+        self.heaps.other(event);
     }
 }
 

@@ -8,23 +8,24 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use hound_common::event::{END_DETACH, MODE_FULL, tag};
 use hound_common::ring::{OPTION_DROP, OPTION_FREE_STACKS, OPTION_MAPS, OPTION_SHADOW_STACK};
-use hound_inject::{CustomHook, Entered, Plan, Target};
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use hound_inject::{Covered, CustomHook, Entered, Plan, Refusal, State, Target, moment};
 
-use super::before::before;
+use super::answers::{Answers, requests};
+use super::before::glance as glance_before;
 use super::files::Holder;
 use super::processes::{self, ProcessFd};
 use super::recording::{Recording, Start};
 use super::ring::Ring;
-use super::signals::Signals;
-use super::talk::{Asked, Occupied, Talk, own_folder};
+use super::signals::{self, Signals};
+use super::talk::{Occupied, Talk, must_not_be_held, own_folder};
 use super::watch::{Watch, Why};
-use super::{clock, files, launch, leave, output};
+use super::{clock, files, launch, leave, output, pools};
 use crate::capture::{CaptureWriter, End, SessionInfo};
 use crate::symbols::Files;
 
@@ -79,6 +80,8 @@ pub struct Attached {
 
 /// Longest time to get in, and to patch. A target in which no thread can be borrowed for so long is not one to wait for.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Then the user is told what hound waits for.
+const NOTICE_AFTER: Duration = Duration::from_millis(1500);
 /// Longest a thread is made to wait for ring space in all.
 const MAX_WAIT_MS: u32 = 60_000;
 /// A target that was attached to gives hound up after so long without a sign of life.
@@ -90,8 +93,9 @@ const BELIEF_MS: u32 = 250;
 /// Refusals, and failures before the target recorded: nothing is left in it then.
 pub fn attach(attach: &Attach, glance: impl FnMut(&Glance) -> anyhow::Result<()> + Send + 'static) -> anyhow::Result<Attached> {
     let started = Instant::now();
-    let (asked, requests) = unbounded_channel();
+    let (asked, requests) = requests();
     // First: who records it already is the best reason not to.
+    must_not_be_held(attach.pid)?;
     let talk = match Talk::open(&own_folder(), attach.pid, asked) {
         Err(error) if error.is::<Occupied>() => return Err(error),
         // A session that cannot be spoken to is better than none: signals and --duration end it, too.
@@ -104,6 +108,7 @@ pub fn attach(attach: &Attach, glance: impl FnMut(&Glance) -> anyhow::Result<()>
     let number = i32::try_from(attach.pid).context("that is no process id")?;
     let target = hound_inject::look(number).with_context(|| format!("cannot attach to process {number}"))?;
     let process = ProcessFd::open(attach.pid).context("cannot watch the process")?;
+    refuse_the_recorded(number).with_context(|| format!("cannot attach to process {number}"))?;
     let plan = Plan::of(&target, &attach.hooks).with_context(|| format!("cannot attach to process {number}"))?;
     let library = launch::library()?;
     let library = std::fs::read(&library).with_context(|| format!("cannot read {}", library.display()))?;
@@ -117,15 +122,44 @@ pub fn attach(attach: &Attach, glance: impl FnMut(&Glance) -> anyhow::Result<()>
         // Before anything changes: from here on nothing that is sent to hound ends it half-way.
         let signals = Signals::catch_to_leave().context("cannot catch signals")?;
         let into = Into { attach, target: &target, plan: &plan, library: &library, session: &session, ring_clock };
+        let notice = notice(attach.pid);
         let inside = into.enter(writer, &path).inspect_err(|_| {
             let _ = std::fs::remove_file(&path); // it holds nothing
         })?;
+        drop(notice);
+        talk.iter().for_each(Talk::ready);
         let at = started.elapsed();
         eprintln!("hound: attached to {} in {} ms: {inside}", attach.pid, at.as_millis());
-        record(attach, inside, process, signals, requests, glance).await
+        record(attach, inside, process, signals, Answers::new(attach.pid, "full", requests), glance).await
     });
+    signals::let_go();
     drop(talk);
     result
+}
+
+/// What another hound records has a better reason to be refused than what comes of looking at its patched code.
+fn refuse_the_recorded(pid: i32) -> Result<(), hound_inject::Error> {
+    let Some(left) = hound_inject::find(pid)? else { return Ok(()) };
+    match left.state() {
+        State::Armed { drainer } if left.is_drained()? => Err(Refusal::Occupied { by: drainer }.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Says so where getting in takes long. Until dropped.
+fn notice(pid: u32) -> Sender<()> {
+    let (done, told) = channel::<()>();
+    let body = move || {
+        if told.recv_timeout(NOTICE_AFTER) == Err(RecvTimeoutError::Timeout) {
+            let limit = 2 * PATIENCE.as_secs();
+            eprintln!(
+                "hound: still waiting for a moment to get into process {pid}; gives up after {limit} s, Ctrl-C leaves as soon as it can"
+            );
+        }
+    };
+    // Without a thread for it nothing is said.
+    let _ = std::thread::Builder::new().name("hound-notice".into()).spawn(body);
+    done
 }
 
 fn session(attach: &Attach, plan: &Plan, clock: crate::capture::Clock) -> SessionInfo {
@@ -137,11 +171,34 @@ fn session(attach: &Attach, plan: &Plan, clock: crate::capture::Clock) -> Sessio
         mode: "full".into(),
         options: switches.iter().filter(|(on, _)| *on).map(|(_, name)| (*name).to_owned()).collect(),
         free_stacks: attach.free_stacks,
-        before: before(attach.pid),
-        covered: plan.covered().iter().map(|covered| format!("{} in {}", covered.family, covered.module)).collect(),
+        before: glance_before(attach.pid),
+        covered: covered(plan.covered()),
+        pools: pools::of(&attach.hooks),
         not_covered: plan.not_covered().iter().map(|not| format!("{} in {}: {}", not.what, not.module, not.why)).collect(),
         ..launch::here(clock)
     }
+}
+
+/// One line a module: `glibc (mappings) in /lib/libc.so.6`.
+fn covered(found: &[Covered]) -> Vec<String> {
+    let mut modules: Vec<(&str, Vec<String>)> = Vec::new();
+    // What is watched for other reasons than memory is of no interest.
+    let allocates = |covered: &&Covered| covered.family != "unwinder" && !covered.family.ends_with(": exec");
+    for Covered { module, family, .. } in found.iter().filter(allocates) {
+        let at = modules.iter().position(|(known, _)| known == module).unwrap_or_else(|| {
+            modules.push((module, Vec::new()));
+            modules.len() - 1
+        });
+        let families = &mut modules[at].1;
+        // "glibc: mappings" beside "glibc".
+        let part = family.split_once(": ").and_then(|(of, part)| Some((families.iter().position(|have| have == of)?, part)));
+        match part {
+            Some((at, part)) => families[at] = format!("{} ({part})", families[at]),
+            None if families.contains(family) => {}
+            None => families.push(family.clone()),
+        }
+    }
+    modules.into_iter().map(|(module, families)| format!("{} in {module}", families.join(", "))).collect()
 }
 
 fn path(attach: &Attach, session: &SessionInfo) -> PathBuf {
@@ -181,7 +238,7 @@ impl Into<'_> {
         let recording = match self.drain(&entered, writer, path) {
             Ok(recording) => recording,
             Err(error) => {
-                back_out(entered);
+                back_out(pid, entered);
                 return Err(error.context(cannot()));
             }
         };
@@ -195,38 +252,48 @@ impl Into<'_> {
             }
             Err(error) => {
                 let Inside { entered, recording, .. } = inside;
-                recording.ring().control().drainer.store(0, Ordering::Release);
                 let _ = recording.finish(End { reason: END_DETACH, ..End::default() });
-                back_out(entered);
+                back_out(pid, entered);
                 return Err(anyhow::Error::from(error).context(cannot()));
             }
         }
+        inside.recording.begin(inside.longest);
         // Before the switch: no event may be older than the mode it was recorded in.
         inside.recording.note(tag::MODE, MODE_FULL, vec![0]);
+        moment();
         inside.recording.ring().control().change(true);
+        moment();
+        inside.recording.look_before();
         Ok(inside)
     }
 
     fn drain(&self, entered: &Entered, writer: CaptureWriter, path: &Path) -> anyhow::Result<Recording> {
-        let ring = Ring::adopt(entered.ring().as_fd().try_clone_to_owned()?).context("cannot map the shared memory")?;
+        let ring = Ring::adopt(entered.ring().as_fd().try_clone_to_owned()?)
+            .context("cannot map the shared memory; hound needs 161 MiB of address space for it (see `ulimit -v`)")?;
         let control = ring.control();
+        moment();
         control.options.store(options(self.attach), Ordering::Relaxed);
         control.clock.store(self.ring_clock, Ordering::Relaxed);
         control.max_wait_ms.store(MAX_WAIT_MS, Ordering::Relaxed);
         control.patience_ms.store(BELIEF_MS, Ordering::Relaxed);
         control.bow_out.store(0, Ordering::Relaxed);
         control.drainer.store(std::process::id(), Ordering::Release);
+        moment();
         ring.prefault();
         let (session, path) = (self.session.clone(), path.to_owned());
-        let start =
-            Start { ring: Arc::new(ring), writer, session, path, pid: self.attach.pid, used: !entered.is_fresh(), count_live: true };
+        let pid = self.attach.pid;
+        let module_paths = files::module_paths(pid, ring.control());
+        let used = !entered.is_fresh();
+        let start = Start { ring: Arc::new(ring), writer, session, path, pid, used, count_live: true, module_paths };
         Recording::start(start).context("cannot start recording")
     }
 }
 
-/// Takes out what was brought in, as far as it goes: a library that stays is dormant and the next attach uses it.
-fn back_out(entered: Entered) {
-    let _ = entered.unload(Instant::now() + PATIENCE);
+/// Takes out what was brought in. Where that fails, the library stays, asleep, and the next attach uses it or takes it out.
+fn back_out(pid: u32, entered: Entered) {
+    if let Err(error) = entered.unload(Instant::now() + PATIENCE) {
+        eprintln!("hound: what was brought into process {pid} stays there, asleep: {error}; `hound detach -p {pid} --unload` tries again");
+    }
 }
 
 /// hound inside a target, recording.
@@ -259,10 +326,10 @@ async fn record(
     mut inside: Inside,
     process: ProcessFd,
     signals: Signals,
-    requests: UnboundedReceiver<Asked>,
+    answers: Answers,
     glance: impl FnMut(&Glance) -> anyhow::Result<()> + Send + 'static,
 ) -> anyhow::Result<Attached> {
-    let mut watch = Watch::new(attach, process, signals, requests)?;
+    let mut watch = Watch::new(attach, process, signals, answers)?;
     let glances = attach.every.map(|every| super::glances::start(every, &inside, glance)).transpose()?;
     let why = watch.until_the_end(&mut inside).await;
     // Nothing is printed between the lines that follow.
@@ -273,5 +340,27 @@ async fn record(
         Why::Asked { unload, answer } => leave::detach(attach.pid, inside, watch, unload || attach.unload, answer).await,
         Why::Ended => leave::ended(attach.pid, inside, watch, false).await,
         Why::Replaced => leave::ended(attach.pid, inside, watch, true).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_recorded_is_one_line_a_module() {
+        let of = |family: &str, module: &str| Covered { module: module.into(), family: family.into(), functions: Vec::new() };
+        let found = [
+            of("glibc", "/lib/libc.so.6"),
+            of("glibc: mappings", "/lib/libc.so.6"),
+            of("glibc: exec", "/lib/libc.so.6"),
+            of("unwinder", "/lib/libgcc_s.so.1"),
+            of("jemalloc (_rjem_)", "/bin/app"),
+            of("pool 1", "/bin/app"),
+            of("pool 1", "/bin/app"),
+            of("musl: mappings", "/lib/ld-musl.so.1"),
+        ];
+        let lines = ["glibc (mappings) in /lib/libc.so.6", "jemalloc (_rjem_), pool 1 in /bin/app", "musl: mappings in /lib/ld-musl.so.1"];
+        assert_eq!(covered(&found), lines);
     }
 }

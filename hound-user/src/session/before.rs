@@ -5,12 +5,10 @@
 //! up, with the reason, if it never does. Reading memory that is swapped out would bring it back: such stretches are left alone.
 
 mod caution;
-mod figures;
 mod glibc;
 mod memory;
 mod others;
 mod source;
-mod text;
 
 #[cfg(test)]
 mod tests;
@@ -20,134 +18,30 @@ use std::io::{self, IoSliceMut};
 use anyhow::Context;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
-use serde::{Deserialize, Serialize};
+use procfs::process::Process;
 
-pub use figures::before;
 pub use source::Limits;
 use source::Source;
 
-/// What was there before.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Before {
-    /// What the kernel tells.
-    pub memory: Memory,
-    /// What the allocators' metadata tell, one entry for each allocator found.
-    pub heaps: Vec<Heap>,
+use crate::capture::{Before, BlockClass as Class, BlockCount as Count, Blocks, Bound, HeapBefore as Heap, LeftOut};
+
+/// What the kernel tells of a process by the way: costs some 50 µs, however large it is. The rest is [`look`]'s.
+pub fn glance(pid: u32) -> Option<Before> {
+    let process = Process::new(i32::try_from(pid).ok()?).ok()?;
+    let status = process.status().ok()?;
+    Some(Before {
+        resident: status.vmrss.unwrap_or(0) * 1024,
+        swapped: status.vmswap.unwrap_or(0) * 1024,
+        threads: u32::try_from(status.threads).unwrap_or(u32::MAX),
+        age_ns: age_ns(&process).unwrap_or(0),
+        ..Before::default()
+    })
 }
 
-/// The kernel's figures of a process, in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Memory {
-    /// In memory now.
-    pub resident: u64,
-    /// Of these, not backed by a file.
-    pub anonymous: u64,
-    /// Swapped out.
-    pub swapped: u64,
-    /// Length of the mapping grown with brk, resident or not.
-    pub heap: u64,
-}
-
-/// What is known of one allocator's blocks.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Heap {
-    /// Its metadata were read.
-    Walked(Box<Blocks>),
-    /// They cannot be read so that the result could be trusted.
-    NotSound {
-        /// Its name.
-        allocator: String,
-        /// Why not.
-        why: String,
-    },
-}
-
-/// A number of blocks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Count {
-    /// How many.
-    pub count: u64,
-    /// Their bytes, as the allocator rounded them: up to 15 more than were asked for (up to a page more in a mapping of their own).
-    pub bytes: u64,
-}
-
-/// Blocks of `from` to `2 * from - 1` bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Class {
-    /// The class's smallest size, a power of two.
-    pub from: u64,
-    /// The blocks in it.
-    #[serde(flatten)]
-    pub blocks: Count,
-}
-
-/// What a walk along glibc's metadata found. `in_use` + `cached` + `free` + `overhead` = `covered`, all in bytes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Blocks {
-    /// The blocks in use, by size: the classes that have any, smallest first.
-    pub classes: Vec<Class>,
-    /// All of them. A few are libc's own: buffers of streams, tables of threads.
-    pub in_use: Count,
-    /// Of these, the ones with a mapping of their own.
-    pub own_mapping: Count,
-    /// How many of those libc says there are, and the bytes of their mappings; none if its count was not found.
-    pub own_mapping_told: Option<Count>,
-    /// Freed, but kept in a thread's cache or a fast bin for the next request of that size. Not in `in_use`.
-    pub cached: Count,
-    /// Bytes free for any request.
-    pub free: u64,
-    /// Bytes for the allocator's own purposes: headers, arenas.
-    pub overhead: u64,
-    /// Bytes walked over.
-    pub covered: u64,
-    /// Bytes the allocator has from the kernel, by its own count.
-    pub mapped: u64,
-    /// Arenas found.
-    pub arenas: u32,
-    /// How often a stretch did not hold together and was read again.
-    pub retried: u32,
-    /// Lists of cached blocks that never held together: so some more of the small blocks may be cached ones.
-    pub unread_lists: u32,
-    /// What was not walked.
-    pub left_out: Vec<LeftOut>,
-    /// The bound at which the walk was ended before it was complete.
-    pub cut: Option<Bound>,
-    /// No thread ran from the first look to the last: the figures are exact. Otherwise they are a snapshot of a moving target, in which
-    /// blocks allocated or freed meanwhile may be counted or not.
-    pub stood_still: bool,
-    /// Bytes read.
-    pub read: u64,
-    /// How long it took, in microseconds.
-    pub took_us: u64,
-}
-
-/// A stretch of memory that was not walked, or not to its end.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LeftOut {
-    /// Its address.
-    pub start: u64,
-    /// Its length in bytes, as far as known.
-    pub bytes: u64,
-    /// Why.
-    pub why: String,
-}
-
-/// What a walk may cost at most.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Bound {
-    /// Time.
-    Time,
-    /// Bytes read.
-    Bytes,
-}
-
-impl Before {
-    /// A few lines for the head of a report, each without its line end.
-    pub fn lines(&self) -> Vec<String> {
-        text::lines(self)
-    }
+fn age_ns(process: &Process) -> Option<u64> {
+    let started = process.stat().ok()?.starttime as f64 / procfs::ticks_per_second() as f64;
+    let up: f64 = std::fs::read_to_string("/proc/uptime").ok()?.split_whitespace().next()?.parse().ok()?;
+    Some(((up - started).max(0.0) * 1e9) as u64)
 }
 
 /// Looks at a running process. `read` fills a buffer from an address of it, or fails; [`reader`] gives one.
@@ -178,7 +72,7 @@ pub fn look_within(pid: u32, limits: Limits, mut read: impl FnMut(u64, &mut [u8]
         }),
         None => {}
     }
-    Ok(Before { memory, heaps })
+    Ok(Before { heaps, ..memory })
 }
 
 /// Reads a process's memory with process_vm_readv(2).

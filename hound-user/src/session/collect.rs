@@ -9,12 +9,14 @@ use std::time::Instant;
 
 use anyhow::Context;
 use hound_common::ring::{LIBRARY_OUT, OPTION_FREE_STACKS, OUT_NO_HEARTBEAT};
+use tokio::io::unix::AsyncFd;
 
+use super::answers::Answers;
 use super::processes::{self, ProcessFd};
 use super::recording::{Recording, Start};
 use super::ring::Ring;
 use super::{clock, launch, output};
-use crate::capture::{Calibration, CaptureWriter, End, SessionInfo};
+use crate::capture::{Calibration, CaptureWriter, End, ModulePaths, SessionInfo};
 
 /// Which ring, and whose.
 #[derive(Clone, Debug)]
@@ -77,14 +79,35 @@ fn record(collect: &Collect, ring: &Arc<Ring>, target: Option<ProcessFd>, starte
         pid: collect.pid,
         used: false,
         count_live: false,
+        module_paths: ModulePaths::default(),
     })?;
     if let Some(target) = target {
-        target.wait().context("cannot wait for the target")?;
+        wait(target, collect.pid, &recording)?;
     }
     let wall = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
     // Not the target's parent: how it ended is not told to us.
     recording.finish(End { target_wall_ns: wall, ..End::default() })?;
     Ok(path)
+}
+
+/// Waits for the target's end, and answers who asks meanwhile.
+#[expect(unsafe_code, reason = "registers the process's descriptor with the event loop")]
+fn wait(target: ProcessFd, pid: u32, recording: &Recording) -> anyhow::Result<()> {
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
+        return target.wait().context("cannot wait for the target"); // and nobody can ask
+    };
+    runtime.block_on(async {
+        // SAFETY: the descriptor belongs to `target`, which gives out no other and closes it only when it is dropped with its registration.
+        let target = unsafe { AsyncFd::register(target) }.context("cannot watch the target")?;
+        // A session that cannot be spoken to records all the same.
+        let (mut answers, _talk) = Answers::with_socket(pid, "launch");
+        loop {
+            tokio::select! {
+                ended = target.readable() => return ended.map(|_| ()).context("cannot wait for the target"),
+                asked = answers.next() => answers.answer_or_stay(asked, recording),
+            }
+        }
+    })
 }
 
 /// The moment the library made the ring, on all clocks: events may be older than the collector.

@@ -2,11 +2,15 @@
 
 use std::collections::HashSet;
 use std::fs::File;
+use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
+use hound_common::ring::Control;
 use procfs::process::{MMPermissions, MMapPath, Process};
 
 use super::threads::Threads;
+use crate::capture::ModulePaths;
 use crate::symbols::{Files, HeldFiles};
 
 /// Most files held: hound has other uses for its descriptors.
@@ -26,6 +30,28 @@ pub fn of_target(pid: u32, held: HeldFiles) -> Files {
         held,
         ..Files::default()
     }
+}
+
+/// What is mapped where in a target into which hound has brought its library.
+pub fn module_paths(pid: u32, control: &Control) -> ModulePaths {
+    let maps = Process::new(pid as i32).and_then(|process| process.maps()).map(|maps| maps.0).unwrap_or_default();
+    let range = |address: (u64, u64)| address.0..address.1;
+    let mut places: Vec<(Range<u64>, String)> = Vec::new();
+    for map in maps {
+        match map.pathname {
+            MMapPath::Path(path) if map.inode != 0 => {
+                let path = path.to_string_lossy();
+                places.push((range(map.address), path.strip_suffix(" (deleted)").unwrap_or(&path).to_owned()));
+            }
+            MMapPath::Vdso => places.push((range(map.address), "[vdso]".to_owned())),
+            _ => {}
+        }
+    }
+    let image = control.attachment.load(Ordering::Acquire);
+    let piece = control.pieces.iter().map(|piece| (piece.start.load(Ordering::Acquire), piece.bytes.load(Ordering::Acquire)));
+    let piece = piece.map(|(start, bytes)| start..start.saturating_add(bytes)).find(|piece| piece.contains(&image));
+    places.extend(piece.map(|piece| (piece, "libhound.so".to_owned())));
+    ModulePaths::new(places)
 }
 
 /// Holds the files of a target's modules.

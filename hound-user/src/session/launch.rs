@@ -16,6 +16,7 @@ use hound_common::ring::{
     LIBRARY_ABSENT, LIBRARY_OUT, OPTION_DROP, OPTION_FREE_STACKS, OPTION_MAPS, OPTION_SHADOW_STACK, OUT_NO_ALLOCATOR, OUT_NO_HEARTBEAT,
 };
 
+use super::answers::Answers;
 use super::preload::Preload;
 use super::program::Program;
 use super::recording::{Recording, Start, Written};
@@ -23,7 +24,7 @@ use super::ring::Ring;
 use super::signals::{self, Signals};
 use super::status::StatusLine;
 use super::{clock, output};
-use crate::capture::{CaptureWriter, Clock, End, SessionInfo};
+use crate::capture::{CaptureWriter, Clock, End, ModulePaths, SessionInfo};
 
 /// What to run and how to record it.
 #[derive(Clone, Debug)]
@@ -105,6 +106,7 @@ pub fn launch(launch: &Launch) -> anyhow::Result<Launched> {
                 pid,
                 used: false,
                 count_live: false,
+                module_paths: ModulePaths::default(),
             })?)
         });
         let recording = match recording {
@@ -116,11 +118,15 @@ pub fn launch(launch: &Launch) -> anyhow::Result<Launched> {
                 return Err(error);
             }
         };
-        let status = wait(&mut child, pid, &recording, signals, launch.quiet).await?;
+        // A session that cannot be spoken to records all the same.
+        let (answers, talk) = Answers::with_socket(pid, "launch");
+        let status = wait(&mut child, &recording, signals, answers, launch.quiet).await?;
+        drop(talk);
         let wall = started.elapsed();
         let written = recording.finish(end(status, wall)).with_context(|| format!("cannot complete '{}'", provisional.display()))?;
         Ok((status, pid, written))
     });
+    signals::let_go();
     let (status, pid, written) = result?;
     let output = match output::has(&template, b'p') {
         true => output::settle(provisional, output::expand(&template, &program.name(), pid, seconds)),
@@ -194,9 +200,9 @@ fn command(launch: &Launch, program: &Program, library: &Path, ring: &Ring) -> t
 /// hound alone is passed on.
 async fn wait(
     child: &mut tokio::process::Child,
-    pid: u32,
     recording: &Recording,
     mut signals: Signals,
+    mut answers: Answers,
     quiet: bool,
 ) -> io::Result<ExitStatus> {
     let mut status_line = StatusLine::new(quiet);
@@ -204,7 +210,8 @@ async fn wait(
     let status = loop {
         tokio::select! {
             status = child.wait() => break status?,
-            signal = signals.next() => signals::pass_on(pid, signal),
+            signal = signals.next() => signals::pass_on(answers.pid(), signal),
+            asked = answers.next() => answers.answer_or_stay(asked, recording),
             _ = ticks.tick(), if status_line.is_enabled() => status_line.draw(recording),
         }
     };

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use hound_common::event::{END_DETACH, END_EXEC, END_EXIT, END_SIGNAL, MODE_OFF, tag};
 use hound_common::ring::{LIBRARY_OUT, OUT_NO_HEARTBEAT};
-use hound_inject::{Entered, Error};
+use hound_inject::{Entered, Error, moment};
 
 use super::attach::{Attached, Inside};
 use super::processes::Ended;
@@ -23,7 +23,9 @@ const TRIES: u32 = 6;
 pub async fn detach(pid: u32, inside: Inside, mut watch: Watch, unload: bool, answer: Option<Reply>) -> anyhow::Result<Attached> {
     let Inside { entered, recording, .. } = inside;
     let wall = watch.started().elapsed();
+    moment();
     recording.ring().control().change(false);
+    moment();
     recording.note(tag::MODE, MODE_OFF, vec![0]);
     let (entered, restored) = watch.patiently("detaching", move || restore(entered)).await?;
     let mut warnings = Vec::new();
@@ -31,6 +33,7 @@ pub async fn detach(pid: u32, inside: Inside, mut watch: Watch, unload: bool, an
     let mut end = End { reason: END_DETACH, target_wall_ns: nanoseconds(wall), ..End::default() };
     match restored {
         Ok(stall) => {
+            end.detach_stall_ns = nanoseconds(stall);
             let library = match unload {
                 true => watch.patiently("taking the library out", move || entered.unload(Instant::now() + PATIENCE)).await?,
                 false => Ok(()),
@@ -121,7 +124,6 @@ async fn complete(
             _ => "recording ended early: libhound.so had no memory for its own state".to_owned(),
         });
     }
-    control.drainer.store(0, Ordering::Release);
     let shown = output.display().to_string();
     let finished = watch.patiently("completing the capture", move || recording.finish(end)).await?;
     let Written { allocations, lost_on_disk } = finished.map_err(|error| anyhow::anyhow!("cannot complete '{shown}': {error}"))?;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use hound_common::event::{Header, size_and_slack, tag};
+use hound_common::event::{Header, pool_of, size_and_slack, tag};
 
 use crate::capture::model::StreamId;
 
@@ -135,6 +135,8 @@ impl Table {
             };
             clock = clock.saturating_add(u64::from(header.dt));
             match header.tag {
+                // Cut from blocks that are counted already, or from maps that are not counted.
+                tag::ALLOC | tag::FREE if pool_of(header.a, header.b) != 0 => {}
                 tag::TIME => clock = word(record, 1),
                 tag::ALLOC => self.alloc(word(record, 1), size_and_slack(word(record, 2)).0, clock),
                 tag::FREE => self.free(word(record, 1), clock),
@@ -199,7 +201,8 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hound_common::event::size_word;
+    use hound_common::event::{POOL_SHIFT, size_word};
+    use hound_common::hook::Kind;
 
     fn record(out: &mut Vec<u8>, tag: u8, dt: u32, words: &[u64]) {
         let header = Header { tag, words: 1 + words.len() as u8, dt, ..Header::default() };
@@ -224,6 +227,21 @@ mod tests {
     fn what_is_allocated_and_not_freed_lives() {
         let mut table = Table::default();
         table.take(StreamId(1), &parcel(&[(tag::ALLOC, 10, 0x10), (tag::ALLOC, 20, 0x20), (tag::FREE, 30, 0x10), (tag::FREE, 31, 0x99)]));
+        assert_eq!((table.bytes, table.blocks), (100, 1));
+    }
+
+    #[test]
+    fn what_a_pool_hands_out_is_not_added() {
+        let mut bytes = parcel(&[(tag::ALLOC, 10, 0x10)]);
+        let from_pool = |tag, kind: Kind| Header { tag, words: 3, a: kind as u8, b: 1 << POOL_SHIFT, dt: 1 }.to_word();
+        for kind in [Kind::PoolAlloc, Kind::PoolRealloc] {
+            bytes.extend([from_pool(tag::ALLOC, kind), 0x10, size_word(50, 0)].map(u64::to_le_bytes).as_flattened());
+        }
+        for kind in [Kind::PoolFree, Kind::PoolRealloc] {
+            bytes.extend([from_pool(tag::FREE, kind), 0x10, 0].map(u64::to_le_bytes).as_flattened());
+        }
+        let mut table = Table::default();
+        table.take(StreamId(1), &bytes);
         assert_eq!((table.bytes, table.blocks), (100, 1));
     }
 

@@ -4,6 +4,7 @@
 //! `encode` turns them into sections, `store` compresses and writes. Bounded queues between them: a backlog pushes back on the target
 //! instead of growing without limit. `beside` are two more, that look at the target and give hound's sign of life.
 
+mod answers;
 mod attach;
 pub mod before;
 mod beside;
@@ -19,6 +20,7 @@ mod leave;
 mod live;
 mod output;
 mod pipeline;
+mod pools;
 mod preload;
 mod processes;
 mod program;
@@ -36,6 +38,6 @@ pub use collect::{Collect, collect};
 pub use doctor::{Check, Health, look_at_machine, look_at_target};
 pub use files::of_target as files_of_target;
 pub use launch::{Launch, Launched, launch};
-pub use processes::find_by_name;
+pub use processes::{NotOne, find_by_name};
 pub use program::{Program, Refusal};
-pub use talk::{Answer, Request, Status, ask_session, sessions};
+pub use talk::{Answer, Request, Status, ask_session, sessions, short};

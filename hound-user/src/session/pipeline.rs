@@ -12,7 +12,7 @@ use hound_common::event::{METRIC_UNWINDING, THREAD_EXIT, THREAD_NAME, THREAD_STA
 use super::drain::Parcel;
 use super::live::LiveFeed;
 use crate::capture::model::StreamId;
-use crate::capture::{Calibration, CaptureWriter, Compressor, Section, SessionInfo, StreamEncoder, StreamMeta};
+use crate::capture::{Calibration, CaptureWriter, Compressor, ModulePaths, Section, SessionInfo, StreamEncoder, StreamMeta};
 
 /// Parcels under way between drain and encode: at most 32 KiB each, so a backlog stays under 128 MiB; beyond it the target waits.
 const PARCELS: usize = 4096;
@@ -48,6 +48,7 @@ pub enum Order {
 enum Job {
     Section(Box<Section>),
     Calibration(Calibration),
+    Session(Box<SessionInfo>),
     Barrier(SyncSender<u64>),
     End,
 }
@@ -72,7 +73,7 @@ pub const OWN_STREAM: StreamId = StreamId(0);
 #[derive(Clone, Debug)]
 pub struct Orders {
     orders: SyncSender<Order>,
-    calibrations: SyncSender<Job>,
+    others: SyncSender<Job>,
 }
 
 impl Orders {
@@ -82,9 +83,14 @@ impl Orders {
         let _ = self.orders.send(order);
     }
 
+    /// Stores the session record anew: it replaces the one before.
+    pub fn session(&self, session: SessionInfo) {
+        let _ = self.others.send(Job::Session(Box::new(session)));
+    }
+
     /// Stores a calibration pair.
     pub fn calibrate(&self, pair: Calibration) {
-        let _ = self.calibrations.send(Job::Calibration(pair));
+        let _ = self.others.send(Job::Calibration(pair));
     }
 }
 
@@ -104,6 +110,7 @@ impl std::fmt::Debug for Job {
         f.write_str(match self {
             Job::Section(_) => "Section",
             Job::Calibration(_) => "Calibration",
+            Job::Session(_) => "Session",
             Job::Barrier(_) => "Barrier",
             Job::End => "End",
         })
@@ -112,17 +119,24 @@ impl std::fmt::Debug for Job {
 
 impl Pipeline {
     /// Starts both threads.
-    pub fn start(writer: CaptureWriter, session: &SessionInfo, live: Option<LiveFeed>) -> io::Result<Self> {
+    pub fn start(writer: CaptureWriter, session: &SessionInfo, live: Option<LiveFeed>, paths: ModulePaths) -> io::Result<Self> {
         let (orders, inbox) = sync_channel(PARCELS);
         let (jobs, job_inbox) = sync_channel(SECTIONS);
         let (spare_out, spare) = channel();
         let progress = Arc::new(Progress::default());
-        let encoder =
-            Encoder { session: session.clone(), live, streams: HashMap::new(), finished: Vec::new(), jobs: jobs.clone(), spare: spare_out };
+        let encoder = Encoder {
+            session: session.clone(),
+            live,
+            paths: Arc::new(paths),
+            streams: HashMap::new(),
+            finished: Vec::new(),
+            jobs: jobs.clone(),
+            spare: spare_out,
+        };
         let encode = std::thread::Builder::new().name("hound-encode".into()).spawn(move || encoder.run(&inbox))?;
         let shown = Arc::clone(&progress);
         let store = std::thread::Builder::new().name("hound-store".into()).spawn(move || store(writer, &job_inbox, &shown))?;
-        Ok(Pipeline { orders: Orders { orders, calibrations: jobs }, spare, encode, store, progress })
+        Ok(Pipeline { orders: Orders { orders, others: jobs }, spare, encode, store, progress })
     }
 
     /// Hands an order on; waits while the backlog is full.
@@ -160,6 +174,7 @@ pub fn packed(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
 struct Encoder {
     session: SessionInfo,
     live: Option<LiveFeed>,
+    paths: Arc<ModulePaths>,
     streams: HashMap<u32, StreamEncoder>,
     finished: Vec<Section>,
     jobs: SyncSender<Job>,
@@ -216,8 +231,8 @@ impl Encoder {
     }
 
     fn stream(&mut self, id: StreamId, tid: u32, level: u32) -> (&mut StreamEncoder, &mut Vec<Section>) {
-        let session = &self.session;
-        let new = || StreamEncoder::new(StreamMeta::new(id, tid, level, session));
+        let (session, paths) = (&self.session, &self.paths);
+        let new = || StreamEncoder::new(StreamMeta::new(id, tid, level, session)).with_paths(Arc::clone(paths));
         (self.streams.entry(id.0).or_insert_with(new), &mut self.finished)
     }
 
@@ -245,6 +260,7 @@ fn store(mut writer: CaptureWriter, jobs: &Receiver<Job>, progress: &Progress) -
                 writer.write(&section.compress(&mut compressor)?)
             }
             Job::Calibration(pair) => writer.write_calibration(&[pair]),
+            Job::Session(session) => writer.write_session(&session),
             Job::Barrier(tell) => {
                 let _ = tell.try_send(writer.bytes()); // who asked may have given up
                 continue;

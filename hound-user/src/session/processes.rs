@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -127,14 +128,16 @@ pub fn command_line(pid: u32) -> Vec<OsString> {
     words.split(|b| *b == 0).map(|word| OsStr::from_bytes(word).to_owned()).collect()
 }
 
-/// The process whose name is this, or, if there is none, begins so. Names are the kernel's (`comm`), the executable's and the first word of
-/// the command line.
+/// The process whose name is this. Names are the kernel's (`comm`), the executable's and the first word of the command line. How a name begins
+/// is not enough: hound would get into programs that nobody meant.
 ///
 /// # Errors
-/// If there is none, or more than one: then all are listed.
-pub fn find_by_name(name: &str) -> anyhow::Result<u32> {
+/// If there is none: then those whose names begin so are listed. If there is more than one: then all of them.
+pub fn find_by_name(name: &str) -> Result<u32, NotOne> {
     let own = std::process::id();
-    let all: Vec<(u32, Vec<String>)> = procfs::process::all_processes()?
+    let all: Vec<(u32, Vec<String>)> = procfs::process::all_processes()
+        .into_iter()
+        .flatten()
         .flatten()
         .map(|process| process.pid as u32)
         .filter(|pid| *pid != own)
@@ -145,16 +148,55 @@ pub fn find_by_name(name: &str) -> anyhow::Result<u32> {
         all.iter().filter(|(_, names)| names.iter().any(fits)).map(|(pid, _)| *pid).collect()
     };
     let exact = with(&|own| own == name);
-    let found = if exact.is_empty() { with(&|own| own.starts_with(name)) } else { exact };
-    match found.as_slice() {
-        [] => anyhow::bail!("no process is called '{name}' or begins so; `ps -e` lists what there is, -p PID takes one by its number"),
-        [pid] => Ok(*pid),
-        several => {
-            let shown = |pid: &u32| format!("  {pid:>7}  {}", command_line(*pid).join(OsStr::new(" ")).display());
-            let list: Vec<String> = several.iter().map(shown).collect();
-            anyhow::bail!("{} processes are called '{name}'; choose one with -p PID:\n{}", several.len(), list.join("\n"))
-        }
+    if let [pid] = exact.as_slice() {
+        return Ok(*pid);
     }
+    let (why, candidates) = match exact.len() {
+        0 => {
+            let similar = if name.is_empty() { Vec::new() } else { with(&|own| own.starts_with(name)) };
+            let what_to_do = match similar.len() {
+                0 => "`ps -e` lists what there is, -p PID takes one by its number",
+                _ => "the names of these begin so, -p PID takes one by its number:",
+            };
+            (format!("no process is called '{name}'; {what_to_do}"), similar)
+        }
+        several => (format!("{several} processes are called '{name}'; choose one with -p PID:"), exact),
+    };
+    Err(NotOne { why, candidates: list(&candidates) })
+}
+
+/// A name that is not one process's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotOne {
+    /// What is the matter, and what to do.
+    pub why: String,
+    /// Which it could be, a line each.
+    pub candidates: Vec<String>,
+}
+
+/// The processes, a line each.
+fn list(all: &[u32]) -> Vec<String> {
+    /// More are not read on a screen.
+    const MOST: usize = 20;
+    /// Nor longer lines.
+    const WIDTH: usize = 100;
+    let shown = |pid: &u32| {
+        let command = command_line(*pid).join(OsStr::new(" ")).to_string_lossy().chars().take(WIDTH).collect::<String>();
+        let age = procfs::process::Process::new(*pid as i32).and_then(|process| process.stat()).ok().and_then(|stat| age(stat.starttime));
+        let age = age.map_or_else(String::new, |seconds| format!("started {} ago", super::talk::short(Duration::from_secs(seconds))));
+        format!("  {pid:>7}  {age:<20}  {command}")
+    };
+    let mut lines: Vec<String> = all.iter().take(MOST).map(shown).collect();
+    if all.len() > MOST {
+        lines.push(format!("  … and {} more", all.len() - MOST));
+    }
+    lines
+}
+
+/// How long ago a moment was, in seconds; the moment in ticks since the machine started.
+fn age(ticks: u64) -> Option<u64> {
+    let up: f64 = std::fs::read_to_string("/proc/uptime").ok()?.split(' ').next()?.parse().ok()?;
+    (up as u64).checked_sub(ticks / procfs::ticks_per_second())
 }
 
 /// What a process is called; nothing for kernel threads, which have no executable.
@@ -177,7 +219,7 @@ mod tests {
     /// A process that waits for its input to end, called by this name.
     fn called(name: &str) -> Child {
         let child = Command::new("cat").arg0(name).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("cat is installed");
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
         while command_line(child.id()).first().is_none_or(|first| first != name) {
             assert!(std::time::Instant::now() < deadline, "it does not start");
             std::thread::yield_now();
@@ -194,12 +236,16 @@ mod tests {
     fn a_name_finds_its_process_and_several_are_listed() {
         let own = std::process::id();
         let (one, two) = (called(&format!("hound-test-{own}-a")), called(&format!("hound-test-{own}-ab")));
-        assert_eq!(find_by_name(&format!("hound-test-{own}-a")).ok(), Some(one.id()), "the exact name wins");
+        assert_eq!(find_by_name(&format!("hound-test-{own}-a")).ok(), Some(one.id()), "not the one whose name only begins so");
         assert_eq!(find_by_name(&format!("hound-test-{own}-ab")).ok(), Some(two.id()));
-        let error = find_by_name(&format!("hound-test-{own}-")).expect_err("two");
-        let text = error.to_string();
-        assert!(text.contains(&one.id().to_string()) && text.contains(&two.id().to_string()), "{text}");
-        assert!(find_by_name("no process is called so").is_err());
+        let error = find_by_name(&format!("hound-test-{own}-")).expect_err("none is called so, two begin so");
+        let listed = |pid: u32| error.candidates.iter().filter(|line| line.contains(&format!(" {pid} "))).count();
+        assert_eq!((error.candidates.len(), listed(one.id()), listed(two.id())), (2, 1, 1), "{error:?}");
+        assert!(error.candidates[0].contains("started "), "{error:?}");
+        for nobody in ["no process is called so", ""] {
+            let error = find_by_name(nobody).expect_err("none");
+            assert!(error.why.contains("no process is called") && error.candidates.is_empty(), "{error:?}");
+        }
         end(one);
         end(two);
     }
@@ -221,7 +267,7 @@ mod tests {
     #[test]
     fn exec_changes_the_image() {
         let mut child = Command::new("sh").args(["-c", "read x; exec cat"]).stdin(Stdio::piped()).spawn().expect("sh is installed");
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
         while command_line(child.id()).first().is_none_or(|first| first != "sh") {
             assert!(std::time::Instant::now() < deadline, "it does not start");
             std::thread::yield_now();

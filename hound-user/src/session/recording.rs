@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use hound_common::event::{END_DETACH, END_EXEC, METRIC_PROCESS_RSS, PROCESS_EXEC, tag};
-use hound_common::hook::Kind;
+use hound_inject::moment;
 
 use super::beside::{self, Repeated};
 use super::drain::{Drain, Parcel, Places, lost_without_stream};
@@ -17,9 +17,9 @@ use super::live::{self, Live};
 use super::pipeline::{OWN_STREAM, Order, Orders, Pipeline, Progress};
 use super::ring::Ring;
 use super::threads::Threads;
-use super::{clock, surroundings};
-use crate::capture::model::{Alloc, Event, StackId, Stamped, StreamId};
-use crate::capture::{Capture, CaptureWriter, Clock, End, SessionInfo, Visitor};
+use super::{before, clock, surroundings};
+use crate::capture::model::{Alloc, Event, Free, Stamped, StreamId};
+use crate::capture::{Before, Capture, CaptureWriter, Clock, End, ModulePaths, SessionInfo, Visitor};
 use crate::symbols::{Files, SymbolTable, symbolise};
 
 /// Longest sleep between two looks at an idle ring: a thread that starts at full speed fills the ring in about 6 ms.
@@ -46,6 +46,8 @@ pub struct Recording {
     files: Option<Files>,
     /// Lost in earlier recordings through the same ring.
     lost_before: u64,
+    /// The look at what was there before, under way.
+    looking: Option<JoinHandle<()>>,
 }
 
 /// What [`Recording::start`] is given.
@@ -65,6 +67,8 @@ pub struct Start {
     pub used: bool,
     /// Whether to count what is alive while recording.
     pub count_live: bool,
+    /// What the target's modules are called, for a library that does not know.
+    pub module_paths: ModulePaths,
 }
 
 /// Values of `leave`: going on, the target is gone, the target runs on.
@@ -78,10 +82,10 @@ const FLUSH_PATIENCE: Duration = Duration::from_secs(10);
 impl Recording {
     /// Starts draining the ring into the capture.
     pub fn start(start: Start) -> io::Result<Self> {
-        let Start { ring, writer, session, path, pid, used, count_live } = start;
+        let Start { ring, writer, session, path, pid, used, count_live, module_paths } = start;
         let live = Arc::new(Live::default());
         let feed = if count_live { Some(live::start(Arc::clone(&live))?) } else { None };
-        let pipeline = Pipeline::start(writer, &session, feed)?;
+        let pipeline = Pipeline::start(writer, &session, feed, module_paths)?;
         let progress = Arc::clone(&pipeline.progress);
         let leave = Arc::new(AtomicU32::new(STAY));
         let orders = pipeline.orders();
@@ -91,9 +95,39 @@ impl Recording {
         let watcher =
             Watcher { ring: Arc::clone(&ring), pipeline, look, beat, leave: Arc::clone(&leave), threads, clock: session.clock, used };
         let thread = std::thread::Builder::new().name("hound-drain".into()).spawn(move || watcher.run())?;
-        let mut recording = Recording { thread, leave, orders, progress, live, ring, session, path, files: None, lost_before: 0 };
+        let mut recording =
+            Recording { thread, leave, orders, progress, live, ring, session, path, files: None, lost_before: 0, looking: None };
         recording.lost_before = if used { recording.lost() } else { 0 };
         Ok(recording)
+    }
+
+    /// Times count from now on: the moment at which the target begins to record. It has stood still for so long until then.
+    pub fn begin(&mut self, stall: Duration) {
+        self.session.start = clock::calibrate(self.session.clock);
+        self.session.attach_stall_ns = u64::try_from(stall.as_nanos()).unwrap_or(u64::MAX);
+        self.orders.session(self.session.clone());
+    }
+
+    /// Looks at what the target holds from before, on a thread of its own, and stores it in the session record. The look has its bounds
+    /// (see [`before`]); the recording's end waits for it.
+    ///
+    /// It comes after the recording has begun, so that nobody waits for it; what is allocated until it is done may be counted with the
+    /// rest. Nothing is missed by it: a block that was there before and is freed meanwhile is a freed block from before.
+    pub fn look_before(&mut self) {
+        let (mut session, orders, began) = (self.session.clone(), self.orders.clone(), Instant::now());
+        let body = move || {
+            let looked_ns = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            let earlier = session.before.take().unwrap_or_default();
+            session.before = Some(match before::look(session.pid, before::reader(session.pid)) {
+                Ok(found) => {
+                    Before { heap: found.heap, anonymous: found.anonymous, heaps: found.heaps, looked_ns: Some(looked_ns), ..earlier }
+                }
+                Err(error) => Before { not_looked: Some(format!("{error:#}")), ..earlier },
+            });
+            orders.session(session);
+        };
+        // Without it the report says less, and the recording is as good.
+        self.looking = std::thread::Builder::new().name("hound-before".into()).spawn(body).ok();
     }
 
     /// Where to look for the target's files when it is gone, or while it lives.
@@ -130,11 +164,17 @@ impl Recording {
     }
 
     /// The target is gone, or (with `END_DETACH`) recorded no longer: reads what is left, adds symbols and the end record.
-    pub fn finish(self, mut end: End) -> io::Result<Written> {
+    pub fn finish(mut self, mut end: End) -> io::Result<Written> {
+        if let Some(looking) = self.looking.take() {
+            let _ = looking.join(); // a panic was printed
+        }
         let leave = if end.reason == END_DETACH { LEFT } else { GONE };
         self.leave.store(leave, Ordering::Release); // pairs with the watcher's acquire
-        let writer = self.thread.join().map_err(|_| io::Error::other("the draining thread panicked"))??;
-        let mut writer = writer;
+        let drained = self.thread.join().map_err(|_| io::Error::other("the draining thread panicked"));
+        moment();
+        // From here on another hound may use the ring.
+        self.ring.control().drainer.store(0, Ordering::Release);
+        let mut writer = drained??;
         // First a pair: it is what the last second's ticks are worth. A full disk must not cost the end record, which says so.
         let _ = writer.write_calibration(&[clock::calibrate(self.session.clock)]);
         let mut written = Written::default();
@@ -231,7 +271,7 @@ impl Visitor for Seen {
         self.allocations += 1;
         self.last_is_exec = false;
     }
-    fn free(&mut self, _: u64, _: StreamId, _: u64, _: Kind, _: bool, _: Option<StackId>) {
+    fn free(&mut self, _: u64, _: StreamId, _: &Free) {
         self.last_is_exec = false;
     }
     fn other(&mut self, event: &Stamped) {

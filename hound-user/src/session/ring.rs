@@ -11,7 +11,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
 use hound_common::ring::{
-    Control, DATA_OFFSET, RING_BYTES, SEGMENT_BYTES, SEGMENT_LIMIT, SEGMENTS, SEGMENTS_OFFSET, STREAMS, STREAMS_OFFSET, Segment, Stream,
+    Control, DATA_OFFSET, LAUNCH_NAME, RING_BYTES, SEGMENT_BYTES, SEGMENT_LIMIT, SEGMENTS, SEGMENTS_OFFSET, STREAMS, STREAMS_OFFSET,
+    Segment, Stream,
 };
 use nix::fcntl::{FcntlArg, FdFlag, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -33,7 +34,7 @@ impl Ring {
     /// A new ring, sealed against resizing: a target that shrank it could kill hound by SIGBUS.
     pub fn create() -> io::Result<Self> {
         // Not close-on-exec: the one child started next inherits it. `keep` closes that door.
-        let fd = memfd_create(c"hound-ring", MFdFlags::MFD_ALLOW_SEALING)?;
+        let fd = memfd_create(LAUNCH_NAME, MFdFlags::MFD_ALLOW_SEALING)?;
         let file = File::from(fd.try_clone()?);
         file.set_len(RING_BYTES as u64)?;
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;

@@ -8,7 +8,7 @@ use std::io::IsTerminal;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::task::Poll;
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigHandler, Signal, kill};
 use nix::unistd::{Pid, getpgrp, tcgetpgrp};
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 
@@ -30,6 +30,7 @@ const FROM_KEYS: [Signal; 2] = [Signal::SIGINT, Signal::SIGQUIT];
 /// They would end hound before the capture is complete. Without the default action, the write that raised SIGXFSZ fails as on a full disk.
 const SWALLOWED: [Signal; 2] = [Signal::SIGXFSZ, Signal::SIGXCPU];
 
+/// Ask hound to leave its target.
 const TO_LEAVE: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
 
 /// Whether this signal asks hound to leave its target.
@@ -54,10 +55,11 @@ impl Signals {
 
     /// Those that end an attach. Terminals, service managers and people send them; the recording is completed on all. Only a hang-up
     /// may have been ignored on purpose (`nohup`): a shell that starts hound in the background ignores SIGINT for it unasked, and a
-    /// script that sends one means it.
+    /// script that sends one means it. Ctrl-Z is among what is caught: the target would wait for a hound that stands still.
     pub fn catch_to_leave() -> io::Result<Self> {
         let stays_ignored = |wanted: &Signal| *wanted == Signal::SIGHUP && ignored() & (1 << (Signal::SIGHUP as u32 - 1)) != 0;
-        let wanted = TO_LEAVE.into_iter().chain(SWALLOWED).filter(|wanted| !stays_ignored(wanted));
+        let all = TO_LEAVE.into_iter().chain(SWALLOWED).chain([Signal::SIGTSTP]);
+        let wanted = all.filter(|wanted| !stays_ignored(wanted));
         let streams = wanted.map(|wanted| Ok((wanted, signal(SignalKind::from_raw(wanted as i32))?)));
         Ok(Signals(streams.collect::<io::Result<_>>()?))
     }
@@ -85,6 +87,17 @@ fn in_foreground() -> bool {
     let (input, errors) = (io::stdin(), io::stderr());
     let ours = |terminal: BorrowedFd<'_>| terminal.is_terminal() && tcgetpgrp(terminal).is_ok_and(|group| group == getpgrp());
     ours(input.as_fd()) || ours(errors.as_fd())
+}
+
+/// The recording is complete: from now on signals do to hound what they do to any program. The event loop's handlers would stay for good,
+/// and nobody could end a report that takes long.
+#[expect(unsafe_code, reason = "sets signals to their default action")]
+pub fn let_go() {
+    let caught = procfs::process::Process::myself().and_then(|own| own.status()).map_or(0, |status| status.sigcgt);
+    for signal in TO_LEAVE.into_iter().chain([Signal::SIGTSTP]).filter(|signal| caught & (1 << (*signal as u32 - 1)) != 0) {
+        // SAFETY: installs no handler; the default action runs no code of ours.
+        let _ = unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) };
+    }
 }
 
 /// The signals that hound was started with ignored, as bits.

@@ -3,13 +3,14 @@
 //! The sockets lie in a folder that only their owner may enter, and who connects must be that owner or root besides: a folder may have
 //! been made by somebody else before.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -63,6 +64,7 @@ pub enum Answer {
 
 /// A session at a glance.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)] // another version may say less
 pub struct Status {
     /// The target.
     pub pid: u32,
@@ -70,9 +72,11 @@ pub struct Status {
     pub command: String,
     /// The hound that records.
     pub hound: u32,
+    /// Who runs it.
+    pub user: u32,
     /// Its version.
     pub version: String,
-    /// The mode: "full".
+    /// The mode: "full", or "launch".
     pub mode: String,
     /// Whether it records now, or is on its way in or out.
     pub state: String,
@@ -88,7 +92,8 @@ pub struct Status {
     pub capture_bytes: u64,
     /// Events lost.
     pub lost_events: u64,
-    /// Bytes in blocks that were allocated since the attach and are alive; none if they come too fast to be counted beside.
+    /// Bytes in blocks that were allocated since the attach and are alive; none if they come too fast to be counted beside,
+    /// and in launch mode.
     pub live_bytes: Option<u64>,
     /// These blocks.
     pub live_blocks: Option<u64>,
@@ -103,24 +108,56 @@ pub struct Status {
 }
 
 /// Another session records the target.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Occupied {
     /// The target.
     pub pid: u32,
     /// Who records it.
     pub hound: u32,
-    /// Into what.
-    pub capture: PathBuf,
+    /// What it says.
+    pub says: Said,
+}
+
+/// What a session that holds a target says of it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Said {
+    /// How it goes.
+    Recording(Box<Status>),
+    /// It can do nothing for who asks now: why.
+    Failed(String),
+    /// Nothing.
+    Nothing,
 }
 
 impl std::fmt::Display for Occupied {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (pid, hound, capture) = (self.pid, self.hound, self.capture.display());
-        write!(
-            f,
-            "process {pid} is being recorded already, by hound process {hound} into '{capture}'; `hound snapshot -p {pid}` reports on that, \
-             `hound detach -p {pid}` ends it"
-        )
+        let (pid, hound) = (self.pid, self.hound);
+        match &self.says {
+            Said::Failed(why) => write!(f, "hound process {hound} holds process {pid}, and says: {why}; try again in a moment"),
+            Said::Recording(status) => {
+                let (since, capture) = (short(Duration::from_secs_f64(status.seconds.max(0.0))), status.capture.display());
+                let ends = if status.mode == "launch" { "it was started so".into() } else { format!("`hound detach -p {pid}` ends it") };
+                write!(
+                    f,
+                    "process {pid} is being recorded already, for {since} by hound process {hound} into '{capture}'; \
+                     `hound snapshot -p {pid}` reports on that, {ends}"
+                )
+            }
+            Said::Nothing => write!(
+                f,
+                "process {pid} is being recorded already, by hound process {hound}, which does not answer: if it was stopped, \
+                 `kill -CONT {hound}` lets it go on; `kill -KILL {hound}` ends it, and `hound detach -p {pid}` then repairs what it leaves"
+            ),
+        }
+    }
+}
+
+/// A time as people say it.
+pub fn short(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ ..120 => format!("{seconds} s"),
+        seconds @ 120..7200 => format!("{} min", seconds / 60),
+        seconds => format!("{} h", seconds / 3600),
     }
 }
 
@@ -141,6 +178,8 @@ pub struct Talk {
     path: PathBuf,
     /// Held once by each conversation, by the listener, and here.
     busy: Arc<()>,
+    /// There is somebody to answer.
+    ready: Arc<AtomicBool>,
 }
 
 /// Longest line.
@@ -165,17 +204,20 @@ impl Talk {
             .write(true)
             .open(folder.join("lock"))
             .context("cannot lock the sockets' folder")?;
-        lock.lock().context("cannot lock the sockets' folder")?;
-        if let Ok(Answer::Status(status)) = ask(&path, &Request::Status) {
-            return Err(Occupied { pid, hound: status.hound, capture: status.capture }.into());
-        }
-        let _ = std::fs::remove_file(&path); // of a session that was killed
+        take(&lock, Instant::now() + PATIENCE).with_context(|| format!("cannot lock '{}'", folder.join("lock").display()))?;
+        must_be_free(std::slice::from_ref(&folder), pid)?;
+        sweep(folder);
         let listener = UnixListener::bind(&path).with_context(|| format!("cannot make the socket '{}'", path.display()))?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).context("cannot protect the session's socket")?;
-        let busy = Arc::new(());
-        let conversations = Arc::clone(&busy);
-        std::thread::Builder::new().name("hound-talk".into()).spawn(move || serve(&listener, &asked, &conversations))?;
-        Ok(Talk { path, busy })
+        let (busy, ready) = (Arc::new(()), Arc::new(AtomicBool::new(false)));
+        let (conversations, answers) = (Arc::clone(&busy), Arc::clone(&ready));
+        std::thread::Builder::new().name("hound-talk".into()).spawn(move || serve(&listener, &asked, &conversations, &answers))?;
+        Ok(Talk { path, busy, ready })
+    }
+
+    /// From now on requests are answered; before, who asks is told to come again.
+    pub fn ready(&self) {
+        self.ready.store(true, Ordering::Relaxed);
     }
 }
 
@@ -190,23 +232,89 @@ impl Drop for Talk {
     }
 }
 
-/// Where a session of this user puts its socket.
+/// Where a session of this user puts its socket: the folder that the system gives each user for such things, or, where there is none, one
+/// of the user's own (`prepare` sees to it that it is).
 pub fn own_folder() -> PathBuf {
-    let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty());
-    runtime.map_or_else(|| "/run".into(), PathBuf::from).join("hound")
+    if let Some(folder) = std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty()) {
+        return PathBuf::from(folder).join("hound");
+    }
+    match nix::unistd::geteuid().as_raw() {
+        0 => "/run/hound".into(),
+        user => [format!("/run/user/{user}/hound"), format!("{PLAIN}{user}")]
+            .map(PathBuf::from)
+            .into_iter()
+            .find(|folder| folder.parent().is_some_and(Path::is_dir))
+            .unwrap_or_default(),
+    }
 }
+
+/// The folder of a user for whom the system has none, but for the user's number.
+const PLAIN: &str = "/tmp/hound-";
 
 /// Where sessions may be: this user's own folder first. Root sees everybody's.
 fn folders() -> Vec<PathBuf> {
     let mut folders = vec![own_folder(), "/run/hound".into()];
     let users = std::fs::read_dir("/run/user").into_iter().flatten().flatten();
     folders.extend(users.map(|user| user.path().join("hound")));
-    folders.dedup();
+    // Only what belongs to the user it is called after: in /tmp anybody can make a folder.
+    let plain = std::fs::read_dir("/tmp").into_iter().flatten().flatten().filter(|entry| {
+        let path = entry.path();
+        let user = path.to_str().and_then(|path| path.strip_prefix(PLAIN)).and_then(|user| user.parse().ok());
+        user.is_some() && entry.metadata().is_ok_and(|meta| meta.is_dir() && Some(meta.uid()) == user)
+    });
+    folders.extend(plain.map(|entry| entry.path()));
+    let mut seen = std::collections::HashSet::new();
+    folders.retain(|folder| seen.insert(folder.clone()));
     folders
 }
 
 fn socket(folder: &Path, pid: u32) -> PathBuf {
     folder.join(format!("{pid}.sock"))
+}
+
+/// Whoever has the lock only looks and binds: one that has it for long stands still, and must not hold others up for ever.
+fn take(lock: &File, deadline: Instant) -> io::Result<()> {
+    loop {
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(2)),
+            Err(error) => return Err(error.into()),
+            Ok(()) => return Ok(()),
+        }
+    }
+}
+
+/// Whoever listens holds the target, also one that stands still or is on its way in or out.
+fn must_be_free(folders: &[impl AsRef<Path>], pid: u32) -> Result<(), Occupied> {
+    folders.iter().find_map(|folder| held(&socket(folder.as_ref(), pid), pid)).map_or(Ok(()), Err)
+}
+
+/// Who listens at a socket, and what it says.
+fn held(socket: &Path, pid: u32) -> Option<Occupied> {
+    let hound = listener(socket)?;
+    let says = match ask(socket, &Request::Status) {
+        Ok(Answer::Status(status)) => Said::Recording(status),
+        Ok(Answer::Failed { why }) => Said::Failed(why),
+        _ => Said::Nothing,
+    };
+    Some(Occupied { pid, hound, says })
+}
+
+/// Whether a session holds the target, of whichever user as far as they can be seen.
+///
+/// # Errors
+/// [`Occupied`] if one does.
+pub fn must_not_be_held(pid: u32) -> Result<(), Occupied> {
+    must_be_free(&folders(), pid)
+}
+
+/// Takes the sockets of killed sessions away. Under the folder's lock: a socket that is just being made is not listened at yet.
+fn sweep(folder: &Path) {
+    let sockets = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    for socket in sockets.filter(|path| path.extension().is_some_and(|extension| extension == "sock")) {
+        if UnixStream::connect(&socket).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+            let _ = std::fs::remove_file(&socket);
+        }
+    }
 }
 
 fn prepare(folder: &Path) -> anyhow::Result<()> {
@@ -225,39 +333,48 @@ fn prepare(folder: &Path) -> anyhow::Result<()> {
 }
 
 /// Takes connections until the session is over: the process ends then.
-fn serve(listener: &UnixListener, asked: &UnboundedSender<Asked>, busy: &Arc<()>) {
+fn serve(listener: &UnixListener, asked: &UnboundedSender<Asked>, busy: &Arc<()>, ready: &Arc<AtomicBool>) {
     for stream in listener.incoming().flatten() {
-        let (asked, busy) = (asked.clone(), Arc::clone(busy));
+        let (asked, busy, ready) = (asked.clone(), Arc::clone(busy), Arc::clone(ready));
         // A thread each: a detach takes its time, and a status must not wait for it.
         let _ = std::thread::Builder::new().name("hound-talk".into()).spawn(move || {
-            let answer = converse(&stream, &asked).unwrap_or_else(|error| Answer::Failed { why: error.to_string() });
+            let answer = converse(&stream, &asked, &ready).unwrap_or_else(|error| Answer::Failed { why: error.to_string() });
             let _ = say(&stream, &answer);
             drop(busy);
         });
     }
 }
 
-fn converse(stream: &UnixStream, asked: &UnboundedSender<Asked>) -> anyhow::Result<Answer> {
-    let (peer, own) = (peer_user(stream)?, nix::unistd::geteuid().as_raw());
+fn converse(stream: &UnixStream, asked: &UnboundedSender<Asked>, ready: &AtomicBool) -> anyhow::Result<Answer> {
+    let (peer, own) = (peer(stream)?.uid, nix::unistd::geteuid().as_raw());
     if peer != own && peer != 0 {
         bail!("the session belongs to user {own}; only that user and root may talk to it");
     }
     stream.set_read_timeout(Some(PATIENCE))?;
     let request: Request = hear(stream)?;
+    if !ready.load(Ordering::Relaxed) {
+        bail!("it is on its way into the program");
+    }
     let (answer, answered) = std::sync::mpsc::channel();
     asked.send(Asked { request, answer }).map_err(|_| anyhow::anyhow!("the session is over"))?;
     answered.recv().context("the session ended before it could answer")
 }
 
-/// The user at the other end.
+/// Who is at the other end.
 #[expect(unsafe_code, reason = "SO_PEERCRED has no safe wrapper here")]
-fn peer_user(stream: &UnixStream) -> io::Result<u32> {
+fn peer(stream: &UnixStream) -> io::Result<libc::ucred> {
     let mut peer = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
     let mut length = size_of::<libc::ucred>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `length` bytes into `peer`.
     let done =
         unsafe { libc::getsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut peer).cast(), &raw mut length) };
-    if done == 0 { Ok(peer.uid) } else { Err(io::Error::last_os_error()) }
+    if done == 0 { Ok(peer) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The process that listens at a socket, if one does: it need not run at the moment.
+fn listener(socket: &Path) -> Option<u32> {
+    let peer = peer(&UnixStream::connect(socket).ok()?).ok()?;
+    Some(peer.pid as u32)
 }
 
 fn say<T: Serialize>(mut stream: &UnixStream, what: &T) -> anyhow::Result<()> {
@@ -298,26 +415,38 @@ fn ask_in(folders: &[PathBuf], pid: u32, request: &Request) -> anyhow::Result<Op
                 // Nobody there, or the socket of a session that was killed.
                 Some(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {}
                 Some(io::ErrorKind::PermissionDenied) if folder != &own_folder() => {}
-                _ => return Err(error.context(format!("the session on process {pid} does not answer"))),
+                _ => {
+                    let says = Said::Nothing;
+                    let silent = listener(&socket(folder, pid)).map(|hound| anyhow::Error::from(Occupied { pid, hound, says }));
+                    return Err(silent.unwrap_or(error));
+                }
             },
         }
     }
     Ok(None)
 }
 
-/// All sessions that answer.
-pub fn sessions() -> Vec<Status> {
-    let mut found = Vec::new();
-    for folder in folders() {
-        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-            if let Ok(Answer::Status(status)) = ask(&entry.path(), &Request::Status) {
-                found.push(*status);
+/// All sessions (or those on `pid`), and what is the matter with those that do not say how it goes.
+pub fn sessions(pid: Option<u32>) -> (Vec<Status>, Vec<String>) {
+    let all = folders().into_iter().flat_map(std::fs::read_dir).flatten().flatten().map(|entry| entry.path()).filter_map(|path| {
+        let target = path.file_stem()?.to_str()?.parse::<u32>().ok()?;
+        pid.is_none_or(|pid| pid == target).then_some((target, path))
+    });
+    let all: Vec<(u32, PathBuf)> = all.collect();
+    let (mut found, mut silent) = (Vec::new(), Vec::new());
+    // At once: who stands still must not keep who asks waiting for each.
+    std::thread::scope(|scope| {
+        let asked: Vec<_> = all.iter().map(|(pid, path)| scope.spawn(|| held(path, *pid))).collect();
+        for session in asked.into_iter().filter_map(|thread| thread.join().ok()?) {
+            match session {
+                Occupied { says: Said::Recording(status), .. } => found.push(*status),
+                other => silent.push(other.to_string()),
             }
         }
-    }
-    found.sort_by_key(|status| status.pid);
+    });
+    found.sort_by_key(|status: &Status| status.pid);
     found.dedup_by_key(|status| (status.pid, status.hound));
-    found
+    (found, silent)
 }
 
 #[cfg(test)]
@@ -329,6 +458,7 @@ mod tests {
     fn session(folder: &Path, pid: u32) -> anyhow::Result<Talk> {
         let (asked, mut requests) = unbounded_channel::<Asked>();
         let talk = Talk::open(folder, pid, asked)?;
+        talk.ready();
         std::thread::spawn(move || {
             while let Some(Asked { request, answer }) = requests.blocking_recv() {
                 let _ = answer.send(match request {
@@ -370,7 +500,37 @@ mod tests {
         drop(first);
         // A socket that nobody listens at, as a killed session leaves it.
         drop(UnixListener::bind(socket(&folder, 9)).expect("a free name"));
+        drop(UnixListener::bind(socket(&folder, 10)).expect("a free name"));
         assert!(session(&folder, 9).is_ok());
+        assert!(!socket(&folder, 10).exists(), "what killed sessions leave is swept up");
+    }
+
+    #[test]
+    fn a_session_that_stands_still_keeps_its_target() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let folder = folder.path().join("hound");
+        prepare(&folder).expect("a new folder");
+        let held = UnixListener::bind(socket(&folder, 7)).expect("a free name");
+        // It hangs up instead of answering.
+        let silent = std::thread::spawn(move || drop((held.accept(), held.accept())));
+        let text = session(&folder, 7).expect_err("taken").to_string();
+        assert!(text.contains("does not answer") && text.contains(&format!("kill -CONT {}", std::process::id())), "{text}");
+        silent.join().expect("it hangs up twice");
+    }
+
+    #[test]
+    fn who_asks_too_early_is_told_so() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let folder = folder.path().join("hound");
+        let (asked, _nobody_hears) = unbounded_channel::<Asked>();
+        let _talk = Talk::open(&folder, 7, asked).expect("a free socket");
+        let text = session(&folder, 7).expect_err("taken").to_string();
+        assert!(text.contains("on its way into the program") && text.contains("try again"), "{text}");
+    }
+
+    #[test]
+    fn times_are_said_short() {
+        assert_eq!([3, 119, 120, 7199, 7200].map(|s| short(Duration::from_secs(s))), ["3 s", "119 s", "2 min", "119 min", "2 h"]);
     }
 
     #[test]

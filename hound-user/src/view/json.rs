@@ -1,7 +1,8 @@
 //! The JSON report: the contract that tests and other programs read.
 
+use super::answer::{Answer, PoolAnswer};
 use super::summary::Summary;
-use crate::query::{Branch, Row, RowKey, Sites, Sums, Suppressed, Table};
+use crate::query::{Row, RowKey, Sums, Suppressed, Table};
 use crate::symbols::Frame;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -9,6 +10,26 @@ use serde_json::{Value, json};
 #[derive(Serialize)]
 struct Document<'a> {
     session: Value,
+    #[serde(flatten)]
+    heap: Heap<'a>,
+    /// Counted beside the heap, never added to it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pools: Vec<JsonPool<'a>>,
+}
+
+#[derive(Serialize)]
+struct JsonPool<'a> {
+    pool: u8,
+    name: &'a str,
+    hooks: &'a [String],
+    #[serde(flatten)]
+    heap: Heap<'a>,
+    /// What was suppressed.
+    left_out: Value,
+}
+
+#[derive(Serialize)]
+struct Heap<'a> {
     totals: Value,
     sites: Vec<Site<'a>>,
     /// For groups other than sites.
@@ -58,28 +79,48 @@ impl Figures {
     }
 }
 
-/// The report as one line of JSON. `branches` are a call tree's, if that was asked for.
-pub fn json(summary: &Summary, sites: &Sites<'_>, table: &Table, branches: &[Branch]) -> String {
-    let mut document = Document { session: session(summary, table), totals: totals(summary), sites: Vec::new(), rows: Vec::new() };
-    for row in &table.rows {
-        match row.key {
-            RowKey::Site(node) => document.sites.push(site(&sites.frames(node), &row.sums)),
-            _ => document.rows.push(other_row(row)),
-        }
-    }
-    document.rows.extend(branches.iter().map(|branch| {
-        let functions: Vec<&str> =
-            sites.list(branch.node).map(|list| sites.table().frames(list).map(|f| f.function).collect()).unwrap_or_default();
-        with_figures(json!({"depth": branch.depth, "functions": functions}), &branch.sums)
-    }));
+/// The report as one line of JSON.
+pub fn json(summary: &Summary, answer: &Answer<'_>, pools: &[PoolAnswer<'_>]) -> String {
+    let pools = pools.iter().map(|of| JsonPool {
+        pool: of.pool.number,
+        name: &of.pool.name,
+        hooks: &of.pool.hooks,
+        heap: heap(&of.answer, 0),
+        left_out: left_out(&of.answer.table),
+    });
+    let session = session(summary, &answer.table);
+    let document = Document { session, heap: heap(answer, summary.lost_events()), pools: pools.collect() };
     // Numbers, strings and lists: nothing that serialising could refuse.
     let mut text = serde_json::to_string(&document).expect("invariant: a report has only string keys");
     text.push('\n');
     text
 }
 
+/// `lost`: events that are missing; which heap they were of is not known, so they count as the program's.
+fn heap<'a>(answer: &Answer<'a>, lost: u64) -> Heap<'a> {
+    let Answer { sites, table, branches, .. } = answer;
+    let mut heap = Heap { totals: totals(answer, lost), sites: Vec::new(), rows: Vec::new() };
+    for row in &table.rows {
+        match row.key {
+            RowKey::Site(node) => heap.sites.push(site(&sites.frames(node), &row.sums)),
+            _ => heap.rows.push(other_row(row)),
+        }
+    }
+    heap.rows.extend(branches.iter().map(|branch| {
+        let functions: Vec<&str> =
+            sites.list(branch.node).map(|list| sites.table().frames(list).map(|f| f.function).collect()).unwrap_or_default();
+        with_figures(json!({"depth": branch.depth, "functions": functions}), &branch.sums)
+    }));
+    heap
+}
+
 fn session(summary: &Summary, table: &Table) -> Value {
     let mut session = serde_json::to_value(summary).unwrap_or(Value::Null);
+    session["left_out"] = left_out(table);
+    session
+}
+
+fn left_out(table: &Table) -> Value {
     let left_out = table.left_out.iter().map(|(why, sums)| {
         let why = match why {
             Suppressed::Runtime(words) => (*words).to_owned(),
@@ -87,20 +128,19 @@ fn session(summary: &Summary, table: &Table) -> Value {
         };
         json!({"why": why, "blocks": sums.live_blocks, "bytes": sums.live_bytes})
     });
-    session["left_out"] = left_out.collect();
-    session
+    left_out.collect()
 }
 
-fn totals(summary: &Summary) -> Value {
-    let totals = &summary.totals;
+fn totals(answer: &Answer<'_>, lost: u64) -> Value {
+    let totals = &answer.totals;
     json!({
         "allocations": totals.allocations,
         "allocated_bytes": totals.allocated_bytes,
         "frees": totals.frees,
         "live_blocks": totals.live_blocks,
         "live_bytes": totals.live_bytes,
-        "peak_bytes": summary.peak.bytes,
-        "lost_events": summary.lost_events(),
+        "peak_bytes": answer.peak.bytes,
+        "lost_events": lost,
         "unknown_frees": totals.unknown_frees,
     })
 }

@@ -1,7 +1,6 @@
 //! What stands at the head of every report: what was run, what is missing, what it adds up to.
 
 use crate::capture::Before;
-use crate::heap::{Peak, Totals};
 use serde::Serialize;
 
 /// How the recording ended.
@@ -73,21 +72,30 @@ pub struct Summary {
     /// What the target held before it was attached to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub before: Option<Before>,
+    /// The longest that the target stood still at the attach, and at the detach, in nanoseconds; 0 = it did not.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub attach_stall_ns: u64,
+    /// See `attach_stall_ns`.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub detach_stall_ns: u64,
     /// What was recorded, where it was chosen by looking at the target.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub covered: Vec<String>,
     /// What allocates and was not recorded, and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub not_covered: Vec<String>,
-    /// Sums.
-    #[serde(skip)]
-    pub totals: Totals,
-    /// Peak.
-    #[serde(skip)]
-    pub peak: Peak,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Summary {
+    /// Whether the program ran before it was recorded.
+    pub fn is_attached(&self) -> bool {
+        self.before.is_some() || !self.covered.is_empty()
+    }
+
     /// Events known to be missing.
     pub fn lost_events(&self) -> u64 {
         self.losses.iter().map(|(_, count)| count).sum()

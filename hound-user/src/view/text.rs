@@ -1,5 +1,7 @@
 //! The report for people.
 
+use super::answer::{Answer, PoolAnswer};
+use super::head::{head, totals};
 use super::names::{short_function, short_path};
 use super::summary::{EndKind, Summary};
 use super::units::{blocks, bytes, count, duration, share};
@@ -25,15 +27,15 @@ impl Style {
         }
     }
 
-    fn strong(self, text: &str) -> String {
+    pub(super) fn strong(self, text: &str) -> String {
         self.paint("1", text)
     }
 
-    fn faint(self, text: &str) -> String {
+    pub(super) fn faint(self, text: &str) -> String {
         self.paint("2", text)
     }
 
-    fn warning(self, text: &str) -> String {
+    pub(super) fn warning(self, text: &str) -> String {
         self.paint("31", text)
     }
 }
@@ -56,111 +58,79 @@ pub struct TextOptions {
 /// Callers shown below a site unless full stacks are wanted.
 const CALLERS: usize = 8;
 
-/// Lines about modules without names, or anomalies, before the rest is counted only.
-const REMARKS: usize = 5;
-
-/// The section alone, for who reads one after another.
-pub fn rows(summary: &Summary, sites: &Sites<'_>, table: &Table, options: &TextOptions) -> String {
+/// The sections alone, for who reads one after another.
+pub fn rows(summary: &Summary, answer: &Answer<'_>, pools: &[PoolAnswer<'_>], options: &TextOptions) -> String {
     let mut out = String::new();
-    section(&mut out, summary, table, options);
-    site_rows(&mut out, sites, table, options);
+    section(&mut out, summary, answer, None, options);
+    site_rows(&mut out, &answer.sites, &answer.table, options);
+    for of in pools {
+        section(&mut out, summary, &of.answer, Some(&of.name()), options);
+        site_rows(&mut out, &of.answer.sites, &of.answer.table, options);
+    }
     out
 }
 
-/// The whole report. `branches` are a call tree's, if that was asked for.
-pub fn text(summary: &Summary, sites: &Sites<'_>, table: &Table, branches: &[Branch], options: &TextOptions) -> String {
+/// The whole report.
+pub fn text(summary: &Summary, answer: &Answer<'_>, pools: &[PoolAnswer<'_>], options: &TextOptions) -> String {
     let mut out = String::new();
-    head(&mut out, summary, options.style);
-    totals(&mut out, summary);
-    section(&mut out, summary, table, options);
+    head(&mut out, summary, &answer.totals, options.style);
+    totals(&mut out, summary, answer);
+    section(&mut out, summary, answer, None, options);
+    table(&mut out, answer, options);
+    for of in pools {
+        let name = of.name();
+        out.push('\n');
+        line(
+            &mut out,
+            &options.style.strong(&format!("{}: counted beside the memory it is cut from, not in the figures above", capital(&name))),
+        );
+        of.pool.hooks.iter().for_each(|hook| line(&mut out, &options.style.faint(&format!("  {hook}"))));
+        let cut: u64 = of.answer.sites.roots().iter().filter(|(root, _)| root.reason != 0).map(|(_, sums)| sums.allocations).sum();
+        if cut > 0 {
+            let all = count(of.answer.totals.allocations);
+            line(&mut out, &options.style.warning(&format!("stacks cut short: those of {} of {all} allocations", count(cut))));
+        }
+        totals(&mut out, summary, &of.answer);
+        section(&mut out, summary, &of.answer, Some(&name), options);
+        table(&mut out, &of.answer, options);
+    }
+    out
+}
+
+fn table(out: &mut String, answer: &Answer<'_>, options: &TextOptions) {
+    let Answer { sites, table, branches, .. } = answer;
     match options.group {
-        Group::Tree => tree(&mut out, sites, branches, table, options),
-        Group::Site => site_rows(&mut out, sites, table, options),
-        _ => plain_rows(&mut out, table, options),
+        Group::Tree => tree(out, sites, branches, table, options),
+        Group::Site => site_rows(out, sites, table, options),
+        _ => plain_rows(out, table, options),
     }
     if table.omitted_rows > 0 {
         let figure = amount(options.measure, &table.omitted);
         let rows = count(table.omitted_rows as u64);
         let more = if options.group == Group::Tree { format!("… {rows} more") } else { format!("… {rows} more with {figure}") };
-        line(&mut out, &options.style.faint(&format!("{more} (--limit N or --all to see them)")));
+        line(out, &options.style.faint(&format!("{more} (--limit N or --all to see them)")));
     }
-    out
 }
 
-fn line(out: &mut String, text: &str) {
+/// With a capital letter, or without.
+fn capital(text: &str) -> String {
+    let (first, rest) = text.split_at(text.chars().next().map_or(0, char::len_utf8));
+    first.to_uppercase() + rest
+}
+
+fn small(text: &str) -> String {
+    let (first, rest) = text.split_at(text.chars().next().map_or(0, char::len_utf8));
+    first.to_lowercase() + rest
+}
+
+pub(super) fn line(out: &mut String, text: &str) {
     out.push_str(text.trim_end());
     out.push('\n');
 }
 
-/// What was run, and first of all what is missing.
-fn head(out: &mut String, summary: &Summary, style: Style) {
-    let command = if summary.command.is_empty() { "(command not known)".to_owned() } else { summary.command.join(" ") };
-    line(out, &style.strong(&command));
-    let (pid, mode, wall) = (summary.pid, &summary.mode, duration(summary.wall_ns));
-    line(out, &format!("process {pid}, recorded in {mode} mode for {wall}; it {}", summary.end.words()));
-    let lost = summary.lost_events();
-    if lost == 0 {
-        line(out, "nothing lost");
-    } else {
-        line(out, &style.warning(&format!("LOST {} events: the figures below are short of them", count(lost))));
-        summary.losses.iter().for_each(|(why, number)| line(out, &format!("  {}: {why}", count(*number))));
-    }
-    before(out, summary, style);
-    let cut: u64 = summary.cut_stacks.iter().map(|(_, number)| number).sum();
-    if cut == 0 {
-        line(out, "every stack reaches its thread's first function");
-    } else {
-        let all = count(summary.totals.allocations);
-        line(out, &style.warning(&format!("stacks cut short: those of {} of {all} allocations", count(cut))));
-        summary.cut_stacks.iter().for_each(|(why, number)| line(out, &format!("  {}: {why}", count(*number))));
-    }
-    if summary.frame_pointer_stacks > 0 {
-        line(out, &format!("{} allocations have frames found by frame pointers alone", count(summary.frame_pointer_stacks)));
-    }
-    remarks(out, "anomaly: ", &summary.anomalies, style);
-    remarks(out, "", &summary.unresolved, Style::Plain);
-}
-
-/// What an attach came too late for, and what it could not reach.
-fn before(out: &mut String, summary: &Summary, style: Style) {
-    if let Some(before) = &summary.before {
-        let (resident, heap, other) = (bytes(before.resident), bytes(before.heap), bytes(before.anonymous));
-        let age = duration(before.age_ns);
-        line(out, &format!("attached after {age}: {resident} were resident then, {heap} of them heap and {other} other anonymous memory,"));
-        line(out, "  which blocks these hold is not known; their releases are counted as such");
-    }
-    remarks(out, "NOT recorded: ", &summary.not_covered, style);
-}
-
-fn remarks(out: &mut String, prefix: &str, remarks: &[String], style: Style) {
-    remarks.iter().take(REMARKS).for_each(|remark| line(out, &style.warning(&format!("{prefix}{remark}"))));
-    if remarks.len() > REMARKS {
-        line(out, &format!("  … and {} more (`hound check` and `--format json` list all)", remarks.len() - REMARKS));
-    }
-}
-
-fn totals(out: &mut String, summary: &Summary) {
-    let totals = &summary.totals;
-    out.push('\n');
-    let temporary = share(totals.temporary, totals.allocations);
-    line(out, &format!("allocated  {} in {}, {temporary} of them temporary", bytes(totals.allocated_bytes), blocks(totals.allocations)));
-    let mut released = format!("released   {} in {}", bytes(totals.freed_bytes), blocks(totals.frees));
-    if totals.unknown_frees > 0 {
-        let whose = if summary.before.is_some() { "from before the attach" } else { "whose allocation was not recorded" };
-        let _ = write!(released, "; {} releases of blocks {whose}", count(totals.unknown_frees));
-    }
-    line(out, &released);
-    line(out, &format!("at the end {} in {}", bytes(totals.live_bytes), blocks(totals.live_blocks)));
-    if totals.censored_blocks > 0 {
-        let (number, size) = (blocks(totals.censored_blocks), bytes(totals.censored_bytes));
-        let when = if summary.end == EndKind::Detach { "at the detach" } else { "when recording was paused" };
-        line(out, &format!("           of these, {number} ({size}) lived {when}: they may have been released since"));
-    }
-    line(out, &format!("peak       {} after {}", bytes(summary.peak.bytes), duration(summary.peak.time_ns)));
-}
-
 /// The section's title, and what it leaves out.
-fn section(out: &mut String, summary: &Summary, table: &Table, options: &TextOptions) {
+fn section(out: &mut String, summary: &Summary, answer: &Answer<'_>, pool: Option<&str>, options: &TextOptions) {
+    let table = &answer.table;
     let (number, size) = options.measure.blocks_and_bytes(&table.total);
     let (number, size) = (blocks(number), bytes(size));
     let title = match (options.measure, summary.end) {
@@ -169,10 +139,11 @@ fn section(out: &mut String, summary: &Summary, table: &Table, options: &TextOpt
         (Measure::Live, EndKind::Growing) => format!("Alive now: {size} in {number}"),
         (Measure::Live, EndKind::Detach) => format!("Alive at the detach (not leaks: the program runs on): {size} in {number}"),
         (Measure::Live, _) => format!("Alive when the recording ended (not leaks: the program ran on): {size} in {number}"),
-        (Measure::Peak, _) => format!("Peak, {} after the start: {size} in {number}", duration(summary.peak.time_ns)),
+        (Measure::Peak, _) => format!("Peak, {} after the start: {size} in {number}", duration(answer.peak.time_ns)),
         (Measure::Allocations | Measure::Allocated, _) => format!("Allocations: {size} in {number}"),
         (Measure::Temporary, _) => format!("Temporary: {number} ({size}) were released before their thread allocated again"),
     };
+    let title = pool.map_or_else(|| title.clone(), |pool| format!("{}, {}", capital(pool), small(&title)));
     out.push('\n');
     line(out, &options.style.strong(&title));
     left_out(out, table, options.style);

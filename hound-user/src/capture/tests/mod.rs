@@ -5,9 +5,8 @@ mod example;
 mod ring;
 mod round_trip;
 
-use super::model::{Alloc, StackId, StackTree, Stamped, StreamId};
+use super::model::{Alloc, Free, StackId, StackTree, Stamped, StreamId};
 use super::*;
-use hound_common::hook::Kind;
 
 /// An event with its stack written out: what tests compare.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,12 +38,15 @@ impl Keep {
 
 impl Visitor for Keep {
     fn alloc(&mut self, time_ns: u64, stream: StreamId, alloc: &Alloc) {
-        let Alloc { addr, size, usable, kind, flags, previous, stack } = *alloc;
-        self.add(time_ns, stream, format!("alloc {addr:x} {size} {usable:?} {kind:?} {flags} {previous:?}"), Some(stack));
+        let Alloc { addr, size, usable, kind, flags, pool, previous, stack } = *alloc;
+        let pool = if pool > 0 { format!(" pool {pool}") } else { String::new() };
+        self.add(time_ns, stream, format!("alloc {addr:x} {size} {usable:?} {kind:?} {flags} {previous:?}{pool}"), Some(stack));
     }
 
-    fn free(&mut self, time_ns: u64, stream: StreamId, addr: u64, kind: Kind, realloc: bool, stack: Option<StackId>) {
-        self.add(time_ns, stream, format!("free {addr:x} {kind:?} {realloc}"), stack);
+    fn free(&mut self, time_ns: u64, stream: StreamId, free: &Free) {
+        let Free { addr, kind, pool, realloc, stack } = *free;
+        let pool = if pool > 0 { format!(" pool {pool}") } else { String::new() };
+        self.add(time_ns, stream, format!("free {addr:x} {kind:?} {realloc}{pool}"), stack);
     }
 
     fn other(&mut self, event: &Stamped) {

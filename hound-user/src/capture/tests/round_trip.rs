@@ -133,3 +133,50 @@ fn times_are_kept_to_the_step_the_clock_allows() {
     let shift = |rate| SessionInfo { ticks_per_second: rate, ..SessionInfo::default() }.time_shift();
     assert_eq!((shift(1_000_000_000), shift(3_000_000_000), shift(2_445_000_000), shift(1_000_000)), (3, 4, 4, 0));
 }
+
+#[test]
+fn modules_without_a_path_are_named_by_where_they_are() {
+    let paths = ModulePaths::new(vec![(0x1000..0x2000, "/bin/program".to_owned()), (0x5000..0x6000, "[vdso]".to_owned())]);
+    let mut encoder = StreamEncoder::new(StreamMeta { id: StreamId(0), tid: 1, level: 0, time_shift: 0 }).with_paths(paths.into());
+    let mut ring = Ring::default();
+    let (build_id, path) = (u64::from_le_bytes(*b"\x01\x02\x03\x04\x05\0\0\0"), u64::from_le_bytes(*b"/lib/a.s"));
+    ring.record(tag::MODULE, 0, 0, 1, &[0x1000, 0x1000, 0x2000, 0, 5, build_id]);
+    ring.record(tag::MODULE, 0, 0, 1, &[0x5000, 0x5000, 0x6000, 0, 0]);
+    ring.record(tag::MODULE, 0, 0, 1, &[0x1000, 0x1000, 0x2000, 0, 5 | 8 << 32, build_id, path]);
+    ring.record(tag::MODULE, 0, 0, 1, &[0x9000, 0x9000, 0xa000, 0, 0]);
+    // Lengths that are longer than the record: the target's to scribble on.
+    ring.record(tag::MODULE, 0, 0, 1, &[0x1000, 0x1000, 0x2000, 0, 0xffff_ffff, build_id]);
+    encoder.push(&ring.bytes, &mut Vec::new());
+    let mut writer = CaptureWriter::over(MemorySink::default(), &session()).expect("memory");
+    let section = encoder.flush().expect("it has events");
+    writer.write(&section.compress(&mut Compressor::new().expect("memory")).expect("memory")).expect("memory");
+    let capture = Capture::from_bytes(writer.finish(End::default()).expect("memory").bytes).expect("a capture");
+    let modules: Vec<_> = capture.modules().iter().map(|span| (&*span.module.path, span.module.build_id.len())).collect();
+    assert_eq!(modules, [("/bin/program", 5), ("[vdso]", 0), ("/lib/a.s", 5), ("", 0), ("", 8)]);
+}
+
+#[test]
+fn a_later_session_record_replaces_the_earlier_one_and_times_count_from_its_start() {
+    let at = |ns: u64| Calibration { ticks: ns, monotonic_ns: ns, realtime_ns: ns };
+    let first = SessionInfo { start: at(1000), ..session() };
+    let mut writer = CaptureWriter::over(MemorySink::default(), &first).expect("memory");
+    let mut ring = Ring::default();
+    for ticks in [1500, 5000, 5030] {
+        ring.time(ticks);
+        ring.record(tag::MARKER, 0, 0, 0, &[ticks]);
+    }
+    let mut encoder = StreamEncoder::new(StreamMeta::new(StreamId(0), 1, 0, &SessionInfo::default()));
+    encoder.push(&ring.bytes, &mut Vec::new());
+    let section = encoder.flush().expect("it has events");
+    writer.write(&section.compress(&mut Compressor::new().expect("memory")).expect("memory")).expect("memory");
+    let heaps = vec![HeapBefore::NotSound { allocator: "jemalloc".into(), why: "private".into() }];
+    let pools = vec![Pool { number: 1, name: "get".into(), hooks: vec!["alloc=get(size=0)".into()] }];
+    let before = Some(Before { resident: 7, heaps, looked_ns: Some(3), ..Before::default() });
+    let last = SessionInfo { start: at(5000), before, pools, attach_stall_ns: 9, ..session() };
+    writer.write_session(&last).expect("memory");
+    let mut capture = Capture::from_bytes(writer.finish(End::default()).expect("memory").bytes).expect("a capture");
+    assert_eq!(capture.session(), &last);
+    let mut keep = Keep::default();
+    assert!(capture.visit(&mut keep).is_empty());
+    assert_eq!(keep.resolve(capture.stacks()).iter().map(|seen| seen.time_ns).collect::<Vec<_>>(), [0, 0, 30]);
+}

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use procfs::process::{MMPermissions, MMapPath, MemoryMap, Process};
 
-use super::Memory;
+use super::Before;
 
 /// What a mapping is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,16 +36,19 @@ impl Area {
     }
 }
 
-pub fn look(pid: u32) -> anyhow::Result<(Memory, Vec<Area>)> {
+/// Resident and swapped bytes, those of the heap and of other anonymous memory, and the mappings.
+pub fn look(pid: u32) -> anyhow::Result<(Before, Vec<Area>)> {
     let process = Process::new(i32::try_from(pid)?)?;
     let maps = process.smaps()?;
     let sum = |key: &str| maps.iter().map(|map| of(map, key)).sum();
     let areas: Vec<Area> = maps.iter().map(area).collect();
-    let heap = areas.iter().filter(|area| area.what == What::Heap).map(|area| area.end - area.start).sum();
-    let mut memory = Memory { resident: sum("Rss"), anonymous: sum("Anonymous"), swapped: sum("Swap"), heap };
+    let resident_in = |what: What| maps.iter().zip(&areas).filter(|(_, area)| area.what == what).map(|(map, _)| of(map, "Rss")).sum();
+    // Anonymous: glibc's arenas, large blocks, and all other allocators' memory.
+    let (heap, anonymous) = (resident_in(What::Heap), resident_in(What::Anonymous));
+    let mut memory = Before { resident: sum("Rss"), swapped: sum("Swap"), heap, anonymous, ..Before::default() };
     // The sum over all mappings is torn if they change while they are listed; the kernel's own sum is not.
     if let Some(rollup) = process.smaps_rollup().ok().and_then(|rollup| rollup.memory_map_rollup.0.into_iter().next()) {
-        memory = Memory { resident: of(&rollup, "Rss"), anonymous: of(&rollup, "Anonymous"), swapped: of(&rollup, "Swap"), ..memory };
+        (memory.resident, memory.swapped) = (of(&rollup, "Rss"), of(&rollup, "Swap"));
     }
     Ok((memory, areas))
 }

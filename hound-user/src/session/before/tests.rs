@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::memory::{Area, What};
 use super::source::Source;
-use super::{Before, Blocks, Bound, Count, Heap, Limits, glibc, look, look_within, memory, reader};
+use super::{Before, Blocks, Bound, Count, Heap, Limits, glance, glibc, look, look_within, memory, reader};
 
 const THREADS: u64 = 4;
 /// No test's outcome depends on how fast the machine is.
@@ -297,10 +297,21 @@ fn the_result_can_be_stored_and_told_in_a_few_lines() {
     let before = look(program.pid(), reader(program.pid())).expect("it can be looked at");
     let stored = serde_json::to_string(&before).expect("JSON");
     assert_eq!(serde_json::from_str::<Before>(&stored).expect("the same"), before);
-    let lines = before.lines();
+    let lines = crate::view::before(&before);
     eprintln!("{}\n{stored}", lines.join("\n"));
-    assert!(lines.len() <= 6 && lines[0].starts_with("There before: "), "{lines:?}");
-    assert!(before.memory.resident > before.memory.anonymous && before.memory.heap > 0);
+    assert!(lines.len() <= 6 && lines.iter().any(|line| line.contains("glibc: ")), "{lines:?}");
+    assert!(before.resident > before.anonymous && before.heap > 0, "{before:?}");
+}
+
+#[test]
+fn memory_touched_is_seen() {
+    let pid = std::process::id();
+    let (earlier, _) = memory::look(pid).expect("our own process");
+    let block = vec![1u8; 64 << 20];
+    let (later, _) = memory::look(pid).expect("our own process");
+    assert!(later.anonymous + later.heap >= earlier.anonymous + earlier.heap + (48 << 20), "{earlier:?} {later:?}");
+    let glance = glance(pid).expect("our own process");
+    assert!(glance.resident > 64 << 20 && glance.threads > 0 && glance.age_ns > 0 && block.len() == 64 << 20, "{glance:?}");
 }
 
 #[test]

@@ -1,0 +1,94 @@
+//! What stands before the tables: what was run, what is missing, what it adds up to.
+
+use super::answer::Answer;
+use super::before::before;
+use super::summary::{EndKind, Summary};
+use super::text::{Style, line};
+use super::units::{blocks, bytes, count, duration, share};
+use crate::heap::Totals;
+
+/// Lines about modules without names, or anomalies, before the rest is counted only.
+const REMARKS: usize = 5;
+
+/// What was run, and first of all what is missing. `totals` are the program's heap's.
+pub fn head(out: &mut String, summary: &Summary, totals: &Totals, style: Style) {
+    let command = if summary.command.is_empty() { "(command not known)".to_owned() } else { summary.command.join(" ") };
+    line(out, &style.strong(&command));
+    let (pid, mode, wall) = (summary.pid, &summary.mode, duration(summary.wall_ns));
+    let how = if summary.is_attached() { "attached to" } else { "recorded" };
+    line(out, &format!("process {pid}, {how} in {mode} mode for {wall}; it {}", summary.end.words()));
+    let lost = summary.lost_events();
+    if lost == 0 {
+        line(out, "nothing lost");
+    } else {
+        line(out, &style.warning(&format!("LOST {} events: the figures below are short of them", count(lost))));
+        summary.losses.iter().for_each(|(why, number)| line(out, &format!("  {}: {why}", count(*number))));
+    }
+    attached(out, summary, style);
+    let cut: u64 = summary.cut_stacks.iter().map(|(_, number)| number).sum();
+    if cut == 0 {
+        line(out, "every stack reaches its thread's first function");
+    } else {
+        let all = count(totals.allocations);
+        line(out, &style.warning(&format!("stacks cut short: those of {} of {all} allocations", count(cut))));
+        summary.cut_stacks.iter().for_each(|(why, number)| line(out, &format!("  {}: {why}", count(*number))));
+    }
+    if summary.frame_pointer_stacks > 0 {
+        line(out, &format!("{} allocations have frames found by frame pointers alone", count(summary.frame_pointer_stacks)));
+    }
+    remarks(out, "anomaly: ", &summary.anomalies, style);
+    remarks(out, "", &summary.unresolved, Style::Plain);
+}
+
+/// What an attach did, could reach and could not, and what it came too late for.
+fn attached(out: &mut String, summary: &Summary, style: Style) {
+    remarks(out, "recorded: ", &summary.covered, Style::Plain);
+    remarks(out, "NOT recorded: ", &summary.not_covered, style);
+    let Some(found) = &summary.before else { return };
+    let threads = if found.threads == 1 { "1 thread".to_owned() } else { format!("{} threads", count(found.threads.into())) };
+    let mut when = format!("attached after {} of running, to {threads}", duration(found.age_ns));
+    let stalls = [(summary.attach_stall_ns, "attach"), (summary.detach_stall_ns, "detach")];
+    let stalls = stalls.iter().filter(|(ns, _)| *ns > 0).map(|(ns, at)| format!("{:.1} ms at the {at}", *ns as f64 / 1e6));
+    let stalls: Vec<String> = stalls.collect();
+    if !stalls.is_empty() {
+        when += &format!("; longest stall {}", stalls.join(", "));
+    }
+    line(out, &when);
+    before(found).iter().for_each(|text| line(out, text));
+}
+
+fn remarks(out: &mut String, prefix: &str, remarks: &[String], style: Style) {
+    remarks.iter().take(REMARKS).for_each(|remark| line(out, &style.warning(&format!("{prefix}{remark}"))));
+    if remarks.len() > REMARKS {
+        line(out, &format!("  … and {} more (`hound check` and `--format json` list all)", remarks.len() - REMARKS));
+    }
+}
+
+/// What one heap adds up to.
+pub fn totals(out: &mut String, summary: &Summary, answer: &Answer<'_>) {
+    let totals = &answer.totals;
+    out.push('\n');
+    let temporary = share(totals.temporary, totals.allocations);
+    line(out, &format!("allocated  {} in {}, {temporary} of them temporary", bytes(totals.allocated_bytes), blocks(totals.allocations)));
+    line(out, &format!("released   {} in {}", bytes(totals.freed_bytes), blocks(totals.frees)));
+    match totals.unknown_frees {
+        0 => {}
+        number if summary.is_attached() => {
+            line(out, &format!("           and {} that were allocated before the attach, of sizes not known", blocks(number)));
+        }
+        number => line(out, &format!("           and {} whose allocation was not recorded", blocks(number))),
+    }
+    let since = if summary.is_attached() { ", all allocated since the attach" } else { "" };
+    line(out, &format!("at the end {} in {}{since}", bytes(totals.live_bytes), blocks(totals.live_blocks)));
+    if totals.replaced > 0 {
+        let (number, size) = (blocks(totals.replaced), bytes(totals.replaced_bytes));
+        line(out, &format!("           {number} ({size}) ended unseen: their addresses were handed out again"));
+    }
+    // The title of what is alive says the same of a detach, after which nothing was allocated.
+    let said = summary.end == EndKind::Detach && totals.censored_blocks == totals.live_blocks;
+    if totals.censored_blocks > 0 && !said {
+        let (number, size) = (blocks(totals.censored_blocks), bytes(totals.censored_bytes));
+        line(out, &format!("           of these, {number} ({size}) lived when recording was paused: they may have been released since"));
+    }
+    line(out, &format!("peak       {} after {}", bytes(answer.peak.bytes), duration(answer.peak.time_ns)));
+}
