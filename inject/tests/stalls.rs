@@ -1,6 +1,7 @@
 //! How long a target stands still when hound gets in and out, as hound and as the target itself see it. A measurement: it prints a table
 //! and decides nothing; run it with `--ignored --nocapture` on a quiet machine, as root.
 
+#[expect(dead_code, reason = "the program is another one here")]
 mod common;
 
 use std::io::{BufRead, BufReader, Write};
