@@ -153,10 +153,16 @@ impl Site {
             sleep(pause);
             pause = (pause * 2).min(MOST_PAUSE);
             let tids: Vec<i32> = inside.iter().map(|thread| thread.tid).collect();
-            let frozen = Frozen::some(&self.target, &tids, deadline)?;
-            let maps = mappings(self.target.pid)?;
-            inside = self.threads_inside(&maps, frozen.threads(), &ranges)?;
-            frozen.release();
+            match Frozen::some(&self.target, &tids, deadline) {
+                Ok(frozen) => {
+                    let maps = mappings(self.target.pid)?;
+                    inside = self.threads_inside(&maps, frozen.threads(), &ranges)?;
+                    frozen.release();
+                }
+                // They could not be looked at: what they are writing can.
+                Err(Error::Deadline { .. } | Error::Refused(_)) => {}
+                Err(error) => return Err(error),
+            }
             unfinished = self.unfinished()?;
         }
         Ok(unfinished)

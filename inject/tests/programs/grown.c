@@ -39,6 +39,8 @@ int main(void) {
         if (!strcmp(what, "thread")) { pthread_create(&thread, 0, deep, 0); pthread_join(thread, 0); }
 #endif
         for (int i = 0; i < 100; i++) PLACE
+        void *p = realloc(calloc(2, 8), 64); // the whole family is there
+        free(p);
         write(1, "y", 1);
     }
     write(1, "wrong=0\n", 8);
