@@ -118,7 +118,7 @@ pub fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
 /// A session, for people.
 fn line(status: &Status) -> String {
     let live = status.live_bytes.map_or_else(|| "not counted (too busy)".to_owned(), |bytes| format!("{:.1} MB", bytes as f64 / 1e6));
-    let overhead = status.overhead.map_or_else(|| "idle".to_owned(), |share| format!("overhead about {:.0} %", share * 100.0));
+    let overhead = status.overhead.map_or_else(|| "idle".to_owned(), |share| format!("overhead {:.0} % (estimate)", share * 100.0));
     let lost = if status.lost_events == 0 { "nothing lost".to_owned() } else { format!("{} events LOST", status.lost_events) };
     format!(
         "process {} ({}), {} mode for {:.0} s by hound process {}\n  {} events, {:.1} k/s; live {live}; {lost}; {overhead}\n  capture {} ({:.1} MB)\n",
