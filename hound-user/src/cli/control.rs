@@ -165,7 +165,7 @@ fn line(status: &Status) -> String {
         None if status.mode == "launch" => format!("live: see `hound snapshot -p {}`", status.pid),
         None => "live not counted (too busy)".to_owned(),
     };
-    let overhead = status.overhead.map_or_else(|| "idle".to_owned(), |share| format!("overhead about {:.0} %", share * 100.0));
+    let overhead = status.overhead.map_or_else(|| "idle".to_owned(), |share| format!("overhead {:.0} % (estimate)", share * 100.0));
     let lost = if status.lost_events == 0 { "nothing lost".to_owned() } else { format!("{} events LOST", status.lost_events) };
     let (seconds, rate) = (Duration::from_secs_f64(status.seconds.max(0.0)), status.events_per_second / 1e3);
     let stall = match status.mode.as_str() {
