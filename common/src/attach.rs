@@ -92,9 +92,30 @@ pub struct Attachment {
     pub session: AtomicU64,
     /// `__vdso_clock_gettime`, for a ring whose clock is `CLOCK_MONOTONIC`; else 0.
     pub clock_gettime: AtomicU64,
+    /// Which build of the library this is: see [`image_id`]. Set by hound.
+    pub image: AtomicU64,
+    /// Table of [`OWN_PIECES`] pieces that the library has mapped by itself, unused ones zero; 0 before it has run. In memory that a fork
+    /// copies. For whoever takes the library out.
+    pub own_pieces: AtomicU64,
+    /// How many pieces the table has room for.
+    pub own_piece_count: AtomicU64,
     /// Room for more.
-    pub reserved: [AtomicU64; 6],
+    pub reserved: [AtomicU64; 3],
 }
+
+/// Tells builds of libhound.so apart that have the same [`VERSION`]: a hash of the file (FNV-1a, 64 bits).
+pub fn image_id(file: &[u8]) -> u64 {
+    file.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+/// A thread's state: `STREAMS` of them lie at [`Attachment::states`], by their streams' indexes.
+pub const STATE_BYTES: usize = 4096;
+/// Where a state says that it is in use: the stack pointer at the entry of the hook at work, 0 if none is.
+pub const STATE_BUSY: usize = 8;
+/// Where it has what lies there: the hook's return address.
+pub const STATE_BUSY_RA: usize = 16;
+/// How many pieces the library may map by itself: one for each state, and for its tables.
+pub const OWN_PIECES: usize = crate::ring::STREAMS + 16;
 
 impl Attachment {
     /// The block as it stands in the image.
@@ -125,7 +146,10 @@ impl Attachment {
             executable_bias: ZERO,
             session: ZERO,
             clock_gettime: ZERO,
-            reserved: [ZERO; 6],
+            image: ZERO,
+            own_pieces: ZERO,
+            own_piece_count: ZERO,
+            reserved: [ZERO; 3],
         }
     }
 }

@@ -26,6 +26,7 @@ mod hooks;
 mod lean;
 mod modules;
 mod nesting;
+mod own;
 mod path;
 mod process;
 mod producer;
