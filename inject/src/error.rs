@@ -149,6 +149,13 @@ pub enum Refusal {
         /// Names like it that do exist.
         similar: Vec<String>,
     },
+    /// Another tracer's breakpoint or uprobe is on a function that is to be patched.
+    Breakpoint {
+        /// The function.
+        function: String,
+        /// Where it is.
+        module: String,
+    },
     /// Another hound is recording it.
     Occupied {
         /// That hound's process id, as it sees itself.
@@ -214,6 +221,7 @@ impl Refusal {
             Refusal::NoThread { why } => format!("none of its threads can be borrowed: {why}"),
             Refusal::NoAllocator { why, .. } => why.clone(),
             Refusal::NoFunction { name, why, .. } => format!("{name}: {why}"),
+            Refusal::Breakpoint { function, module } => format!("another tracer's breakpoint or uprobe is on {function} of {module}"),
             Refusal::Occupied { by } => format!("another hound (process {by}) is recording it"),
             Refusal::LeftBehind { why } => format!("an earlier hound left something in it: {why}"),
         }
@@ -237,6 +245,7 @@ impl Refusal {
             Refusal::NoAllocator { cure, .. } => cure.clone(),
             Refusal::NoFunction { similar, .. } if similar.is_empty() => "no symbol has a name like it: see `nm` of the module".into(),
             Refusal::NoFunction { similar, .. } => format!("names like it: {}", similar.join(", ")),
+            Refusal::Breakpoint { .. } => "end that tracer (perf, bpftrace, a debugger), or start the program with `hound run`".into(),
             Refusal::Occupied { .. } => "end that one first (`hound detach`), or read what it writes".into(),
             Refusal::LeftBehind { .. } => "try again in a moment, or use the hound that left it".into(),
         }
