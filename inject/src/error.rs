@@ -156,6 +156,11 @@ pub enum Refusal {
         /// Where it is.
         module: String,
     },
+    /// The target may not have the memory that recording needs.
+    NoMemory {
+        /// What failed.
+        what: String,
+    },
     /// Another hound is recording it.
     Occupied {
         /// That hound's process id, as it sees itself.
@@ -222,6 +227,7 @@ impl Refusal {
             Refusal::NoAllocator { why, .. } => why.clone(),
             Refusal::NoFunction { name, why, .. } => format!("{name}: {why}"),
             Refusal::Breakpoint { function, module } => format!("another tracer's breakpoint or uprobe is on {function} of {module}"),
+            Refusal::NoMemory { what } => format!("the target may not have the memory that recording needs ({what} failed)"),
             Refusal::Occupied { by } => format!("another hound (process {by}) is recording it"),
             Refusal::LeftBehind { why } => format!("an earlier hound left something in it: {why}"),
         }
@@ -246,6 +252,9 @@ impl Refusal {
             Refusal::NoFunction { similar, .. } if similar.is_empty() => "no symbol has a name like it: see `nm` of the module".into(),
             Refusal::NoFunction { similar, .. } => format!("names like it: {}", similar.join(", ")),
             Refusal::Breakpoint { .. } => "end that tracer (perf, bpftrace, a debugger), or start the program with `hound run`".into(),
+            Refusal::NoMemory { .. } => {
+                "raise its limit (`ulimit -v`, `prlimit --as`, or that of its control group); 200 MiB of addresses are needed".into()
+            }
             Refusal::Occupied { .. } => "end that one first (`hound detach`), or read what it writes".into(),
             Refusal::LeftBehind { .. } => "try again in a moment, or use the hound that left it".into(),
         }

@@ -134,10 +134,20 @@ pub fn attach_command(pid: i32, capture: &Path, more: &[&str]) -> Command {
 /// # Panics
 /// If it does not.
 pub fn attach(pid: i32, capture: &Path, more: &[&str]) -> Session {
+    try_attach(pid, capture, more).unwrap_or_else(|said| panic!("hound did not attach: {said}"))
+}
+
+/// The same.
+///
+/// # Errors
+/// If it does not: what hound said.
+pub fn try_attach(pid: i32, capture: &Path, more: &[&str]) -> Result<Session, String> {
     let running = process::start(&mut attach_command(pid, capture, more));
     let done = process::wait_until(|| running.said().contains("attached to") || running.has_ended());
-    assert!(done && running.said().contains("attached to") && !running.has_ended(), "hound did not attach: {}", running.said());
-    Session { running, target: pid, capture: capture.to_owned() }
+    match done && running.said().contains("attached to") && !running.has_ended() {
+        true => Ok(Session { running, target: pid, capture: capture.to_owned() }),
+        false => Err(running.said()),
+    }
 }
 
 /// Tries to attach to what must be refused. Returns what hound did.

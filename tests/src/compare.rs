@@ -111,7 +111,7 @@ fn compare_thread(tid: u32, noted: &[Made<'_>], got: &[Made<'_>], oracle: &Oracl
     }
 }
 
-fn same(mut noted: Step<'_>, captured: Step<'_>, rules: &Rules) -> bool {
+fn same<'a>(mut noted: Step<'a>, captured: Step<'a>, rules: &Rules) -> bool {
     if let (Step::Alloc { kind: kind @ "aligned_alloc", .. }, Step::Alloc { kind: other @ "memalign", .. }) = (&mut noted, captured)
         && rules.aligned_alloc_is_memalign
     {
