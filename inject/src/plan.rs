@@ -286,6 +286,12 @@ impl<'a> Reading<'a> {
                 Err(why) => unfit.push((function.address, why)),
             }
         }
+        // To go round it would be possible. But a uprobe's step and a patch exclude each other, and whoever set it counts on it.
+        if let Some((at, _)) = unfit.iter().find(|(_, why)| *why == Unfit::Breakpoint) {
+            let mut functions = found.iter().flat_map(|f| &f.functions).chain(pools.iter().map(|(f, _)| f));
+            let function = functions.find(|f| f.address == *at).map_or_else(|| format!("{at:#x}"), |f| f.name.clone());
+            return Err(Refusal::Breakpoint { function, module: self.module.path.clone() }.into());
+        }
         for (start, why) in self.jumped_into(&fit)? {
             if let Some(at) = fit.iter().position(|(_, d)| d.address == start) {
                 unfit.push((fit.remove(at).0.address, why));

@@ -376,6 +376,9 @@ impl Loan {
         match -(result as i64) {
             errno @ 1..=4095 => {
                 let what = format!("{} in the target", seccomp::name(number));
+                if errno == i64::from(libc::ENOMEM) {
+                    return Err(Refusal::NoMemory { what }.into());
+                }
                 Err(Error::Os { what, errno: errno as i32 })
             }
             _ => Ok(result),

@@ -49,7 +49,9 @@ impl Subject {
         let running = process::start_reading(command.env("ORACLE_FILE", dir.path().join("oracle")), Stdio::from(read));
         let ready = process::wait_until(|| running.printed().contains("ready\n") || running.has_ended());
         assert!(ready && !running.has_ended(), "the program is not ready: {}", running.said());
-        Subject { running, inner: None, orders: File::from(std::os::fd::OwnedFd::from(write)), dir, rules: Rules::default() }
+        // glibc before 2.38: one function by two names. From outside, a patched entry cannot tell by which it was called.
+        let rules = Rules { aligned_alloc_is_memalign: true, ..Rules::default() };
+        Subject { running, inner: None, orders: File::from(std::os::fd::OwnedFd::from(write)), dir, rules }
     }
 
     /// Its process id.
@@ -132,10 +134,20 @@ pub fn attach_command(pid: i32, capture: &Path, more: &[&str]) -> Command {
 /// # Panics
 /// If it does not.
 pub fn attach(pid: i32, capture: &Path, more: &[&str]) -> Session {
+    try_attach(pid, capture, more).unwrap_or_else(|said| panic!("hound did not attach: {said}"))
+}
+
+/// The same.
+///
+/// # Errors
+/// If it does not: what hound said.
+pub fn try_attach(pid: i32, capture: &Path, more: &[&str]) -> Result<Session, String> {
     let running = process::start(&mut attach_command(pid, capture, more));
     let done = process::wait_until(|| running.said().contains("attached to") || running.has_ended());
-    assert!(done && running.said().contains("attached to") && !running.has_ended(), "hound did not attach: {}", running.said());
-    Session { running, target: pid, capture: capture.to_owned() }
+    match done && running.said().contains("attached to") && !running.has_ended() {
+        true => Ok(Session { running, target: pid, capture: capture.to_owned() }),
+        false => Err(running.said()),
+    }
 }
 
 /// Tries to attach to what must be refused. Returns what hound did.
@@ -151,12 +163,23 @@ pub fn refused(pid: i32, capture: &Path) -> Outcome {
 impl Session {
     /// Detaches by `hound detach` and waits for the end of the recording.
     pub fn detach(self, more: &[&str]) -> Capture {
+        self.detach_heard(more).0
+    }
+
+    /// The same, with what hound said.
+    pub fn detach_heard(self, more: &[&str]) -> (Capture, String) {
         let pid = self.target.to_string();
         let detached = hound(["detach", "-p", pid.as_str()].iter().chain(more));
         assert!(detached.status.success(), "hound detach: {} {}", detached.status, detached.err());
         let outcome = self.running.finish();
         assert_eq!(outcome.shell_status(), 0, "hound attach: {}", outcome.err());
-        Capture { path: self.capture }
+        (Capture { path: self.capture }, outcome.err())
+    }
+
+    /// Waits for the end of a recording whose target ends by itself.
+    pub fn finish(self) -> (Capture, Outcome) {
+        let outcome = self.running.finish();
+        (Capture { path: self.capture }, outcome)
     }
 }
 

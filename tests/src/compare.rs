@@ -54,6 +54,8 @@ pub struct Rules {
     pub cut_tail: usize,
     /// A captured block's usable size may be unknown: its allocator has no function that tells it.
     pub usable_unknown: bool,
+    /// The two are one function, which a patched entry cannot tell apart.
+    pub aligned_alloc_is_memalign: bool,
 }
 
 /// All differences, as text that names thread, position and both sides; empty if the capture is exact.
@@ -109,7 +111,12 @@ fn compare_thread(tid: u32, noted: &[Made<'_>], got: &[Made<'_>], oracle: &Oracl
     }
 }
 
-fn same(noted: Step<'_>, captured: Step<'_>, rules: &Rules) -> bool {
+fn same<'a>(mut noted: Step<'a>, captured: Step<'a>, rules: &Rules) -> bool {
+    if let (Step::Alloc { kind: kind @ "aligned_alloc", .. }, Step::Alloc { kind: other @ "memalign", .. }) = (&mut noted, captured)
+        && rules.aligned_alloc_is_memalign
+    {
+        *kind = other;
+    }
     match (noted, captured) {
         (Step::Alloc { kind, addr, size, prev, .. }, Step::Alloc { usable: None, .. }) if rules.usable_unknown => {
             captured == Step::Alloc { kind, addr, size, usable: None, prev }

@@ -15,7 +15,7 @@ fn target(build: Build, flags: &[&str]) -> Program {
 
 fn subject(program: &Program) -> Subject {
     let mut subject = Subject::start(&mut Command::new(program.path()));
-    subject.rules = Rules { function_starts: program.function_starts(), ..Rules::default() };
+    subject.rules = Rules { function_starts: program.function_starts(), ..subject.rules };
     subject
 }
 
