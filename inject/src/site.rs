@@ -205,7 +205,8 @@ impl Site {
     pub fn unmap_unused(&self, deadline: Instant) -> Result<(), Error> {
         let rows = self.rows()?;
         let attachment = self.attachment()?;
-        let image = (self.word(attachment, offset_of!(Attachment, image_start))?, self.word(attachment, offset_of!(Attachment, image_end))?);
+        let image =
+            (self.word(attachment, offset_of!(Attachment, image_start))?, self.word(attachment, offset_of!(Attachment, image_end))?);
         let tables = [
             offset_of!(Attachment, states),
             offset_of!(Attachment, fork_mark),

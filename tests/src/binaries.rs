@@ -31,6 +31,10 @@ pub fn libhound() -> PathBuf {
 fn built(name: &str) -> PathBuf {
     let dir = std::env::var_os("HOUND_BIN_DIR").map_or_else(|| target_dir().join("release"), PathBuf::from);
     let path = dir.join(name);
-    assert!(path.exists(), "{} does not exist: run `cargo xtask test` (or `build`), or name its directory in HOUND_BIN_DIR", path.display());
+    assert!(
+        path.exists(),
+        "{} does not exist: run `cargo xtask test` (or `build`), or name its directory in HOUND_BIN_DIR",
+        path.display()
+    );
     path
 }

@@ -158,7 +158,10 @@ impl Visited {
         let outcome = running.finish();
         let err = outcome.err();
         assert_eq!(outcome.shell_status(), 0, "{when}: the next hound: {err}");
-        assert!(!err.contains("nothing was recorded") && !err.contains("stays in process") && !err.contains("ended early"), "{when}: {err}");
+        assert!(
+            !err.contains("nothing was recorded") && !err.contains("stays in process") && !err.contains("ended early"),
+            "{when}: {err}"
+        );
         let check = Capture { path: file.clone() }.check();
         assert!(check.status.success(), "{when}: hound check: {}{}", check.out(), check.err());
         std::fs::remove_file(file).expect("it was written");

@@ -34,7 +34,7 @@ fn steps(target: &Visited) -> Vec<(u64, String)> {
 fn chosen(steps: &[(u64, String)], offset: usize) -> Vec<(u64, String)> {
     if let Ok(asked) = std::env::var("HOUND_DEATH_ALL") {
         let number = |text: &str| text.parse::<usize>().unwrap_or_else(|e| panic!("HOUND_DEATH_ALL={asked}: {e}"));
-        let (part, parts) = asked.split_once('/').map_or((number(&asked), 1), |(part, parts)| (number(part), number(parts)));
+        let (part, parts) = asked.split_once('/').map_or_else(|| (1, 1), |(part, parts)| (number(part), number(parts)));
         return steps.iter().skip(part - 1).step_by(parts).cloned().collect();
     }
     let mut kinds = BTreeMap::new();

@@ -140,7 +140,9 @@ fn left_words(left: &Existing) -> String {
         State::Armed { drainer } if is_drained(left) => format!("hound process {drainer} has libhound.so at work in it"),
         State::Armed { .. } => "libhound.so is hooked in, and the hound that did it is gone; `hound detach` repairs that".into(),
         State::HalfBuilt => "a hound died on its way in; `hound detach --unload` takes out what it left".into(),
-        State::OtherVersion => "libhound.so of another version is in it; the hound of that version takes it out: `hound detach --unload`".into(),
+        State::OtherVersion => {
+            "libhound.so of another version is in it; the hound of that version takes it out: `hound detach --unload`".into()
+        }
     }
 }
 

@@ -11,7 +11,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
 use hound_common::ring::{
-    Control, DATA_OFFSET, LAUNCH_NAME, RING_BYTES, SEGMENT_BYTES, SEGMENT_LIMIT, SEGMENTS, SEGMENTS_OFFSET, STREAMS, STREAMS_OFFSET, Segment, Stream,
+    Control, DATA_OFFSET, LAUNCH_NAME, RING_BYTES, SEGMENT_BYTES, SEGMENT_LIMIT, SEGMENTS, SEGMENTS_OFFSET, STREAMS, STREAMS_OFFSET,
+    Segment, Stream,
 };
 use nix::fcntl::{FcntlArg, FdFlag, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
