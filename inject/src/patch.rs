@@ -209,6 +209,10 @@ impl Staged {
 
     /// Takes back what was prepared for a patch that did not come about: nobody has been there.
     fn undo(&self, site: &Site, deadline: Instant) {
+        // An entry that could not be written back leads to its thunk: all stays, and the next hound restores it.
+        if self.rows.iter().any(|row| site.is_patched(row)) {
+            return;
+        }
         let _ = site.memory.write(self.attachment + offset_of!(Attachment, entry_count) as u64, &self.known.to_le_bytes());
         if self.areas.is_empty() {
             return;
