@@ -33,7 +33,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64};
 /// First word of an attachment: "HOUNDATT" in ASCII.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"HOUNDATT");
 /// Changes with every incompatible change of this file.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Name of the ring's memfd, by which a later hound finds what an earlier one left in a target.
 pub const RING_NAME: &str = "hound-ring";
 /// Symbol of the [`Attachment`] in libhound.so.
@@ -154,6 +154,8 @@ pub struct KnownModule {
     pub headers: AtomicU64,
     /// How many.
     pub header_count: AtomicU64,
+    /// avma of a header that hound has made, shaped as `.eh_frame_hdr` with a sorted table, for a module that was linked without one; else 0.
+    pub made_header: AtomicU64,
 }
 
 /// How a hooked function takes its arguments. The number is the index of its stub.

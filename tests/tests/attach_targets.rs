@@ -201,7 +201,7 @@ fn a_pool_named_by_hook_is_counted_beside_the_heap() {
     }
     let mut subject = subject(&target(Build::Optimised, &[]));
     let file = subject.file("capture.hound");
-    let hooks = ["--hook", "alloc=pool_get(size=1)", "--hook", "free=pool_put(ptr=1)"];
+    let hooks = ["--hook", "alloc=pool_get(size=0)", "--hook", "free=pool_put(ptr=0)"];
     let session = attach::attach(subject.pid(), &file, &hooks);
     subject.order("noted");
     subject.order("pool");
