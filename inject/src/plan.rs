@@ -144,8 +144,7 @@ fn pools<'a>(module: &Module, memory: &Memory, custom: &'a [CustomHook]) -> Vec<
             let here = hook.module.as_ref().is_none_or(|wanted| module.path.ends_with(wanted.as_str()));
             if here && symbol.name == hook.name && found.iter().all(|(f, of)| f.address != symbol.address || *of != hook) {
                 let (kind, shape) = families::pool_kind(hook.role);
-                let (name, address, size) = (hook.name.clone(), symbol.address, symbol.size);
-                found.push((Function { name, address, size, kind: kind as u8, shape, nothrow: None }, hook));
+                found.push((Function::new(&hook.name, (symbol.address, symbol.size), kind as u8, shape), hook));
             }
         }
     });
@@ -332,9 +331,11 @@ impl<'a> Reading<'a> {
         for function in &family.functions {
             match fit.iter().find(|(f, _)| f.address == function.address) {
                 Some((_, displaced)) => {
-                    let row = Row { flags: family.flags, inside, helper: family.usable_size, ..Row::of(function, displaced) };
+                    let flags = family.flags | function.flags;
+                    let row = Row { flags, inside, helper: family.usable_size, ..Row::of(function, displaced) };
                     self.push(plan, function, displaced, row);
                     functions.push(function.name.clone());
+                    functions.extend(function.aliases.iter().cloned());
                 }
                 None => {
                     let (what, why) = (function.name.clone(), why_not(function).unwrap_or_default());

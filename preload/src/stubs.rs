@@ -42,6 +42,10 @@ pub static hound_stubs: [Stub; SHAPES] = {
         (Shape::PoolRealloc, pool_realloc),
         (Shape::RegisterFrame, register_frame),
         (Shape::DeregisterFrame, deregister_frame),
+        (Shape::Wide, wide),
+        (Shape::WideRealloc, wide_realloc),
+        (Shape::Text, text),
+        (Shape::Reallocarr, reallocarr),
     ];
     let mut i = 0;
     while i < SHAPES {
@@ -92,6 +96,7 @@ narrow!(posix_memalign => bodies::posix_memalign, "rcx", "r8", "r9");
 narrow!(memalign => bodies::memalign, "rdx", "rcx", "r8");
 narrow!(alloc_first => bodies::alloc_first, "rcx", "r8", "r9");
 narrow!(rallocx => bodies::rallocx, "rcx", "r8", "r9");
+narrow!(reallocarr => bodies::reallocarr, "rcx", "r8", "r9");
 narrow!(munmap => bodies::munmap, "rdx", "rcx", "r8");
 
 const FRAME: usize = size_of::<Frame>();
@@ -163,6 +168,9 @@ macro_rules! framed {
 framed!(call mmap => bodies::mmap, []);
 framed!(call mremap => bodies::mremap, []);
 framed!(call xallocx => bodies::xallocx, []);
+framed!(call wide => bodies::wide, []);
+framed!(call wide_realloc => bodies::wide_realloc, []);
+framed!(call text => bodies::text, []);
 framed!(jump exec => bodies::exec);
 
 macro_rules! save_vectors {
