@@ -61,6 +61,8 @@ pub struct Plan {
     pub(crate) planned: Vec<Planned>,
     covered: Vec<Covered>,
     not_covered: Vec<NotCovered>,
+    /// Start and path of each module there was.
+    seen: BTreeSet<(u64, String)>,
 }
 
 impl Plan {
@@ -74,7 +76,8 @@ impl Plan {
         let modules = modules(target.pid, &memory, &maps)?;
         // What a dead hound has patched counts as what was there before: entering restores it.
         let patched = existing::rows_of(target.pid, &memory)?;
-        let mut plan = Self { planned: Vec::new(), covered: Vec::new(), not_covered: Vec::new() };
+        let seen = modules.iter().map(|module| (module.start, module.path.clone())).collect();
+        let mut plan = Self { planned: Vec::new(), covered: Vec::new(), not_covered: Vec::new(), seen };
         let mut unplaced: Vec<&CustomHook> = custom.iter().collect();
         for module in &modules {
             let found = families::families(module, &memory);
@@ -102,6 +105,26 @@ impl Plan {
     /// What will not, and why.
     pub fn not_covered(&self) -> &[NotCovered] {
         &self.not_covered
+    }
+
+    /// Allocators of modules that were loaded after the plan was made: nothing is patched there.
+    ///
+    /// # Errors
+    /// When the target is gone.
+    pub fn appeared(&self, target: &Target) -> Result<Vec<NotCovered>, Error> {
+        let memory = Memory::open(target.pid)?;
+        let mut appeared = Vec::new();
+        for module in modules(target.pid, &memory, &mappings(target.pid)?)? {
+            if self.seen.contains(&(module.start, module.path.clone())) {
+                continue;
+            }
+            let allocates = |function: &Function| Kind::from_u8(function.kind).is_some_and(|kind| kind.role() == Role::Alloc);
+            for family in families::families(&module, &memory).into_iter().filter(|family| family.functions.iter().any(allocates)) {
+                let why = "it was loaded after the attach; detach and attach again to see it".into();
+                appeared.push(NotCovered { module: module.path.clone(), what: family.name, why });
+            }
+        }
+        Ok(appeared)
     }
 
     /// Refuses when nothing would be seen.

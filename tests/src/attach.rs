@@ -157,12 +157,17 @@ pub fn refused(pid: i32, capture: &Path) -> Outcome {
 impl Session {
     /// Detaches by `hound detach` and waits for the end of the recording.
     pub fn detach(self, more: &[&str]) -> Capture {
+        self.detach_and_hear(more).0
+    }
+
+    /// The same; also what hound said meanwhile.
+    pub fn detach_and_hear(self, more: &[&str]) -> (Capture, String) {
         let pid = self.target.to_string();
         let detached = hound(["detach", "-p", pid.as_str()].iter().chain(more));
         assert!(detached.status.success(), "hound detach: {} {}", detached.status, detached.err());
         let outcome = self.running.finish();
         assert_eq!(outcome.shell_status(), 0, "hound attach: {}", outcome.err());
-        Capture { path: self.capture }
+        (Capture { path: self.capture }, outcome.err())
     }
 }
 

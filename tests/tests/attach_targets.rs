@@ -213,6 +213,23 @@ fn what_libc_and_libraries_opened_later_allocate_is_captured() {
 }
 
 #[test]
+fn a_library_opened_later_with_an_allocator_of_its_own_is_named_as_not_recorded() {
+    if !requirement::root() {
+        return;
+    }
+    let library = Program::new("attach_library.c", Build::Optimised).with(&["-DOWN_ALLOCATOR", "-fno-builtin", "-Wl,-Bsymbolic"]).shared("own");
+    let mut subject = subject(&target(Build::Optimised, &[]));
+    let session = attach::attach(subject.pid(), &subject.file("capture.hound"), &[]);
+    subject.order(&format!("library {}", library.path().display()));
+    let (capture, said) = session.detach_and_hear(&[]);
+    let named = said.lines().any(|l| l.contains("NOT recorded") && l.contains("attach_library") && l.contains("after the attach"));
+    assert!(named, "hound did not say that it missed an allocator: {said}");
+    // The library's malloc is its own: its blocks lie in its own array, and no event has them.
+    assert!(!capture.events().iter().any(|e| e.event == "alloc" && e.size == 12345));
+    subject.end();
+}
+
+#[test]
 fn a_pool_named_by_hook_is_counted_beside_the_heap() {
     if !requirement::root() {
         return;

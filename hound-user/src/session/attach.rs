@@ -125,6 +125,10 @@ pub fn attach(attach: &Attach, glance: impl FnMut(&Glance) -> anyhow::Result<()>
         record(attach, inside, process, signals, requests, glance).await
     });
     drop(talk);
+    // The capture's list of what is not recorded was written at the beginning.
+    for not in plan.appeared(&target).unwrap_or_default() {
+        eprintln!("hound: NOT recorded: {} in {}: {}", not.what, not.module, not.why);
+    }
     result
 }
 
