@@ -78,6 +78,7 @@ impl Plan {
         let patched = existing::rows_of(target.pid, &memory)?;
         let seen = modules.iter().map(|module| (module.start, module.path.clone())).collect();
         let mut plan = Self { planned: Vec::new(), covered: Vec::new(), not_covered: Vec::new(), seen };
+        let shadow_stack = has_shadow_stack(target.pid);
         let mut unplaced: Vec<&CustomHook> = custom.iter().collect();
         for module in &modules {
             let found = families::families(module, &memory);
@@ -87,7 +88,7 @@ impl Plan {
             let pools = pools(module, &memory, custom);
             unplaced.retain(|hook| !pools.iter().any(|(_, of)| of == hook));
             if !found.is_empty() || !pools.is_empty() {
-                Reading::of(module, &memory, &patched).add(&mut plan, &found, &pools)?;
+                Reading::of(module, &memory, &patched, shadow_stack).add(&mut plan, &found, &pools)?;
             }
         }
         if let Some(hook) = unplaced.first() {
@@ -156,6 +157,12 @@ impl Plan {
     }
 }
 
+/// Whether the kernel keeps shadow stacks for the process (from Linux 6.6, where its C library asks for it).
+fn has_shadow_stack(pid: i32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.lines().any(|line| line.starts_with("x86_Thread_features:") && line.contains("shstk"))
+}
+
 /// The custom hooks that name a function of the module.
 fn pools<'a>(module: &Module, memory: &Memory, custom: &'a [CustomHook]) -> Vec<(Function, &'a CustomHook)> {
     let mut found: Vec<(Function, &CustomHook)> = Vec::new();
@@ -215,14 +222,16 @@ struct Reading<'a> {
     patched: &'a [Row],
     /// Where functions begin, sorted, with the length their symbol gives.
     starts: Vec<(u64, u64)>,
+    /// The processor holds each return against the call it belongs to.
+    shadow_stack: bool,
 }
 
 impl<'a> Reading<'a> {
-    fn of(module: &'a Module, memory: &'a Memory, patched: &'a [Row]) -> Self {
+    fn of(module: &'a Module, memory: &'a Memory, patched: &'a [Row], shadow_stack: bool) -> Self {
         let mut starts = Vec::new();
         module.each_function(memory, &mut |symbol| starts.push((symbol.address, symbol.size)));
         starts.sort_unstable();
-        Self { module, memory, patched, starts }
+        Self { module, memory, patched, starts, shadow_stack }
     }
 
     /// Memory as it is without what a dead hound has patched.
@@ -261,6 +270,9 @@ impl<'a> Reading<'a> {
             return Err(if code[at] == BREAKPOINT { Unfit::Breakpoint } else { Unfit::Changed });
         }
         let displaced = Displaced::of(function.address, code)?;
+        if self.shadow_stack && displaced.last_call().is_some() {
+            return Err(Unfit::Call);
+        }
         displaced.no_branch_within(function.address, code)?;
         let next = self.starts.partition_point(|(start, _)| *start <= displaced.address);
         match self.starts.get(next) {

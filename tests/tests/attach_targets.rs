@@ -217,7 +217,8 @@ fn a_library_opened_later_with_an_allocator_of_its_own_is_named_as_not_recorded(
     if !requirement::root() {
         return;
     }
-    let library = Program::new("attach_library.c", Build::Optimised).with(&["-DOWN_ALLOCATOR", "-fno-builtin", "-Wl,-Bsymbolic"]).shared("own");
+    let library =
+        Program::new("attach_library.c", Build::Optimised).with(&["-DOWN_ALLOCATOR", "-fno-builtin", "-Wl,-Bsymbolic"]).shared("own");
     let mut subject = subject(&target(Build::Optimised, &[]));
     let session = attach::attach(subject.pid(), &subject.file("capture.hound"), &[]);
     subject.order(&format!("library {}", library.path().display()));
