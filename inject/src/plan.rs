@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use hound_common::attach::NO_ARGUMENT;
+use hound_common::attach::{ENTRY_GLIBC, NO_ARGUMENT};
 use hound_common::hook::{Kind, Role};
 
-use crate::code::{BREAKPOINT, Displaced, Range, Unfit, branches_into, is_instruction};
+use crate::code::{BREAKPOINT, Displaced, JUMP, Range, Unfit, branches_into, is_instruction};
 use crate::custom::CustomHook;
 use crate::error::{Error, Refusal};
 use crate::existing;
@@ -18,6 +18,8 @@ use crate::thunk::Row;
 
 /// Most code of one function that is looked at; larger ones are generated state machines, never an allocator's entry.
 const MAX_FUNCTION: u64 = 1 << 20;
+/// An allocator's functions lie within this of its `free`: it is one source file.
+const OWN_REACH: u64 = 16 << 10;
 /// Names shown to a user who has mistyped one.
 const SIMILAR: usize = 8;
 
@@ -360,6 +362,7 @@ impl<'a> Reading<'a> {
         }
         let inside = match self.module.code_around(family.functions[0].address) {
             Some((start, bytes)) if family.owns_module => (start, start + bytes),
+            _ if family.flags & ENTRY_GLIBC != 0 && !self.module.is_executable => self.calls_itself(family).unwrap_or_default(),
             _ => (0, 0),
         };
         let mut functions = Vec::new();
@@ -381,6 +384,19 @@ impl<'a> Reading<'a> {
         if !functions.is_empty() {
             plan.covered.push(Covered { module, family: family.name.clone(), functions });
         }
+    }
+
+    /// Where a libc's allocator calls its own `free`. What libc allocates for the program it takes and gives back by way of its table of
+    /// imports, as anybody; a direct call is the allocator at work for itself: it empties an ending thread's cache of blocks that were
+    /// released before.
+    fn calls_itself(&self, family: &Family) -> Option<(u64, u64)> {
+        let free = family.functions.iter().find(|f| f.kind == Kind::Free as u8)?.address;
+        let (start, bytes) = self.module.code_around(free)?;
+        let from = free.saturating_sub(OWN_REACH).max(start);
+        let code = self.code(from, (free + OWN_REACH).min(start + bytes) - from).ok()?;
+        let sites = branches_into(&code, from, &[Range { start: free - 1, end: free + 1 }]);
+        let returns = |(site, _): &(u64, usize)| site + JUMP as u64;
+        Some((sites.iter().map(returns).min()?, sites.iter().map(returns).max()? + 1))
     }
 
     fn push(&self, plan: &mut Plan, function: &Function, displaced: &Displaced, row: Row) {
