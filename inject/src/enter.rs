@@ -13,6 +13,7 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 
 use crate::error::{Error, Refusal};
 use crate::existing::{Existing, State};
+use crate::frames::Frames;
 use crate::image::Image;
 use crate::look::Target;
 use crate::memory::Memory;
@@ -22,15 +23,13 @@ use crate::plan::Plan;
 use crate::remote::Borrowed;
 use crate::site::{Inside, MAX_ROWS, Site};
 use crate::step::{moment, step};
-use crate::surroundings::Surroundings;
+use crate::surroundings::{MAX_MODULES, Surroundings};
 use crate::thunk::ENTRY;
 
 /// `MAP_FIXED_NOREPLACE`: kernels before 4.17 take the address for a hint, which the result shows.
 const FIXED: i32 = libc::MAP_FIXED_NOREPLACE | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
 /// Reasons for losses that the control page counts.
 const LOST_REASONS: usize = 8;
-/// Modules that the table has room for.
-const MAX_MODULES: u64 = 4096;
 /// `Control::patience_ms` of a target that hound did not start: it must not wait long for a hound that has died.
 const PATIENCE_MS: u32 = 250;
 /// How long undoing may take.
@@ -85,7 +84,8 @@ fn reuse(mut existing: Existing, image: &Image, stalls: &mut Vec<Duration>, dead
         journal.set_word(offset_of!(Control, lost) + reason * 8, 0)?;
     }
     journal.set_word(offset_of!(Control, waited_ticks), 0)?;
-    let surroundings = Surroundings::of(&site.target, &site.memory)?;
+    let mut surroundings = Surroundings::of(&site.target, &site.memory)?;
+    surroundings.take_over(&site, site.attachment()?)?;
     surroundings.write(&site, site.attachment()?)?;
     Ok(Some(Entered { site, ring, stalls: core::mem::take(stalls), fresh: false, inside: Vec::new() }))
 }
@@ -135,18 +135,29 @@ struct Building {
     borrowed: Borrowed,
     pieces: Pieces,
     surroundings: Surroundings,
+    /// The header made for the executable, which goes to `surroundings.made_header`.
+    header: Vec<u8>,
 }
 
 impl Building {
     fn of(target: &Target, image: &Image, deadline: Instant) -> Result<Self, Error> {
         let memory = Memory::open(target.pid)?;
-        let surroundings = Surroundings::of(target, &memory)?;
+        let mut surroundings = Surroundings::of(target, &memory)?;
         let mut space = Space::of(&mappings(target.pid)?);
         let no_room = || Error::Unfit { what: "the target's address space has no room left".into() };
         let pieces = Pieces::place(&mut space, image).ok_or_else(no_room)?;
+        // Without it stacks are followed by frame pointers only.
+        let made = surroundings.executable().and_then(|module| {
+            let frames = Frames::of(module)?;
+            let at = space.near(module.start, module.end, frames.bytes().next_multiple_of(PAGE))?;
+            Some((at, frames.placed(at)?))
+        });
+        let (at, header) = made.unwrap_or_default();
+        surroundings.made_header = at;
         let target = target.duplicate()?;
         let borrowed = Borrowed::any(&target, &memory, deadline)?;
-        Ok(Self { site: Site { target, memory, ring: pieces.ring, inherited: false }, borrowed, pieces, surroundings })
+        let site = Site { target, memory, ring: pieces.ring, inherited: false };
+        Ok(Self { site, borrowed, pieces, surroundings, header })
     }
 
     fn build(mut self, image: &Image, mut stalls: Vec<Duration>, deadline: Instant) -> Result<Entered, Error> {
@@ -268,6 +279,10 @@ impl Building {
         }
         self.data(pieces.states, WIPED_BYTES, true)?;
         self.data(pieces.entries, COPIED_BYTES, false)?;
+        if !self.header.is_empty() {
+            self.data(self.surroundings.made_header, (self.header.len() as u64).next_multiple_of(PAGE), false)?;
+            self.site.memory.write(self.surroundings.made_header, &self.header)?;
+        }
         let bytes = image.placed(pieces.image, |name| self.surroundings.symbol(name));
         for part in image.parts() {
             let bytes = &bytes[part.offset as usize..(part.offset + part.bytes) as usize];

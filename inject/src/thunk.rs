@@ -2,7 +2,7 @@
 
 use core::mem::offset_of;
 
-use hound_common::attach::{DISPLACED, Entry, NO_ARGUMENT, Shape};
+use hound_common::attach::{DISPLACED, Entry, Shape};
 
 use crate::code::{Displaced, TRAMPOLINE, Unfit};
 use crate::families::Function;
@@ -94,9 +94,9 @@ impl Row {
             kind: function.kind,
             shape: function.shape as u8,
             flags: 0,
-            size_argument: NO_ARGUMENT,
-            count_argument: NO_ARGUMENT,
-            block_argument: NO_ARGUMENT,
+            size_argument: function.places.size,
+            count_argument: function.places.count,
+            block_argument: function.places.block,
             pool: 0,
             original: displaced.bytes.clone(),
             patched: Vec::new(),
@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn a_row_reads_back() {
-        let function = Function { name: "f".into(), address: 0x1000, size: 9, kind: 3, shape: Shape::Realloc, nothrow: None };
+        let function = Function::new("f", (0x1000, 9), 3, Shape::Realloc);
         let displaced = Displaced::of(0x1000, &[0x55, 0x48, 0x89, 0xe5, 0x41, 0x57, 0xc3]).unwrap();
         let row = Row { real: 1, helper: 2, inside: (3, 4), thunk: 5, patched: vec![9; 6], pool: 7, ..Row::of(&function, &displaced) };
         assert_eq!(Row::from_bytes(&row.to_bytes()), Some(row.clone()));

@@ -42,6 +42,10 @@ pub static hound_stubs: [Stub; SHAPES] = {
         (Shape::PoolRealloc, pools::realloc_stub),
         (Shape::RegisterFrame, register_frame),
         (Shape::DeregisterFrame, deregister_frame),
+        (Shape::Wide, wide),
+        (Shape::WideRealloc, wide_realloc),
+        (Shape::Text, text),
+        (Shape::Reallocarr, reallocarr),
     ];
     let mut i = 0;
     while i < SHAPES {
@@ -92,6 +96,7 @@ narrow!(posix_memalign => bodies::posix_memalign, "rcx", "r8", "r9");
 narrow!(memalign => bodies::memalign, "rdx", "rcx", "r8");
 narrow!(alloc_first => bodies::alloc_first, "rcx", "r8", "r9");
 narrow!(rallocx => bodies::rallocx, "rcx", "r8", "r9");
+narrow!(reallocarr => bodies::reallocarr, "rcx", "r8", "r9");
 narrow!(munmap => bodies::munmap, "rdx", "rcx", "r8");
 
 const FRAME: usize = size_of::<Frame>();
@@ -161,6 +166,9 @@ macro_rules! framed {
 framed!(call mmap => bodies::mmap);
 framed!(call mremap => bodies::mremap);
 framed!(call xallocx => bodies::xallocx);
+framed!(call wide => bodies::wide);
+framed!(call wide_realloc => bodies::wide_realloc);
+framed!(call text => bodies::text);
 framed!(jump exec => bodies::exec);
 
 // Releasing a block that is a mapping of its own takes memory away: other threads are told when it is gone.

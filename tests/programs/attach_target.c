@@ -5,6 +5,7 @@
 //   old            frees blocks made before anybody could attach
 //   libc           has libc allocate (strdup, getline, fopen, asprintf); tells the addresses
 //   library PATH   opens a library and has it allocate; tells the address
+//   everything C CPP  all that allocates, between two blocks of 77777 and 77778 bytes; opens the two libraries
 //   pool           takes blocks from a pool of its own and puts them back
 //   children       makes children in every way that copies or shares its memory; they allocate, check and end
 //   child NAME     makes a child that allocates until "children end", and then says by its status whether all was right
@@ -159,6 +160,59 @@ __attribute__((noinline)) static void by_library(const char *path) {
 }
 #endif
 
+#ifndef STATIC
+static void *short_thread(void *bytes) {
+  char *block = malloc((size_t)bytes);
+  block[0] = 1;
+  return block;
+}
+
+__attribute__((noinline)) static void mappings(void) {
+  char *at = mmap(NULL, 3 << 12, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  O_CHECK(at != MAP_FAILED);
+  char *moved = mremap(at, 3 << 12, 6 << 12, MREMAP_MAYMOVE);
+  O_CHECK(moved != MAP_FAILED && !munmap(moved, 6 << 12));
+  O_CHECK(mmap64(NULL, 0, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED);
+}
+
+// Each entry point once, then libc, libraries, threads, mappings. Always the same sequence: compared with a launch under hound.
+__attribute__((noinline)) static void everything(char *paths) {
+  char *second = strchr(paths, ' ');
+  O_CHECK(second);
+  *second++ = 0;
+  void *volatile p = malloc(77777);
+  free(p);
+  p = calloc(3, 100);
+  p = realloc(p, 200000); // becomes a mapping of its own
+  p = realloc(p, 500000);
+  p = reallocarray(p, 7, 9);
+  free(p);
+  free(NULL);
+  void *out = NULL;
+  O_CHECK(!posix_memalign(&out, 64, 100));
+  free(out);
+  free(p = aligned_alloc(32, 96));
+  free(p = memalign(128, 10));
+  free(p = valloc(10));
+  free(p = pvalloc(10));
+  p = copied_malloc(4321);
+  copied_free(copied_realloc(p, 8765));
+  by_libc();
+  by_library(paths);
+  by_library(second);
+  for (size_t i = 1; i < 4; i++) {
+    pthread_t t;
+    void *block;
+    O_CHECK(!pthread_create(&t, NULL, short_thread, (void *)(i * 1000)));
+    O_CHECK(!pthread_join(t, &block));
+    free(block);
+  }
+  mappings();
+  p = malloc(77778);
+  free(p);
+}
+#endif
+
 // A pool over one static array: never calls the allocator. Its blocks are told as facts.
 static char pool[64][256];
 static uint64_t pool_used;
@@ -304,6 +358,11 @@ int main(void) {
     else if (!strcmp(line, "libc")) by_libc();
 #ifndef STATIC
     else if (!strncmp(line, "library ", 8)) by_library(line + 8);
+    else if (!strncmp(line, "everything ", 11)) {
+      char paths[4096];
+      strcpy(paths, line + 11);
+      everything(paths);
+    }
 #endif
     else if (!strcmp(line, "pool")) use_pool();
     else if (!strcmp(line, "children")) children();

@@ -8,6 +8,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use hound_common::hook::{HOOKS, PATCHES};
 use tempfile::TempDir;
 
 use crate::binaries;
@@ -49,9 +50,7 @@ impl Subject {
         let running = process::start_reading(command.env("ORACLE_FILE", dir.path().join("oracle")), Stdio::from(read));
         let ready = process::wait_until(|| running.printed().contains("ready\n") || running.has_ended());
         assert!(ready && !running.has_ended(), "the program is not ready: {}", running.said());
-        // glibc before 2.38: one function by two names. From outside, a patched entry cannot tell by which it was called.
-        let rules = Rules { aligned_alloc_is_memalign: true, ..Rules::default() };
-        Subject { running, inner: None, orders: File::from(std::os::fd::OwnedFd::from(write)), dir, rules }
+        Subject { running, inner: None, orders: File::from(std::os::fd::OwnedFd::from(write)), dir, rules: Rules::default() }
     }
 
     /// Its process id.
@@ -85,6 +84,11 @@ impl Subject {
         assert!(done && printed.matches(&answer).count() > before, "{line:?} was not done: {printed:.300} {}", self.running.said());
     }
 
+    /// The rules for a comparison while it is attached to, with what its libraries' symbols say. It must still run.
+    pub fn comparing(&self) -> Rules {
+        Rules { one_function: one_function(self.pid()), ..self.rules.clone() }
+    }
+
     /// What it has noted so far.
     pub fn oracle(&self) -> Oracle {
         Oracle::read(&self.file("oracle"))
@@ -107,7 +111,7 @@ impl Subject {
         assert!(check.status.success(), "hound check: {}{}", check.out(), check.err());
         let (oracle, events) = (self.oracle().phase(phase), capture.events());
         assert!(compare::noted(&oracle) > 0, "nothing was noted in phase {phase}");
-        let differences = compare::differences(&oracle, &events, &self.rules);
+        let differences = compare::differences(&oracle, &events, &self.comparing());
         assert!(differences.is_empty(), "the capture differs from what the program noted:\n{}", differences.join("\n"));
         assert_eq!(capture.report().totals.lost_events, 0, "events were lost");
         (oracle, events)
@@ -163,11 +167,11 @@ pub fn refused(pid: i32, capture: &Path) -> Outcome {
 impl Session {
     /// Detaches by `hound detach` and waits for the end of the recording.
     pub fn detach(self, more: &[&str]) -> Capture {
-        self.detach_heard(more).0
+        self.detach_and_hear(more).0
     }
 
-    /// The same, with what hound said.
-    pub fn detach_heard(self, more: &[&str]) -> (Capture, String) {
+    /// The same; also what hound said meanwhile.
+    pub fn detach_and_hear(self, more: &[&str]) -> (Capture, String) {
         let pid = self.target.to_string();
         let detached = hound(["detach", "-p", pid.as_str()].iter().chain(more));
         assert!(detached.status.success(), "hound detach: {} {}", detached.status, detached.err());
@@ -227,6 +231,36 @@ impl Footprint {
 /// Lines of a process's memory map.
 pub fn maps(pid: i32) -> Vec<String> {
     fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default().lines().map(String::from).collect()
+}
+
+/// Kinds of functions that have one address in some module of the process: patching its entry catches all of them as one.
+fn one_function(pid: i32) -> Vec<BTreeSet<String>> {
+    let files =
+        maps(pid).into_iter().filter(|line| line.contains(" r-xp ")).filter_map(|line| line.find('/').map(|at| line[at..].to_owned()));
+    let mut groups: Vec<BTreeSet<String>> = Vec::new();
+    for file in files.collect::<BTreeSet<_>>() {
+        let mut named = BTreeMap::<String, BTreeSet<String>>::new();
+        for (address, symbol) in ["-D", "--no-sort"].iter().flat_map(|table| nm(&format!("/proc/{pid}/root{file}"), table)) {
+            let hook = HOOKS.iter().find(|hook| hook.symbol == symbol).map(|hook| hook.kind);
+            if let Some(kind) = hook.or_else(|| PATCHES.iter().find(|patch| patch.symbol == symbol).map(|patch| patch.kind)) {
+                named.entry(address).or_default().insert(kind.name().to_owned());
+            }
+        }
+        groups.extend(named.into_values().filter(|kinds| kinds.len() > 1));
+    }
+    groups
+}
+
+/// Address and name of each function in a symbol table, the name without its version.
+pub fn nm(file: &str, table: &str) -> Vec<(String, String)> {
+    let listing = Command::new("nm").args(["--defined-only", table]).arg(file).output().expect("nm is installed with the compiler");
+    let text = String::from_utf8_lossy(&listing.stdout).into_owned();
+    let functions = text.lines().filter_map(|line| {
+        let mut words = line.split(' ');
+        let (address, kind, name) = (words.next()?, words.next()?, words.next()?);
+        "TtWwi".contains(kind).then(|| (address.to_owned(), name.split('@').next().unwrap_or(name).to_owned()))
+    });
+    functions.collect()
 }
 
 fn text_of(pid: i32) -> BTreeMap<String, u64> {

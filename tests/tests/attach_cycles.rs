@@ -51,7 +51,7 @@ fn cycle_after_cycle_leaves_no_mapping_no_descriptor_and_no_thread() {
         std::thread::sleep(Duration::from_millis(u64::from(cycle * 37 % 60)));
         let unload = cycle % 10 == 9 || cycle + 1 == cycles;
         unloaded += u32::from(unload);
-        let (capture, said) = session.detach_heard(if unload { &["--unload"] } else { &[] });
+        let (capture, said) = session.detach_and_hear(if unload { &["--unload"] } else { &[] });
         assert!(!said.contains("stays in process"), "cycle {cycle}: not unloaded: {said}");
         longest = stalls(&said).fold(longest, f64::max);
         if cycle % 20 == 0 {

@@ -210,7 +210,9 @@ fn left_words(left: &Left, pid: u32, answers: bool) -> String {
             format!("libhound.so is hooked in, and the hound that did it is gone; `hound detach -p {pid}` repairs that")
         }
         State::HalfBuilt => format!("a hound died on its way in; `hound detach -p {pid}` takes out what it left"),
-        State::OtherVersion => "libhound.so of another version of hound is in it; only that version can take it out, by `hound detach --unload`".into(),
+        State::OtherVersion => {
+            "libhound.so of another version of hound is in it; only that version can take it out, by `hound detach --unload`".into()
+        }
     }
 }
 

@@ -134,6 +134,10 @@ pub fn attach(attach: &Attach, glance: impl FnMut(&Glance) -> anyhow::Result<()>
     });
     signals::let_go();
     drop(talk);
+    // The capture's list of what is not recorded was written at the beginning.
+    for not in plan.appeared(&target).unwrap_or_default() {
+        eprintln!("hound: NOT recorded: {} in {}: {}", not.what, not.module, not.why);
+    }
     result
 }
 
