@@ -156,6 +156,13 @@ pub enum Refusal {
         /// Where it is.
         module: String,
     },
+    /// A custom pool's function from which an exception may come, which would end the program at the hook.
+    MayThrow {
+        /// The function.
+        function: String,
+        /// Where it is.
+        module: String,
+    },
     /// The target may not have the memory that recording needs.
     NoMemory {
         /// What failed.
@@ -229,6 +236,11 @@ impl Refusal {
             Refusal::NoAllocator { why, .. } => why.clone(),
             Refusal::NoFunction { name, why, .. } => format!("{name}: {why}"),
             Refusal::Breakpoint { function, module } => format!("another tracer's breakpoint or uprobe is on {function} of {module}"),
+            Refusal::MayThrow { function, module } => {
+                format!(
+                    "{function} is code of {module}, which throws exceptions; one that comes from a hooked function would end the program"
+                )
+            }
             Refusal::NoMemory { what } => format!("the target may not have the memory that recording needs ({what} failed)"),
             Refusal::Occupied { by } => format!("another hound (process {by}) is recording it"),
             Refusal::Launched => "libhound.so is in it since its start, and records it, or the process it was forked from".into(),
@@ -255,6 +267,9 @@ impl Refusal {
             Refusal::NoFunction { similar, .. } if similar.is_empty() => "no symbol has a name like it: see `nm` of the module".into(),
             Refusal::NoFunction { similar, .. } => format!("names like it: {}", similar.join(", ")),
             Refusal::Breakpoint { .. } => "end that tracer (perf, bpftrace, a debugger), or start the program with `hound run`".into(),
+            Refusal::MayThrow { function, .. } => {
+                format!("if {function} itself never throws, nor lets one pass, say so: {function}(…,nothrow)")
+            }
             Refusal::NoMemory { .. } => {
                 "raise its limit (`ulimit -v`, `prlimit --as`, or that of its control group); 200 MiB of addresses are needed".into()
             }

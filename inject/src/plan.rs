@@ -6,7 +6,7 @@ use hound_common::attach::{ENTRY_GLIBC, NO_ARGUMENT};
 use hound_common::hook::{Kind, Role};
 
 use crate::code::{BREAKPOINT, Displaced, JUMP, Range, Unfit, branches_into, is_instruction};
-use crate::custom::CustomHook;
+use crate::custom::{CustomHook, PoolRole};
 use crate::error::{Error, Refusal};
 use crate::existing;
 use crate::families::{self, Family, Function};
@@ -88,6 +88,11 @@ impl Plan {
                 plan.not_covered.push(NotCovered { module: module.path.clone(), what, why });
             }
             let pools = pools(module, &memory, custom);
+            if let Some((function, _)) = pools.iter().find(|(_, hook)| hook.role != PoolRole::Free && !hook.nothrow)
+                && may_throw(module, &memory)
+            {
+                return Err(Refusal::MayThrow { function: function.name.clone(), module: module.path.clone() }.into());
+            }
             unplaced.retain(|hook| !pools.iter().any(|(_, of)| of == hook));
             if !found.is_empty() || !pools.is_empty() {
                 Reading::of(module, &memory, &patched, shadow_stack).add(&mut plan, &found, &pools)?;
@@ -163,6 +168,14 @@ impl Plan {
 fn has_shadow_stack(pid: i32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     status.lines().any(|line| line.starts_with("x86_Thread_features:") && line.contains("shstk"))
+}
+
+/// Whether exceptions may come from the module's code: then one may pass through any of its functions. A hook's frame has no unwind
+/// tables that the program's unwinder knows, and an exception that comes to it ends the program.
+fn may_throw(module: &Module, memory: &Memory) -> bool {
+    // The C++ runtime's functions, its operator new, and what it and Rust's panics come down to.
+    const THROWERS: [&str; 4] = ["__cxa_throw", "_Znwm", "_Znam", "_Unwind_RaiseException"];
+    THROWERS.iter().any(|name| module.mentions(name.as_bytes()) || module.address_of(memory, name).is_some())
 }
 
 /// The custom hooks that name a function of the module.
