@@ -106,8 +106,8 @@ fn the_heap_is_what_it_is_without_the_pools() {
     }
     let of_heap = |hooks: &[&str]| {
         let (subject, capture) = recorded(Build::Optimised, hooks);
-        subject.end();
         let report = json(&capture, &["--all", "--format", "json"]);
+        subject.end();
         let sites = report["sites"].as_array().expect("sites").iter().map(|site| (site["stack"].clone(), figures_of_site(site)));
         let mut sites: Vec<_> = sites.map(|(stack, figures)| (stack.to_string(), figures)).collect();
         sites.sort();

@@ -186,8 +186,11 @@ fn blocks_that_lived_through_a_pause_are_censored() {
     assert_eq!((outcome.anomalies.allocated_alive, outcome.totals.censored_bytes), (0, 8));
 }
 
+/// Blocks that ended, with the heap (0) or pool they were of.
+type Heard = Vec<(u8, Block, Ending)>;
+
 /// Feeds steps to the heap (0) and to pools.
-fn replay_pools(steps: &[(u8, Step)]) -> (Outcome, Vec<(u8, Outcome)>, Vec<(u8, Block, Ending)>) {
+fn replay_pools(steps: &[(u8, Step)]) -> (Outcome, Vec<(u8, Outcome)>, Heard) {
     let blocks = std::cell::RefCell::new(Vec::new());
     let (heard, shared) = (|block: &Block, ending: &Ending, _: &Peak| blocks.borrow_mut().push((0, *block, *ending)), &blocks);
     let mut heaps = Heaps::new(heard, |pool| -> Sink<'_> {
