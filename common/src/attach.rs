@@ -33,7 +33,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64};
 /// First word of an attachment: "HOUNDATT" in ASCII.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"HOUNDATT");
 /// Changes with every incompatible change of this file.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Name of the ring's memfd, by which a later hound finds what an earlier one left in a target.
 pub const RING_NAME: &str = "hound-ring";
 /// Symbol of the [`Attachment`] in libhound.so.
@@ -92,9 +92,30 @@ pub struct Attachment {
     pub session: AtomicU64,
     /// `__vdso_clock_gettime`, for a ring whose clock is `CLOCK_MONOTONIC`; else 0.
     pub clock_gettime: AtomicU64,
+    /// Which build of the library this is: see [`image_id`]. Set by hound.
+    pub image: AtomicU64,
+    /// Table of [`OWN_PIECES`] pieces that the library has mapped by itself, unused ones zero; 0 before it has run. In memory that a fork
+    /// copies. For whoever takes the library out.
+    pub own_pieces: AtomicU64,
+    /// How many pieces the table has room for.
+    pub own_piece_count: AtomicU64,
     /// Room for more.
-    pub reserved: [AtomicU64; 6],
+    pub reserved: [AtomicU64; 3],
 }
+
+/// Tells builds of libhound.so apart that have the same [`VERSION`]: a hash of the file (FNV-1a, 64 bits).
+pub fn image_id(file: &[u8]) -> u64 {
+    file.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+/// A thread's state: `STREAMS` of them lie at [`Attachment::states`], by their streams' indexes.
+pub const STATE_BYTES: usize = 4096;
+/// Where a state says that it is in use: the stack pointer at the entry of the hook at work, 0 if none is.
+pub const STATE_BUSY: usize = 8;
+/// Where it has what lies there: the hook's return address.
+pub const STATE_BUSY_RA: usize = 16;
+/// How many pieces the library may map by itself: one for each state, and for its tables.
+pub const OWN_PIECES: usize = crate::ring::STREAMS + 16;
 
 impl Attachment {
     /// The block as it stands in the image.
@@ -125,7 +146,10 @@ impl Attachment {
             executable_bias: ZERO,
             session: ZERO,
             clock_gettime: ZERO,
-            reserved: [ZERO; 6],
+            image: ZERO,
+            own_pieces: ZERO,
+            own_piece_count: ZERO,
+            reserved: [ZERO; 3],
         }
     }
 }
@@ -154,6 +178,8 @@ pub struct KnownModule {
     pub headers: AtomicU64,
     /// How many.
     pub header_count: AtomicU64,
+    /// avma of a header that hound has made, shaped as `.eh_frame_hdr` with a sorted table, for a module that was linked without one; else 0.
+    pub made_header: AtomicU64,
 }
 
 /// How a hooked function takes its arguments. The number is the index of its stub.
@@ -201,10 +227,18 @@ pub enum Shape {
     RegisterFrame = 18,
     /// `__deregister_frame(table)`
     DeregisterFrame = 19,
+    /// Returns a block; the size's and the count's places are in the entry, as for pools.
+    Wide = 20,
+    /// Resizes a block; the places are in the entry.
+    WideRealloc = 21,
+    /// Returns a text of its own, unless it was given a place for it ([`Entry::block_argument`]): strdup, realpath.
+    Text = 22,
+    /// `(block *, count, size) → errno`: NetBSD's reallocarr.
+    Reallocarr = 23,
 }
 
 /// How many [`Shape`]s there are.
-pub const SHAPES: usize = 20;
+pub const SHAPES: usize = 24;
 /// In [`Entry::size_argument`] and its like: there is none.
 pub const NO_ARGUMENT: u8 = 255;
 /// Most bytes of a function's entry that are displaced.
@@ -216,8 +250,8 @@ pub struct Entry {
     /// Where to call the function as if it were not patched: the displaced instructions, then a jump behind them.
     pub real: AtomicU64,
     /// Another function of the same family, 0 = none. For [`Shape::New`] the nothrow one's `real`: it is called with the size, the second
-    /// argument as it is and the address of a `nothrow_t` as the third; without it calls are passed on unrecorded. For the other shapes
-    /// `malloc_usable_size`; not asked if [`ENTRY_GLIBC`] is set.
+    /// argument as it is and the address of a `nothrow_t` as the third, or, where the entry says which argument is the size, with the same
+    /// arguments; without it calls are passed on unrecorded. For the other shapes `malloc_usable_size`; not asked if [`ENTRY_GLIBC`] is set.
     pub helper: AtomicU64,
     /// Code of the allocator this function belongs to: what calls from there is the allocator itself, not the program. Both 0 for libc
     /// (what strdup allocates is the program's) and for executables.
@@ -234,11 +268,11 @@ pub struct Entry {
     pub shape: u8,
     /// Bits of `ENTRY_…`.
     pub flags: u8,
-    /// For pools: which argument (0 to 5) is the size.
+    /// For pools and wide shapes: which argument (0 to 5) is the size.
     pub size_argument: u8,
-    /// For pools: which argument is the count, [`NO_ARGUMENT`] if none.
+    /// For pools and wide shapes: which argument is the count, [`NO_ARGUMENT`] if none.
     pub count_argument: u8,
-    /// For pools: which argument is the block.
+    /// For pools and wide shapes: which argument is the block.
     pub block_argument: u8,
     /// For pools: its number, 1 to 63.
     pub pool: u8,
@@ -252,6 +286,8 @@ pub struct Entry {
 
 /// [`Entry::flags`]: glibc's own allocator, whose chunk headers tell a block's usable size.
 pub const ENTRY_GLIBC: u8 = 1;
+/// [`Entry::flags`]: where it finds no memory, the old block is released (BSD's reallocf).
+pub const ENTRY_FREES: u8 = 2;
 
 /// One piece of memory that hound maps into a target, written down (in the ring's control page) before it is mapped, so that whoever finds
 /// the ring after hound's death knows what else to take away.

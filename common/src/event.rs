@@ -150,6 +150,8 @@ pub const LOST_DAMAGED: u8 = 4;
 pub const LOST_DISK: u8 = 5;
 /// `LOST`: the target had no memory left to record a deeper stack.
 pub const LOST_NO_MEMORY: u8 = 6;
+/// `LOST`: a thread did not come to an end with the event it was writing when hound detached.
+pub const LOST_UNFINISHED: u8 = 7;
 
 /// `END`: the thread ended.
 pub const END_THREAD: u8 = 1;

@@ -3,7 +3,7 @@
 //! A new hooked function is one line in [`HOOKS`] (plus its body in `preload/src/hooks.rs` if its signature is new), or, where it can
 //! only be patched and not interposed, one line in [`PATCHES`].
 
-use crate::attach::Shape;
+use crate::attach::{ENTRY_FREES, NO_ARGUMENT, Shape};
 
 /// Which function made a block or released it. The numbers are part of the capture format: never renumber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -31,7 +31,7 @@ pub enum Kind {
     New = 10,
     /// C++ `operator new[]` of an allocator that defines its own.
     NewArray = 11,
-    /// jemalloc's `mallocx`, and what takes size before alignment or flags.
+    /// jemalloc's `mallocx`
     Mallocx = 12,
     /// jemalloc's `rallocx`
     Rallocx = 13,
@@ -189,7 +189,7 @@ pub const WATCHED: &[&str] =
 /// Which allocator has a function, and under which names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// glibc's own further names of [`HOOKS`], in a module that has those too.
+    /// Further names of [`HOOKS`]: glibc's, and what other allocators put in the place of those and of BSD's.
     Glibc,
     /// jemalloc, behind the prefix it was built with.
     Jemalloc,
@@ -214,14 +214,59 @@ pub struct Patch {
     pub shape: Shape,
     /// For [`Shape::New`]: the symbol of the one that returns null where this one throws.
     pub nothrow: Option<&'static str>,
+    /// Where its arguments are, for shapes that do not say it.
+    pub places: Places,
+    /// Bits of `ENTRY_…`.
+    pub flags: u8,
+}
+
+/// Which arguments of a function (0 to 5) mean what; [`NO_ARGUMENT`] for what it does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Places {
+    /// The size.
+    pub size: u8,
+    /// The count that the size is multiplied with.
+    pub count: u8,
+    /// The block.
+    pub block: u8,
+}
+
+impl Places {
+    /// The shape says it all.
+    pub const NONE: Places = Places { size: NO_ARGUMENT, count: NO_ARGUMENT, block: NO_ARGUMENT };
 }
 
 const fn patch(symbol: &'static str, origin: Origin, kind: Kind, shape: Shape) -> Patch {
-    Patch { symbol, origin, kind, shape, nothrow: None }
+    Patch { symbol, origin, kind, shape, nothrow: None, places: Places::NONE, flags: 0 }
 }
 
 const fn throws(symbol: &'static str, origin: Origin, kind: Kind, nothrow: &'static str) -> Patch {
-    Patch { symbol, origin, kind, shape: Shape::New, nothrow: Some(nothrow) }
+    Patch { nothrow: Some(nothrow), ..patch(symbol, origin, kind, Shape::New) }
+}
+
+/// What patched functions take beyond the usual, and where.
+impl Patch {
+    const fn size(self, size: u8) -> Patch {
+        Patch { places: Places { size, ..self.places }, ..self }
+    }
+
+    const fn count(self, count: u8) -> Patch {
+        Patch { places: Places { count, ..self.places }, ..self }
+    }
+
+    const fn block(self, block: u8) -> Patch {
+        Patch { places: Places { block, ..self.places }, ..self }
+    }
+
+    const fn frees(self) -> Patch {
+        Patch { flags: ENTRY_FREES, ..self }
+    }
+}
+
+/// A mimalloc function whose arguments lie where the shape cannot tell.
+const fn wide(symbol: &'static str, kind: Kind) -> Patch {
+    let shape = if matches!(kind, Kind::Realloc | Kind::Reallocarray) { Shape::WideRealloc } else { Shape::Wide };
+    patch(symbol, Origin::Mimalloc, kind, shape)
 }
 
 /// Every function that is patched in a running target besides [`HOOKS`] and [`WATCHED`].
@@ -233,6 +278,12 @@ pub const PATCHES: &[Patch] = &[
     patch("__libc_valloc", Origin::Glibc, Kind::Valloc, Shape::Alloc),
     patch("__libc_pvalloc", Origin::Glibc, Kind::Pvalloc, Shape::Alloc),
     patch("__libc_free", Origin::Glibc, Kind::Free, Shape::Free),
+    patch("__libc_cfree", Origin::Glibc, Kind::Cfree, Shape::Free),
+    patch("__posix_memalign", Origin::Glibc, Kind::PosixMemalign, Shape::PosixMemalign),
+    patch("_aligned_malloc", Origin::Glibc, Kind::AlignedAlloc, Shape::Memalign),
+    patch("reallocf", Origin::Glibc, Kind::Realloc, Shape::Realloc).frees(),
+    patch("reallocarr", Origin::Glibc, Kind::Reallocarray, Shape::Reallocarr),
+    patch("vfree", Origin::Glibc, Kind::Free, Shape::Free),
     patch("mallocx", Origin::Jemalloc, Kind::Mallocx, Shape::AllocFirst),
     patch("rallocx", Origin::Jemalloc, Kind::Rallocx, Shape::Rallocx),
     patch("xallocx", Origin::Jemalloc, Kind::Xallocx, Shape::Xallocx),
@@ -250,7 +301,8 @@ pub const PATCHES: &[Patch] = &[
     patch("mi_zalloc_aligned_at", Origin::Mimalloc, Kind::AlignedAlloc, Shape::AllocFirst),
     patch("mi_realloc", Origin::Mimalloc, Kind::Realloc, Shape::Realloc),
     patch("mi_rezalloc", Origin::Mimalloc, Kind::Realloc, Shape::Realloc),
-    patch("mi_reallocf", Origin::Mimalloc, Kind::Realloc, Shape::Realloc),
+    patch("mi_reallocf", Origin::Mimalloc, Kind::Realloc, Shape::Realloc).frees(),
+    patch("mi_reallocarr", Origin::Mimalloc, Kind::Reallocarray, Shape::Reallocarr),
     patch("mi_reallocn", Origin::Mimalloc, Kind::Reallocarray, Shape::Reallocarray),
     patch("mi_reallocarray", Origin::Mimalloc, Kind::Reallocarray, Shape::Reallocarray),
     patch("mi_recalloc", Origin::Mimalloc, Kind::Reallocarray, Shape::Reallocarray),
@@ -261,14 +313,74 @@ pub const PATCHES: &[Patch] = &[
     patch("mi_aligned_alloc", Origin::Mimalloc, Kind::AlignedAlloc, Shape::Memalign),
     patch("mi_valloc", Origin::Mimalloc, Kind::Valloc, Shape::Alloc),
     patch("mi_pvalloc", Origin::Mimalloc, Kind::Pvalloc, Shape::Alloc),
+    wide("mi_calloc_aligned", Kind::Calloc).count(0).size(1),
+    wide("mi_calloc_aligned_at", Kind::Calloc).count(0).size(1),
+    wide("mi_realloc_aligned_at", Kind::Realloc).block(0).size(1),
+    wide("mi_rezalloc_aligned_at", Kind::Realloc).block(0).size(1),
+    wide("mi_recalloc_aligned", Kind::Reallocarray).block(0).count(1).size(2),
+    wide("mi_recalloc_aligned_at", Kind::Reallocarray).block(0).count(1).size(2),
+    wide("mi_aligned_recalloc", Kind::Reallocarray).block(0).count(1).size(2),
+    wide("mi_aligned_offset_recalloc", Kind::Reallocarray).block(0).count(1).size(2),
+    // The block stays where it is, or null comes back and nothing was done.
+    patch("mi_expand", Origin::Mimalloc, Kind::Xallocx, Shape::Rallocx),
+    patch("mi__expand", Origin::Mimalloc, Kind::Xallocx, Shape::Rallocx),
+    patch("mi_strdup", Origin::Mimalloc, Kind::Malloc, Shape::Text),
+    patch("mi_strndup", Origin::Mimalloc, Kind::Malloc, Shape::Text),
+    patch("mi_mbsdup", Origin::Mimalloc, Kind::Malloc, Shape::Text),
+    patch("mi_realpath", Origin::Mimalloc, Kind::Malloc, Shape::Text).block(1),
+    // Version 3: the size that the block really has comes back through a pointer.
+    patch("mi_umalloc", Origin::Mimalloc, Kind::Malloc, Shape::AllocFirst),
+    patch("mi_umalloc_small", Origin::Mimalloc, Kind::Malloc, Shape::AllocFirst),
+    patch("mi_uzalloc_small", Origin::Mimalloc, Kind::Calloc, Shape::AllocFirst),
+    patch("mi_umalloc_aligned", Origin::Mimalloc, Kind::AlignedAlloc, Shape::AllocFirst),
+    patch("mi_uzalloc_aligned", Origin::Mimalloc, Kind::AlignedAlloc, Shape::AllocFirst),
+    wide("mi_ucalloc", Kind::Calloc).count(0).size(1),
+    wide("mi_urealloc", Kind::Realloc).block(0).size(1),
+    patch("mi_ufree", Origin::Mimalloc, Kind::Free, Shape::Free),
+    patch("mi_free_small", Origin::Mimalloc, Kind::Free, Shape::Free),
     // (heap, size): taken like (align, size), of which only the size is looked at.
     patch("mi_heap_malloc", Origin::Mimalloc, Kind::Malloc, Shape::Memalign),
     patch("mi_heap_malloc_small", Origin::Mimalloc, Kind::Malloc, Shape::Memalign),
     patch("mi_heap_zalloc", Origin::Mimalloc, Kind::Calloc, Shape::Memalign),
+    patch("mi_heap_zalloc_small", Origin::Mimalloc, Kind::Calloc, Shape::Memalign),
+    patch("mi_theap_malloc", Origin::Mimalloc, Kind::Malloc, Shape::Memalign),
+    patch("mi_theap_malloc_small", Origin::Mimalloc, Kind::Malloc, Shape::Memalign),
+    patch("mi_theap_zalloc", Origin::Mimalloc, Kind::Calloc, Shape::Memalign),
+    patch("mi_theap_zalloc_small", Origin::Mimalloc, Kind::Calloc, Shape::Memalign),
+    wide("mi_theap_malloc_aligned", Kind::AlignedAlloc).size(1),
+    wide("mi_theap_calloc", Kind::Calloc).count(1).size(2),
+    wide("mi_theap_realloc", Kind::Realloc).block(1).size(2),
+    wide("mi_heap_calloc", Kind::Calloc).count(1).size(2),
+    wide("mi_heap_mallocn", Kind::Malloc).count(1).size(2),
+    wide("mi_heap_malloc_aligned", Kind::AlignedAlloc).size(1),
+    wide("mi_heap_malloc_aligned_at", Kind::AlignedAlloc).size(1),
+    wide("mi_heap_zalloc_aligned", Kind::AlignedAlloc).size(1),
+    wide("mi_heap_zalloc_aligned_at", Kind::AlignedAlloc).size(1),
+    wide("mi_heap_calloc_aligned", Kind::Calloc).count(1).size(2),
+    wide("mi_heap_calloc_aligned_at", Kind::Calloc).count(1).size(2),
+    wide("mi_heap_realloc", Kind::Realloc).block(1).size(2),
+    wide("mi_heap_reallocf", Kind::Realloc).block(1).size(2).frees(),
+    wide("mi_heap_rezalloc", Kind::Realloc).block(1).size(2),
+    wide("mi_heap_realloc_aligned", Kind::Realloc).block(1).size(2),
+    wide("mi_heap_realloc_aligned_at", Kind::Realloc).block(1).size(2),
+    wide("mi_heap_rezalloc_aligned", Kind::Realloc).block(1).size(2),
+    wide("mi_heap_rezalloc_aligned_at", Kind::Realloc).block(1).size(2),
+    wide("mi_heap_reallocn", Kind::Reallocarray).block(1).count(2).size(3),
+    wide("mi_heap_recalloc", Kind::Reallocarray).block(1).count(2).size(3),
+    wide("mi_heap_recalloc_aligned", Kind::Reallocarray).block(1).count(2).size(3),
+    wide("mi_heap_recalloc_aligned_at", Kind::Reallocarray).block(1).count(2).size(3),
+    patch("mi_heap_strdup", Origin::Mimalloc, Kind::Malloc, Shape::Text),
+    patch("mi_heap_strndup", Origin::Mimalloc, Kind::Malloc, Shape::Text),
+    patch("mi_heap_realpath", Origin::Mimalloc, Kind::Malloc, Shape::Text).block(2),
     patch("mi_new_nothrow", Origin::Mimalloc, Kind::New, Shape::Alloc),
     patch("mi_new_aligned_nothrow", Origin::Mimalloc, Kind::New, Shape::AllocFirst),
     throws("mi_new", Origin::Mimalloc, Kind::New, "mi_new_nothrow"),
     throws("mi_new_aligned", Origin::Mimalloc, Kind::New, "mi_new_aligned_nothrow"),
+    throws("mi_new_n", Origin::Mimalloc, Kind::New, "mi_mallocn").count(0).size(1),
+    throws("mi_new_realloc", Origin::Mimalloc, Kind::Realloc, "mi_realloc").block(0).size(1),
+    throws("mi_new_reallocn", Origin::Mimalloc, Kind::Reallocarray, "mi_reallocn").block(0).count(1).size(2),
+    throws("mi_heap_alloc_new", Origin::Mimalloc, Kind::New, "mi_heap_malloc").size(1),
+    throws("mi_heap_alloc_new_n", Origin::Mimalloc, Kind::New, "mi_heap_mallocn").count(1).size(2),
     patch("mi_free", Origin::Mimalloc, Kind::Free, Shape::Free),
     patch("mi_cfree", Origin::Mimalloc, Kind::Cfree, Shape::Free),
     patch("mi_free_size", Origin::Mimalloc, Kind::FreeSized, Shape::Free),
@@ -329,6 +441,52 @@ pub const PATCHES: &[Patch] = &[
     patch("_ZdaPvSt11align_val_tRKSt9nothrow_t", Origin::Operator, Kind::DeleteArray, Shape::Free),
 ];
 
+/// Exported functions that sound like an allocator's and are not hooked, each with the reason. A `*` at the end stands for any.
+pub const EXCEPTED: &[(&str, &str)] = &[
+    ("malloc_usable_size", SIZE),
+    ("malloc_size", SIZE),
+    ("malloc_good_size", SIZE),
+    ("nallocx", SIZE),
+    ("sallocx", SIZE),
+    ("tc_nallocx", SIZE),
+    ("tc_malloc_size", SIZE),
+    ("mi_malloc_size", SIZE),
+    ("mi_malloc_good_size", SIZE),
+    ("mi_malloc_usable_size", SIZE),
+    ("mi_usable_size", SIZE),
+    ("mallctl", "steers the allocator; what `arena.N.reset` releases stays counted as live"),
+    ("mallctlbymib", "as mallctl"),
+    ("mallctlnametomib", "looks a name up"),
+    ("malloc_stats", TELLS),
+    ("malloc_stats_print", TELLS),
+    ("tc_malloc_stats", TELLS),
+    ("malloc_info", TELLS),
+    ("malloc_trim", "gives free memory back; no block changes"),
+    ("malloc_set_state", "no more than a stub since glibc 2.26"),
+    ("malloc_get_state", "no more than a stub since glibc 2.26"),
+    ("MallocHook_*", "tells of calls that are hooked"),
+    ("MallocExtension_*", TELLS),
+    ("malloc_conf", "data"),
+    ("malloc_message", "data"),
+    ("je_test_hooks_arena_new_hook", "data"),
+    ("je_test_hooks_libc_hook", "data"),
+    ("tcmalloc_sys_alloc", "data"),
+    ("tc_query_new_mode", TELLS),
+    ("tc_set_new_mode", "a switch"),
+    ("mi_register_deferred_free", "a switch"),
+    ("mi_heap_new", HEAP),
+    ("mi_heap_new_in_arena", HEAP),
+    ("mi_heap_delete", HEAP),
+    ("mi_heap_destroy", "releases a heap's blocks without naming them: they stay counted as live"),
+    ("mi_wcsdup", WINDOWS),
+    ("mi_dupenv_s", WINDOWS),
+    ("mi_wdupenv_s", WINDOWS),
+];
+const SIZE: &str = "tells a size, allocates nothing";
+const TELLS: &str = "tells of the allocator, allocates nothing";
+const HEAP: &str = "makes or ends a heap; its blocks are seen one by one";
+const WINDOWS: &str = "for Windows programs only: where it allocates past hooked functions, hound does not see it";
+
 /// How a function of [`WATCHED`] is patched.
 pub fn watched_shape(symbol: &str) -> Option<Shape> {
     match symbol {
@@ -360,6 +518,21 @@ mod tests {
         }
         for hook in HOOKS {
             assert_eq!((hook.kind.name(), hook.kind.role()), (hook.name, hook.role));
+        }
+    }
+
+    #[test]
+    fn each_function_is_listed_once_and_says_where_its_arguments_are() {
+        for (at, patch) in PATCHES.iter().enumerate() {
+            assert!(PATCHES[..at].iter().all(|p| p.symbol != patch.symbol || p.origin != patch.origin), "{} twice", patch.symbol);
+            assert!(EXCEPTED.iter().all(|(name, _)| *name != patch.symbol), "{} is hooked", patch.symbol);
+            let has = |place: u8| place != NO_ARGUMENT;
+            match patch.shape {
+                Shape::Wide => assert!(has(patch.places.size) && !has(patch.places.block), "{}", patch.symbol),
+                Shape::WideRealloc => assert!(has(patch.places.size) && has(patch.places.block), "{}", patch.symbol),
+                Shape::New => assert_eq!(has(patch.places.block), patch.kind.role() == Role::Realloc, "{}", patch.symbol),
+                _ => assert!(!has(patch.places.size), "{}", patch.symbol),
+            }
         }
     }
 

@@ -61,7 +61,7 @@ impl fmt::Display for Unfit {
             Self::Short { bytes } => write!(f, "it is {bytes} bytes long, too short for a jump"),
             Self::Unknown => write!(f, "its first instructions are unknown to hound"),
             Self::Breakpoint => write!(f, "another tracer's breakpoint or uprobe is on its entry"),
-            Self::Call => write!(f, "it begins with a call"),
+            Self::Call => write!(f, "it begins with a call that cannot be moved"),
             Self::Trap => write!(f, "it begins with a system call"),
             Self::Branch { from } => write!(f, "code at {from:#x} jumps into its first instructions"),
             Self::Symbol { at } => write!(f, "another function begins inside its first instructions, at {at:#x}"),
@@ -109,6 +109,8 @@ impl Displaced {
                 return Err(if decoder.can_decode() { Unfit::Unknown } else { Unfit::Short { bytes: skipped + code.len() } });
             }
             match instruction.flow_control() {
+                // With its five bytes it is the last one displaced.
+                FlowControl::Call if instruction.code() == Code::Call_rel32_64 => {}
                 FlowControl::Call | FlowControl::IndirectCall => {
                     let trap = matches!(instruction.code(), Code::Syscall | Code::Sysenter);
                     return Err(if trap { Unfit::Trap } else { Unfit::Call });
@@ -134,36 +136,57 @@ impl Displaced {
         self.address + self.bytes.len() as u64
     }
 
-    /// The displaced instructions for a place at `at`, followed by a jump behind the originals.
+    /// Where the last displaced instruction calls, if it is a call. It becomes a push of the address behind the original and a jump: its
+    /// callee returns to the function itself, and nobody who looks at the stack sees the difference. Not for a shadow stack.
+    pub fn last_call(&self) -> Option<u64> {
+        let last = self.instructions.last().filter(|last| last.flow_control() == FlowControl::Call)?;
+        near_target(last)
+    }
+
+    /// The displaced instructions for a place at `at`, followed by a jump behind the originals (or to what the last of them calls).
     ///
     /// # Errors
     /// [`Unfit::Fixed`] where they do not mean the same there: the result is decoded again and compared.
     pub fn relocated(&self, at: u64) -> Result<Vec<u8>, Unfit> {
         let fixed = |why: String| Unfit::Fixed { why };
         let start = at + ENDBR64.len() as u64;
+        let (moved, onward) = match self.last_call() {
+            Some(target) => (&self.instructions[..self.instructions.len() - 1], target),
+            None => (&self.instructions[..], self.end()),
+        };
+        // The call is not moved with the rest: a branch to it would lead into the patch.
+        if moved.len() < self.instructions.len() && moved.iter().any(|i| near_target(i) == self.instructions.last().map(Instruction::ip)) {
+            return Err(fixed("a branch among them leads to their call".into()));
+        }
         // The jump back is not part of the block: BlockEncoder takes a branch to an address that an instruction of the block carries for
         // a branch within it, and would make of the jump back a jump to itself.
-        let block = InstructionBlock::new(&self.instructions, start);
+        let block = InstructionBlock::new(moved, start);
         let encoded = BlockEncoder::encode(64, block, BlockEncoderOptions::NONE).map_err(|e| fixed(e.to_string()))?;
-        self.check(&encoded.code_buffer, start).map_err(fixed)?;
+        Self::check(moved, &encoded.code_buffer, start).map_err(fixed)?;
         let mut code = ENDBR64.to_vec();
         code.extend(encoded.code_buffer);
+        if self.last_call().is_some() {
+            let [a, b, c, d, high @ ..] = self.end().to_le_bytes();
+            code.extend([0x68, a, b, c, d]); // push: 8 bytes, of which the upper half comes next
+            code.extend([0xc7, 0x44, 0x24, 0x04]); // mov dword ptr [rsp + 4], …
+            code.extend(high);
+        }
         code.extend(FAR_JUMP);
-        code.extend(self.end().to_le_bytes());
+        code.extend(onward.to_le_bytes());
         if code.len() > TRAMPOLINE { Err(fixed(format!("they take {} bytes elsewhere", code.len()))) } else { Ok(code) }
     }
 
     /// Whether code at `start` means instruction by instruction what the displaced ones do.
-    fn check(&self, code: &[u8], start: u64) -> Result<(), String> {
+    fn check(wanted: &[Instruction], code: &[u8], start: u64) -> Result<(), String> {
         let moved: Vec<Instruction> = decode(code, start).iter().collect();
-        if moved.len() != self.instructions.len() {
+        if moved.len() != wanted.len() {
             return Err("one instruction becomes several".into());
         }
-        let target = |of: u64| match self.instructions.iter().position(|i| i.ip() == of) {
+        let target = |of: u64| match wanted.iter().position(|i| i.ip() == of) {
             Some(at) => moved[at].ip(),
             None => of,
         };
-        for (old, new) in self.instructions.iter().zip(&moved) {
+        for (old, new) in wanted.iter().zip(&moved) {
             if !means_the_same(old, new, target) {
                 return Err(format!("{:?} becomes {:?}", old.code(), new.code()));
             }
@@ -329,13 +352,31 @@ mod tests {
         assert_eq!(unfit(&[0x48, 0x85, 0xff]), Unfit::Short { bytes: 3 });
         assert_eq!(unfit(&[0xcc, 0x85, 0xff, 0x90, 0x90]), Unfit::Breakpoint);
         assert_eq!(unfit(&[0x55, 0xcc, 0x90, 0x90, 0x90]), Unfit::Breakpoint);
-        assert_eq!(unfit(&[0x55, 0xe8, 0, 0, 0, 0]), Unfit::Call);
+        assert_eq!(unfit(&[0x55, 0xff, 0xd0, 0x90, 0x90]), Unfit::Call);
         assert_eq!(unfit(&[0x89, 0xf8, 0x0f, 0x05, 0xc3]), Unfit::Trap);
         assert_eq!(unfit(&[0x06, 0x90, 0x90, 0x90, 0x90]), Unfit::Unknown);
         let page_end = AT + 4096 - 4;
         assert_eq!(Displaced::of(page_end, &[0xb8, 1, 0, 0, 0, 0xc3]).unwrap_err(), Unfit::Page);
         // A jump of five bytes is a whole function.
         assert_eq!(Displaced::of(AT, &[0xe9, 1, 0, 0, 0]).unwrap().bytes.len(), 5);
+    }
+
+    #[test]
+    fn a_call_returns_to_the_function_itself() {
+        // push rbx; call +0x100; ...
+        let code = [0x53, 0xe8, 0, 1, 0, 0, 0x5b, 0xc3];
+        let displaced = Displaced::of(AT, &code).unwrap();
+        assert_eq!((displaced.bytes.len(), displaced.last_call()), (6, Some(AT + 0x106)));
+        let moved = displaced.relocated(THERE).unwrap();
+        let list: Vec<Instruction> = decode(&moved, THERE).iter().collect();
+        assert_eq!(list[1].code(), Code::Push_r64);
+        let (low, high) = (list[2].immediate32to64() as u64 & 0xffff_ffff, u64::from(list[3].immediate32()));
+        assert_eq!((list[2].code(), low | high << 32), (Code::Pushq_imm32, AT + 6));
+        assert_eq!((list[3].memory_base(), list[3].memory_displacement64()), (Register::RSP, 4));
+        assert_eq!(moved[moved.len() - 8..], (AT + 0x106).to_le_bytes());
+        // je to the call: it does not move along.
+        let displaced = Displaced::of(AT, &[0x74, 0x00, 0xe8, 0, 1, 0, 0, 0xc3]).unwrap();
+        assert!(matches!(displaced.relocated(THERE), Err(Unfit::Fixed { .. })));
     }
 
     #[test]

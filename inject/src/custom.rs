@@ -36,6 +36,8 @@ pub struct CustomHook {
     pub count: Option<u8>,
     /// Which argument is the block.
     pub block: Option<u8>,
+    /// The user's word that it never throws an exception.
+    pub nothrow: bool,
 }
 
 /// Why a `--hook` was not understood.
@@ -49,7 +51,7 @@ impl fmt::Display for HookSyntax {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "--hook {:?}: {}; it is written alloc=NAME(size=N[,count=M]), free=NAME(ptr=N) or realloc=NAME(ptr=N,size=M), arguments counted from 0, NAME@MODULE to look in one module only",
+            "--hook {:?}: {}; it is written alloc=NAME(size=N[,count=M]), free=NAME(ptr=N) or realloc=NAME(ptr=N,size=M), arguments counted from 0, NAME@MODULE to look in one module only, nothrow among the arguments of a function that throws no C++ exception",
             self.given, self.what
         )
     }
@@ -86,7 +88,7 @@ fn parse(given: &str) -> Result<CustomHook, String> {
     if name.is_empty() {
         return Err("the name is empty".into());
     }
-    let mut hook = CustomHook { role, name: name.to_owned(), module, pool: 1, size: None, count: None, block: None };
+    let mut hook = CustomHook { role, name: name.to_owned(), module, pool: 1, size: None, count: None, block: None, nothrow: false };
     for argument in arguments.split(',').filter(|a| !a.trim().is_empty()) {
         read_argument(&mut hook, argument)?;
     }
@@ -94,6 +96,10 @@ fn parse(given: &str) -> Result<CustomHook, String> {
 }
 
 fn read_argument(hook: &mut CustomHook, argument: &str) -> Result<(), String> {
+    if argument.trim() == "nothrow" {
+        hook.nothrow = true;
+        return Ok(());
+    }
     let (word, number) = argument.split_once('=').ok_or_else(|| format!("{argument:?} has no `=`"))?;
     let (word, number) = (word.trim(), number.trim());
     let number: u8 = number.parse().map_err(|_| format!("{number:?} is not an argument's number"))?;
@@ -170,6 +176,7 @@ mod tests {
         let alloc: CustomHook = "alloc=pool_get@libpool.so(size=1,count=2)".parse().unwrap();
         assert_eq!((alloc.role, alloc.name.as_str(), alloc.module.as_deref()), (PoolRole::Alloc, "pool_get", Some("libpool.so")));
         assert_eq!((alloc.size, alloc.count, alloc.block), (Some(1), Some(2), None));
+        assert!(!alloc.nothrow && "alloc=f(size=1,nothrow)".parse::<CustomHook>().unwrap().nothrow);
         let free: CustomHook = "free=pool_put(ptr=0)".parse().unwrap();
         assert_eq!((free.role, free.block, free.size), (PoolRole::Free, Some(0), None));
         let realloc: CustomHook = "realloc=pool::grow(char*, int)(ptr=0, size=1)".parse().unwrap();

@@ -2,16 +2,18 @@
 
 use core::mem::offset_of;
 use std::fs::{File, OpenOptions};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-use hound_common::attach::{Attachment, KnownModule, RING_NAME, THREAD_SLOTS};
+use hound_common::attach::{Attachment, KnownModule, RING_NAME, STATE_BYTES, THREAD_SLOTS};
 use hound_common::ring::{self, Control, LIBRARY_ABSENT, RING_BYTES, STREAMS};
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 
 use crate::error::{Error, Refusal};
 use crate::existing::{Existing, State};
+use crate::frames::Frames;
 use crate::image::Image;
 use crate::look::Target;
 use crate::memory::Memory;
@@ -19,15 +21,15 @@ use crate::patch::{self, Patched};
 use crate::place::{PAGE, Space, mappings};
 use crate::plan::Plan;
 use crate::remote::Borrowed;
-use crate::site::{MAX_ROWS, Site};
+use crate::site::{Inside, MAX_ROWS, Site};
 use crate::step::{moment, step};
-use crate::surroundings::Surroundings;
+use crate::surroundings::{MAX_MODULES, Surroundings};
 use crate::thunk::ENTRY;
 
 /// `MAP_FIXED_NOREPLACE`: kernels before 4.17 take the address for a hint, which the result shows.
 const FIXED: i32 = libc::MAP_FIXED_NOREPLACE | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-/// Modules that the table has room for.
-const MAX_MODULES: u64 = 4096;
+/// Reasons for losses that the control page counts.
+const LOST_REASONS: usize = 8;
 /// `Control::patience_ms` of a target that hound did not start: it must not wait long for a hound that has died.
 const PATIENCE_MS: u32 = 250;
 /// How long undoing may take.
@@ -44,22 +46,23 @@ pub fn enter(target: &Target, library: &[u8], deadline: Instant) -> Result<Enter
     let image = Image::parse(library).map_err(|what| Error::Unfit { what })?;
     let mut stalls = Vec::new();
     if let Some(existing) = Existing::of(target.duplicate()?)?
-        && let Some(entered) = reuse(existing, &mut stalls, deadline)?
+        && let Some(entered) = reuse(existing, &image, &mut stalls, deadline)?
     {
         return Ok(entered);
     }
     Building::of(target, &image, deadline)?.build(&image, stalls, deadline)
 }
 
-/// Takes over what is there, or takes it out.
-fn reuse(mut existing: Existing, stalls: &mut Vec<Duration>, deadline: Instant) -> Result<Option<Entered>, Error> {
+/// Takes over what is there if it is the same build of the library, or takes it out.
+fn reuse(mut existing: Existing, image: &Image, stalls: &mut Vec<Duration>, deadline: Instant) -> Result<Option<Entered>, Error> {
     let stall = existing.unpatch(deadline)?;
     if stall > Duration::ZERO {
         stalls.push(stall);
     }
     let state = existing.state();
     let (site, ring) = existing.into_parts();
-    let (State::Dormant, Some(ring), false) = (state, ring, site.inherited) else {
+    let is_same = state == State::Dormant && site.word(site.attachment()?, offset_of!(Attachment, image))? == image.id();
+    let (true, Some(ring), false) = (is_same, ring, site.inherited) else {
         return match site.unload(deadline) {
             Ok(()) => Ok(None),
             Err(Error::Deadline { what }) => Err(Refusal::LeftBehind { why: what }.into()),
@@ -76,9 +79,15 @@ fn reuse(mut existing: Existing, stalls: &mut Vec<Duration>, deadline: Instant) 
     journal.set_half(offset_of!(Control, library), LIBRARY_ABSENT)?;
     journal.set_half(offset_of!(Control, bow_out), 0)?;
     journal.set_half(offset_of!(Control, patience_ms), PATIENCE_MS)?;
-    let surroundings = Surroundings::of(&site.target, &site.memory)?;
+    // What earlier recordings have lost is not the next one's.
+    for reason in 0..LOST_REASONS {
+        journal.set_word(offset_of!(Control, lost) + reason * 8, 0)?;
+    }
+    journal.set_word(offset_of!(Control, waited_ticks), 0)?;
+    let mut surroundings = Surroundings::of(&site.target, &site.memory)?;
+    surroundings.take_over(&site, site.attachment()?)?;
     surroundings.write(&site, site.attachment()?)?;
-    Ok(Some(Entered { site, ring, stalls: core::mem::take(stalls), fresh: false }))
+    Ok(Some(Entered { site, ring, stalls: core::mem::take(stalls), fresh: false, inside: Vec::new() }))
 }
 
 /// Where each piece goes.
@@ -93,22 +102,20 @@ struct Pieces {
     modules: u64,
 }
 
-const STATES_BYTES: u64 = STREAMS as u64 * 4096;
+const STATES_BYTES: u64 = (STREAMS * STATE_BYTES) as u64;
 const THREADS_BYTES: u64 = THREAD_SLOTS as u64 * 16;
 const ENTRIES_BYTES: u64 = (MAX_ROWS * ENTRY as u64).next_multiple_of(PAGE);
 const MODULES_BYTES: u64 = (MAX_MODULES * size_of::<KnownModule>() as u64).next_multiple_of(PAGE);
+/// What forks wipe, then what they copy: two pieces, as each system call keeps the borrowed thread, or all, waiting.
+const WIPED_BYTES: u64 = STATES_BYTES + PAGE + THREADS_BYTES;
+const COPIED_BYTES: u64 = ENTRIES_BYTES + MODULES_BYTES;
 
 impl Pieces {
     fn place(space: &mut Space, image: &Image) -> Option<Self> {
-        Some(Self {
-            ring: space.anywhere(RING_BYTES as u64)?,
-            image: space.anywhere(image.bytes())?,
-            states: space.anywhere(STATES_BYTES)?,
-            mark: space.anywhere(PAGE)?,
-            threads: space.anywhere(THREADS_BYTES)?,
-            entries: space.anywhere(ENTRIES_BYTES)?,
-            modules: space.anywhere(MODULES_BYTES)?,
-        })
+        let (ring, image) = (space.anywhere(RING_BYTES as u64)?, space.anywhere(image.bytes())?);
+        let (states, entries) = (space.anywhere(WIPED_BYTES)?, space.anywhere(COPIED_BYTES)?);
+        let mark = states + STATES_BYTES;
+        Some(Self { ring, image, states, mark, threads: mark + PAGE, entries, modules: entries + ENTRIES_BYTES })
     }
 }
 
@@ -128,18 +135,29 @@ struct Building {
     borrowed: Borrowed,
     pieces: Pieces,
     surroundings: Surroundings,
+    /// The header made for the executable, which goes to `surroundings.made_header`.
+    header: Vec<u8>,
 }
 
 impl Building {
     fn of(target: &Target, image: &Image, deadline: Instant) -> Result<Self, Error> {
         let memory = Memory::open(target.pid)?;
-        let surroundings = Surroundings::of(target, &memory)?;
+        let mut surroundings = Surroundings::of(target, &memory)?;
         let mut space = Space::of(&mappings(target.pid)?);
         let no_room = || Error::Unfit { what: "the target's address space has no room left".into() };
         let pieces = Pieces::place(&mut space, image).ok_or_else(no_room)?;
+        // Without it stacks are followed by frame pointers only.
+        let made = surroundings.executable().and_then(|module| {
+            let frames = Frames::of(module)?;
+            let at = space.near(module.start, module.end, frames.bytes().next_multiple_of(PAGE))?;
+            Some((at, frames.placed(at)?))
+        });
+        let (at, header) = made.unwrap_or_default();
+        surroundings.made_header = at;
         let target = target.duplicate()?;
         let borrowed = Borrowed::any(&target, &memory, deadline)?;
-        Ok(Self { site: Site { target, memory, ring: pieces.ring, inherited: false }, borrowed, pieces, surroundings })
+        let site = Site { target, memory, ring: pieces.ring, inherited: false };
+        Ok(Self { site, borrowed, pieces, surroundings, header })
     }
 
     fn build(mut self, image: &Image, mut stalls: Vec<Duration>, deadline: Instant) -> Result<Entered, Error> {
@@ -151,7 +169,7 @@ impl Building {
             return Err(self.undo(Error::Deadline { what: "mapping the library took too long".into() }));
         }
         stalls.push(self.borrowed.release());
-        Ok(Entered { site: self.site, ring, stalls, fresh: true })
+        Ok(Entered { site: self.site, ring, stalls, fresh: true, inside: Vec::new() })
     }
 
     /// Leaves the target as it was, and returns what went wrong: the error, or a worse one. The thread that was borrowed may be what
@@ -183,10 +201,8 @@ impl Building {
     }
 
     fn map_ring(&mut self, number: u64) -> Result<OwnedFd, Error> {
-        // Of the thread: a main thread that has ended has no descriptors any more.
-        let path = format!("/proc/{}/task/{}/fd/{number}", self.site.target.pid, self.borrowed.tid());
         let failed = |what: &'static str| move |e: std::io::Error| Error::io(format!("{what} the ring"), &e);
-        let file = OpenOptions::new().read(true).write(true).open(path).map_err(failed("opening"))?;
+        let file = self.descriptor(number).map_err(failed("opening"))?;
         moment();
         file.set_len(RING_BYTES as u64).map_err(failed("sizing"))?;
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
@@ -206,6 +222,22 @@ impl Building {
             Err(error) => return Err(error),
         }
         Ok(file.into())
+    }
+
+    /// A descriptor of the target's as one of hound's own: from the kernel, or where that (before 5.6) or a filter on hound refuses, by its
+    /// path, which some systems of files forbid.
+    fn descriptor(&self, number: u64) -> std::io::Result<File> {
+        // SAFETY: takes numbers only, and makes a new descriptor.
+        let own = unsafe { libc::syscall(libc::SYS_pidfd_getfd, self.site.target.as_fd().as_raw_fd(), number, 0) };
+        match Errno::result(own) {
+            // SAFETY: the kernel has just made this descriptor for us; nobody else knows it.
+            Ok(own) => Ok(unsafe { OwnedFd::from_raw_fd(own as i32) }.into()),
+            // Of the thread: a main thread that has ended has no descriptors any more.
+            Err(_) => {
+                let path = format!("/proc/{}/task/{}/fd/{number}", self.site.target.pid, self.borrowed.tid());
+                OpenOptions::new().read(true).write(true).open(path)
+            }
+        }
     }
 
     /// As [`Control::initialise`], with recording off.
@@ -241,17 +273,22 @@ impl Building {
     fn fill(&mut self, image: &Image) -> Result<(), Error> {
         let pieces = self.pieces;
         // Each part with its last protection at once: some systems forbid to make written memory executable. hound writes all the same.
+        // And each a piece of its own: what is announced is there whole or not at all.
         for part in image.parts() {
             self.piece(pieces.image + part.offset, part.bytes, part.protection)?;
         }
-        self.data(pieces.states, STATES_BYTES, true)?;
-        self.data(pieces.mark, PAGE, true)?;
-        self.data(pieces.threads, THREADS_BYTES, true)?;
-        self.data(pieces.entries, ENTRIES_BYTES, false)?;
-        self.data(pieces.modules, MODULES_BYTES, false)?;
+        self.data(pieces.states, WIPED_BYTES, true)?;
+        self.data(pieces.entries, COPIED_BYTES, false)?;
+        if !self.header.is_empty() {
+            self.data(self.surroundings.made_header, (self.header.len() as u64).next_multiple_of(PAGE), false)?;
+            self.site.memory.write(self.surroundings.made_header, &self.header)?;
+        }
         let bytes = image.placed(pieces.image, |name| self.surroundings.symbol(name));
         for part in image.parts() {
-            self.site.memory.write(pieces.image + part.offset, &bytes[part.offset as usize..(part.offset + part.bytes) as usize])?;
+            let bytes = &bytes[part.offset as usize..(part.offset + part.bytes) as usize];
+            // What is zero is so already, and most of the data is: its pages are the target's to touch.
+            let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+            self.borrowed.write(pieces.image + part.offset, bytes[..end].to_vec())?;
         }
         self.site.memory.write(pieces.mark, &1_u64.to_le_bytes())?;
         let attachment = pieces.image + image.attachment();
@@ -264,6 +301,7 @@ impl Building {
         set(offset_of!(Attachment, image_end), pieces.image + image.bytes())?;
         set(offset_of!(Attachment, entries), pieces.entries)?;
         set(offset_of!(Attachment, modules), pieces.modules)?;
+        set(offset_of!(Attachment, image), image.id())?;
         let regs = self.borrowed.regs();
         set(offset_of!(Attachment, tid_offset), self.surroundings.tid_offset(&self.site, self.borrowed.tid(), regs.fs_base))?;
         self.surroundings.write(&self.site, attachment)?;
@@ -283,6 +321,8 @@ pub struct Entered {
     ring: OwnedFd,
     pub(crate) stalls: Vec<Duration>,
     fresh: bool,
+    /// Threads that were in the library when the code was restored.
+    inside: Vec<Inside>,
 }
 
 impl Entered {
@@ -314,9 +354,19 @@ impl Entered {
     /// # Errors
     /// Failures on the way; all stays patched then, and may be tried again.
     pub fn unpatch(&mut self, deadline: Instant) -> Result<Duration, Error> {
-        let stall = self.site.unpatch(deadline)?;
+        let (stall, inside) = self.site.unpatch(deadline)?;
         self.stalls.push(stall);
+        self.inside.extend(inside);
         Ok(stall)
+    }
+
+    /// Waits, after [`Entered::unpatch`], until no thread writes to the ring any more; those that were writing an event finish it, as
+    /// long as the ring is drained. Returns how many have not: their events are lost.
+    ///
+    /// # Errors
+    /// As [`Entered::unpatch`].
+    pub fn wait_until_written(&mut self, deadline: Instant) -> Result<u64, Error> {
+        self.site.wait_until_written(core::mem::take(&mut self.inside), deadline)
     }
 
     /// Takes everything out of the target, as soon as no thread's stack touches it any more.

@@ -149,6 +149,25 @@ pub enum Refusal {
         /// Names like it that do exist.
         similar: Vec<String>,
     },
+    /// Another tracer's breakpoint or uprobe is on a function that is to be patched.
+    Breakpoint {
+        /// The function.
+        function: String,
+        /// Where it is.
+        module: String,
+    },
+    /// A custom pool's function from which an exception may come, which would end the program at the hook.
+    MayThrow {
+        /// The function.
+        function: String,
+        /// Where it is.
+        module: String,
+    },
+    /// The target may not have the memory that recording needs.
+    NoMemory {
+        /// What failed.
+        what: String,
+    },
     /// Another hound is recording it.
     Occupied {
         /// That hound's process id, as it sees itself.
@@ -216,6 +235,13 @@ impl Refusal {
             Refusal::NoThread { why } => format!("none of its threads can be borrowed: {why}"),
             Refusal::NoAllocator { why, .. } => why.clone(),
             Refusal::NoFunction { name, why, .. } => format!("{name}: {why}"),
+            Refusal::Breakpoint { function, module } => format!("another tracer's breakpoint or uprobe is on {function} of {module}"),
+            Refusal::MayThrow { function, module } => {
+                format!(
+                    "{function} is code of {module}, which throws exceptions; one that comes from a hooked function would end the program"
+                )
+            }
+            Refusal::NoMemory { what } => format!("the target may not have the memory that recording needs ({what} failed)"),
             Refusal::Occupied { by } => format!("another hound (process {by}) is recording it"),
             Refusal::Launched => "libhound.so is in it since its start, and records it, or the process it was forked from".into(),
             Refusal::LeftBehind { why } => format!("an earlier hound left something in it: {why}"),
@@ -240,6 +266,13 @@ impl Refusal {
             Refusal::NoAllocator { cure, .. } => cure.clone(),
             Refusal::NoFunction { similar, .. } if similar.is_empty() => "no symbol has a name like it: see `nm` of the module".into(),
             Refusal::NoFunction { similar, .. } => format!("names like it: {}", similar.join(", ")),
+            Refusal::Breakpoint { .. } => "end that tracer (perf, bpftrace, a debugger), or start the program with `hound run`".into(),
+            Refusal::MayThrow { function, .. } => {
+                format!("if {function} itself never throws, nor lets one pass, say so: {function}(…,nothrow)")
+            }
+            Refusal::NoMemory { .. } => {
+                "raise its limit (`ulimit -v`, `prlimit --as`, or that of its control group); 200 MiB of addresses are needed".into()
+            }
             Refusal::Occupied { .. } => "end that one first (`hound detach`), or read what it writes".into(),
             Refusal::Launched => "read what that `hound run` (or HOUND_OUTPUT) writes, or start the program without".into(),
             Refusal::LeftBehind { .. } => "try again in a moment, or use the hound that left it".into(),

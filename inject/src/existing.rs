@@ -143,7 +143,7 @@ impl Existing {
     /// entries cannot be read.
     pub fn unpatch(&mut self, deadline: Instant) -> Result<Duration, Error> {
         self.refuse_what_is_not_ours()?;
-        let stall = self.site.unpatch(deadline)?;
+        let (stall, _) = self.site.unpatch(deadline)?;
         if matches!(self.state, State::Armed { .. }) {
             self.state = State::Dormant;
         }

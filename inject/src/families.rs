@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use hound_common::attach::{ENTRY_GLIBC, Shape};
-use hound_common::hook::{HOOKS, Kind, Origin, PATCHES, Patch, Role, WATCHED, watched_shape};
+use hound_common::hook::{HOOKS, Kind, Origin, PATCHES, Patch, Places, Role, WATCHED, watched_shape};
 
 use crate::memory::Memory;
 use crate::modules::{Module, Symbol};
@@ -26,6 +26,19 @@ pub struct Function {
     pub shape: Shape,
     /// Where the one is that returns null where this one throws.
     pub nothrow: Option<u64>,
+    /// Where its arguments are, for shapes that do not say it.
+    pub places: Places,
+    /// Bits of `ENTRY_…`.
+    pub flags: u8,
+    /// Its other names: a patch cannot tell by which of them it was called.
+    pub aliases: Vec<String>,
+}
+
+impl Function {
+    /// One that its shape says all of.
+    pub fn new(name: &str, (address, size): (u64, u64), kind: u8, shape: Shape) -> Self {
+        Self { name: name.to_owned(), address, size, kind, shape, nothrow: None, places: Places::NONE, flags: 0, aliases: Vec::new() }
+    }
 }
 
 /// An allocator in a module, or libc's mapping functions.
@@ -103,7 +116,14 @@ fn families_of(names: &Names, module: &Module) -> Vec<Family> {
     let mut taken = BTreeSet::new();
     let mut add = |name: String, flags: u8, owns_module: bool, usable: &str, list: Vec<Function>| {
         let usable_size = names.get(usable).map_or(0, |(address, _)| *address);
-        let functions: Vec<Function> = list.into_iter().filter(|f| taken.insert(f.address)).collect();
+        let mut functions: Vec<Function> = Vec::new();
+        for function in list {
+            if taken.insert(function.address) {
+                functions.push(function);
+            } else if let Some(known) = functions.iter_mut().find(|f| f.address == function.address && f.name != function.name) {
+                known.aliases.push(function.name);
+            }
+        }
         if !functions.is_empty() {
             found.push(Family { name, flags, owns_module, usable_size, functions });
         }
@@ -118,7 +138,7 @@ fn families_of(names: &Names, module: &Module) -> Vec<Family> {
         }
         if prefix.is_empty() {
             for (origin, wanted) in [
-                (Origin::Glibc, is_glibc),
+                (Origin::Glibc, is_glibc || !is_libc),
                 (Origin::Tcmalloc, has("tc_malloc") || has("sdallocx")),
                 (Origin::Operator, !is_libc && has("_Znwm")),
             ] {
@@ -137,8 +157,11 @@ fn families_of(names: &Names, module: &Module) -> Vec<Family> {
     }
     if is_libc {
         let libc = if is_glibc { "glibc" } else { "musl" };
-        add(format!("{libc}: mappings"), 0, false, "", mapping_functions(names));
+        add(format!("{libc}: mappings"), 0, !module.is_executable, "", mapping_functions(names));
         add(format!("{libc}: exec"), 0, false, "", watched(names, |shape| shape == Shape::Exec));
+    }
+    if !is_libc && has("tc_malloc") && ["mmap", "munmap", "mremap"].iter().all(|name| has(name)) {
+        add("tcmalloc: mappings".into(), 0, !module.is_executable, "", mapping_functions(names));
     }
     if has("__register_frame") && has("__deregister_frame") {
         add("unwinder".into(), 0, false, "", watched(names, |shape| shape != Shape::Exec));
@@ -217,12 +240,13 @@ fn listed_function(names: &Names, patch: &Patch, prefix: &str) -> Option<Functio
     if let Some(nothrow) = patch.nothrow {
         function.nothrow = Some(names.get(nothrow)?.0);
     }
+    function.places = patch.places;
+    function.flags = patch.flags;
     Some(function)
 }
 
 fn function(names: &Names, name: &str, kind: u8, shape: Shape) -> Option<Function> {
-    let (address, size) = *names.get(name)?;
-    Some(Function { name: name.to_owned(), address, size, kind, shape, nothrow: None })
+    Some(Function::new(name, *names.get(name)?, kind, shape))
 }
 
 /// What allocates in the module and cannot be patched because nothing says where it is, or how it takes its arguments.
@@ -237,14 +261,29 @@ pub fn not_covered(module: &Module, memory: &Memory, found: &[Family]) -> Vec<(S
             ));
         }
     }
+    if found.is_empty() {
+        return missing;
+    }
+    let names = names(module, memory);
+    let is_found = |name: &str| names.get(name).is_some_and(|(at, _)| found.iter().any(|f| f.functions.iter().any(|f| f.address == *at)));
+    let lists = |patch: &&Patch| match patch.origin {
+        Origin::Mimalloc => named("mimalloc"),
+        Origin::Tcmalloc => named("tcmalloc"),
+        Origin::Operator => found.iter().any(|f| f.functions.iter().any(|f| f.kind == Kind::Delete as u8)),
+        Origin::Glibc | Origin::Jemalloc => false,
+    };
+    let throwing = PATCHES.iter().filter(|patch| patch.nothrow.is_some() && lists(patch));
+    for patch in throwing.filter(|patch| names.contains_key(patch.symbol) && !is_found(patch.symbol)) {
+        let why = format!("it may throw, and {}, to be called in its place, is not there", patch.nothrow.unwrap_or_default());
+        missing.push((patch.symbol.to_owned(), why));
+    }
     if named("mimalloc") {
         let known = |name: &str| PATCHES.iter().any(|patch| patch.symbol == name);
-        let names = names(module, memory);
-        let mut heaps: Vec<&str> =
-            names.keys().map(String::as_str).filter(|n| n.starts_with("mi_heap_") && n.ends_with("alloc") && !known(n)).collect();
-        heaps.sort_unstable();
-        if !heaps.is_empty() {
-            missing.push((heaps.join(", "), "hound has no hook for their arguments".to_owned()));
+        let allocates = |name: &&str| name.starts_with("mi_") && name.ends_with("alloc") && !name.starts_with("mi_heap_alloc");
+        let mut unknown: Vec<&str> = names.keys().map(String::as_str).filter(allocates).filter(|name| !known(name)).collect();
+        unknown.sort_unstable();
+        if !unknown.is_empty() {
+            missing.push((unknown.join(", "), "hound has no hook for their arguments".to_owned()));
         }
     }
     missing

@@ -24,11 +24,35 @@ const FLAGS: u64 = 7;
 /// Not a mode that sigaltstack knows: it leaves the thread's alternate stack as it is, and `rt_sigreturn` passes over the failure.
 const ALTSTACK_UNCHANGED: u64 = 7;
 
+/// How a thread gets from the end of a call to `rt_sigreturn`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum WayBack {
+    /// By a libc's own code for it.
+    Restorer(u64),
+    /// By `pop rax; ret`, which takes the call's number from the stack, and `syscall`.
+    Chain {
+        /// Where `pop rax; ret` is.
+        pop: u64,
+        /// Where `syscall` is.
+        syscall: u64,
+    },
+}
+
+impl WayBack {
+    /// The words on the stack that it takes, in front of the ucontext.
+    fn words(self) -> Vec<u64> {
+        match self {
+            WayBack::Restorer(restorer) => vec![restorer],
+            WayBack::Chain { pop, syscall } => vec![pop, libc::SYS_rt_sigreturn as u64, syscall],
+        }
+    }
+}
+
 /// Where a frame lies.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Frame {
-    /// Its first byte: the stack pointer during calls. The return address is there.
-    pub start: u64,
+    /// Where the ucontext is.
+    context: u64,
     /// The XSAVE area, behind it.
     state: u64,
 }
@@ -46,17 +70,22 @@ impl Frame {
 
     fn ending(end: u64) -> Frame {
         let state = (end - STATE_ROOM) & !63;
-        Frame { start: (state - FIXED) & !15, state }
+        Frame { context: ((state - FIXED) & !15) + 8, state }
+    }
+
+    /// Its first byte: the stack pointer during calls. The return address is there.
+    pub(crate) fn start(&self, back: WayBack) -> u64 {
+        self.context - 8 * back.words().len() as u64
     }
 
     /// The frame's address and bytes.
     ///
     /// # Errors
     /// [`Error::Unfit`] when the thread's floating-point state is not one that this can hold.
-    pub(crate) fn bytes(&self, restorer: u64, regs: &user_regs_struct, mask: u64, xstate: &[u8]) -> Result<(u64, Vec<u8>), Error> {
+    pub(crate) fn bytes(&self, back: WayBack, regs: &user_regs_struct, mask: u64, xstate: &[u8]) -> Result<(u64, Vec<u8>), Error> {
         let mut bytes = Vec::with_capacity(4096);
         let mut word = |value: u64| bytes.extend_from_slice(&value.to_le_bytes());
-        word(restorer);
+        back.words().into_iter().for_each(&mut word);
         word(FLAGS);
         word(0); // uc_link
         [0, ALTSTACK_UNCHANGED, 0].into_iter().for_each(&mut word);
@@ -69,9 +98,10 @@ impl Frame {
         [segments, 0, 0, mask, 0, self.state].into_iter().for_each(&mut word);
         (0..8).for_each(|_| word(0));
         word(mask);
-        bytes.resize((self.state - self.start) as usize, 0);
+        let start = self.start(back);
+        bytes.resize((self.state - start) as usize, 0);
         bytes.extend_from_slice(&state(xstate)?);
-        Ok((self.start, bytes))
+        Ok((start, bytes))
     }
 }
 

@@ -10,10 +10,13 @@ use crate::look::Target;
 use crate::memory::Memory;
 use crate::restart::{Mend, Sleepers};
 use crate::tasks;
-use crate::trace::{self, Event, Tracer};
+use crate::trace::{self, Event, Haste, Tracer};
 
-/// How long the first attempt lets the threads that have stopped stand while it waits for the others. Each further attempt has twice that.
-const FIRST_PATIENCE: Duration = Duration::from_millis(25);
+/// How long an attempt lets the threads that have stopped stand while it waits for the others.
+const PATIENCE: Duration = Duration::from_millis(20);
+/// So many attempts have no more than that. Each further one has twice as long as the one before: a machine that is too busy for the
+/// target's threads to get their turn in [`PATIENCE`] lets them stand still for long anyway.
+const SHORT_ATTEMPTS: u32 = 8;
 /// The most an attempt has.
 const MOST_PATIENCE: Duration = Duration::from_secs(1);
 /// Between two looks at a thread that cannot be stopped now.
@@ -33,6 +36,8 @@ pub struct Stopped {
 pub struct Frozen {
     threads: Vec<Stopped>,
     tracer: Tracer<Hold>,
+    /// Of the thread that works while the target stands still.
+    haste: Haste,
 }
 
 impl Frozen {
@@ -45,23 +50,51 @@ impl Frozen {
     /// [`Error::Deadline`] when a thread did not stop in time, [`Error::Refused`] with [`Refusal::SharedMemory`] when another process
     /// had the same memory all that time, [`Error::Gone`], [`Error::Os`]. All threads run on then.
     pub fn all(target: &Target, deadline: Instant) -> Result<Frozen, Error> {
+        Self::of(target, None, deadline)
+    }
+
+    /// Stops these threads only, as far as they have not ended. Others run on: they may make new ones.
+    ///
+    /// # Errors
+    /// As [`Frozen::all`].
+    pub(crate) fn some(target: &Target, tids: &[i32], deadline: Instant) -> Result<Frozen, Error> {
+        Self::of(target, Some(tids), deadline)
+    }
+
+    fn of(target: &Target, only: Option<&[i32]>, deadline: Instant) -> Result<Frozen, Error> {
         let pid = target.pid;
-        let mut patience = FIRST_PATIENCE;
-        loop {
+        for attempt in 0u32.. {
             wait_until_stoppable(pid, deadline)?;
-            let until = deadline.min(Instant::now() + patience);
-            match Tracer::start(move || Hold::all(pid, until)) {
-                Ok((tracer, threads)) => return Ok(Frozen { threads, tracer }),
+            let patience = PATIENCE * 2u32.saturating_pow(attempt.saturating_sub(SHORT_ATTEMPTS - 1).min(8));
+            let until = deadline.min(Instant::now() + patience.min(MOST_PATIENCE));
+            let haste = Haste::begin();
+            let only = only.map(<[i32]>::to_vec);
+            match Tracer::start(move || Hold::all(pid, only.as_deref(), until)) {
+                Ok((tracer, threads)) => return Ok(Frozen { threads, tracer, haste }),
                 Err(error @ (Error::Deadline { .. } | Error::Refused(Refusal::SharedMemory { .. }))) if Instant::now() >= deadline => {
                     return Err(error);
                 }
                 Err(Error::Deadline { .. } | Error::Refused(Refusal::SharedMemory { .. })) => {
-                    patience = (patience * 2).min(MOST_PATIENCE);
+                    drop(haste);
                     std::thread::sleep(NAP);
                 }
                 Err(error) => return Err(error),
             }
         }
+        unreachable!("invariant: the deadline ends the attempts")
+    }
+
+    /// Puts bytes at addresses, in this order, until one cannot be written. Returns how many were, and the error. By the thread that
+    /// traces: some systems let nobody else write to code.
+    pub(crate) fn write(&mut self, writes: Vec<(u64, Vec<u8>)>) -> (usize, Result<(), Error>) {
+        self.tracer.run(move |hold| {
+            for (done, (address, bytes)) in writes.iter().enumerate() {
+                if let Err(error) = hold.memory.write(*address, bytes) {
+                    return (done, Err(error));
+                }
+            }
+            (writes.len(), Ok(()))
+        })
     }
 
     /// The threads.
@@ -71,7 +104,9 @@ impl Frozen {
 
     /// Lets all run on. Returns how long they stood still: from the first that was asked to stop to the last that was released.
     pub fn release(mut self) -> Duration {
-        self.tracer.run(Hold::let_go)
+        let stall = self.tracer.run(Hold::let_go);
+        drop(self.haste);
+        stall
     }
 }
 
@@ -95,21 +130,28 @@ fn stuck_thread(tid: i32) -> Error {
 
 /// The threads held, on the thread that traces them. Lets go when dropped.
 #[derive(Debug)]
-struct Hold {
+pub(crate) struct Hold {
     pid: i32,
     memory: Memory,
     since: Instant,
     held: Vec<(Stopped, Option<Mend>)>,
     /// Asked to stop, not yet at rest.
     pending: Vec<i32>,
+    sleepers: Sleepers,
 }
 
 impl Hold {
-    fn all(pid: i32, deadline: Instant) -> Result<(Hold, Vec<Stopped>), Error> {
+    /// Stops all threads, or only those named. On the thread that is to trace them.
+    pub(crate) fn all(pid: i32, only: Option<&[i32]>, deadline: Instant) -> Result<(Hold, Vec<Stopped>), Error> {
         let memory = Memory::open(pid)?;
-        let mut threads = tasks::threads(pid)?;
+        let list = || -> Result<Vec<i32>, Error> {
+            let mut threads = tasks::threads(pid)?;
+            threads.retain(|tid| only.is_none_or(|only| only.contains(tid)));
+            Ok(threads)
+        };
+        let mut threads = list()?;
         let sleepers = Sleepers::of(pid, &threads);
-        let mut hold = Hold { pid, memory, since: Instant::now(), held: Vec::new(), pending: Vec::new() };
+        let mut hold = Hold { pid, memory, since: Instant::now(), held: Vec::new(), pending: Vec::new(), sleepers };
         let mut seen = HashSet::new();
         // A thread that runs may have made another; when all that were listed stand still, nobody is left who could.
         loop {
@@ -124,13 +166,15 @@ impl Hold {
             for &tid in &threads {
                 hold.ask(tid)?;
             }
-            hold.take_pending(&sleepers, deadline)?;
-            threads = tasks::threads(pid)?;
+            hold.take_pending(deadline)?;
+            threads = list()?;
         }
-        if hold.held.is_empty() {
+        if hold.held.is_empty() && only.is_none() {
             return Err(Error::Gone);
         }
-        if let Some(with) = tasks::memory_shared_with(pid)? {
+        if only.is_none()
+            && let Some(with) = tasks::memory_shared_with(pid)?
+        {
             return Err(Refusal::SharedMemory { with }.into());
         }
         let stopped = hold.held.iter().map(|(stopped, _)| *stopped).collect();
@@ -149,13 +193,13 @@ impl Hold {
         }
     }
 
-    fn take_pending(&mut self, sleepers: &Sleepers, deadline: Instant) -> Result<(), Error> {
+    fn take_pending(&mut self, deadline: Instant) -> Result<(), Error> {
         while let Some(&tid) = self.pending.last() {
             match trace::wait_for_rest(tid, deadline) {
                 None => return Err(stuck_thread(tid)),
                 Some(Event::Rest) => {
                     self.pending.pop();
-                    self.take(tid, sleepers);
+                    self.take(tid);
                 }
                 // A main thread that ends before the others is reported when they have ended: it is not waited for.
                 Some(_) => drop(self.pending.pop()),
@@ -165,9 +209,9 @@ impl Hold {
     }
 
     /// Notes a stopped thread. An EINTR of ours is taken back at once, so that it is gone even if hound dies now.
-    fn take(&mut self, tid: i32, sleepers: &Sleepers) {
+    fn take(&mut self, tid: i32) {
         let Ok(regs) = trace::regs(tid) else { return };
-        let mend = sleepers.mend(self.pid, tid, &regs, &self.memory);
+        let mend = self.sleepers.mend(self.pid, tid, &regs, &self.memory);
         let regs = match &mend {
             Some(mend) => {
                 let mended = mend.regs(&self.memory);
@@ -180,13 +224,38 @@ impl Hold {
         self.held.push((Stopped { tid, regs }, mend));
     }
 
-    fn let_go(&mut self) -> Duration {
-        // Those that are just stopping: the moment is used to do it properly. What does not stop now is released by the kernel.
+    /// When the first was asked to stop.
+    pub(crate) fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// A thread that is held.
+    pub(crate) fn taken(&self, tid: i32) -> Option<(Stopped, Option<Mend>)> {
+        self.held.iter().find(|(stopped, _)| stopped.tid == tid).copied()
+    }
+
+    /// Takes a thread out, which is then the caller's to let go.
+    pub(crate) fn take_out(&mut self, tid: i32) -> Option<(Stopped, Option<Mend>)> {
+        let at = self.held.iter().position(|(stopped, _)| stopped.tid == tid)?;
+        Some(self.held.swap_remove(at))
+    }
+
+    /// Lets all run on. Returns how long they stood still.
+    pub(crate) fn let_go(&mut self) -> Duration {
+        self.release_held();
+        let stall = self.since.elapsed();
+        // Nobody stands still any more. Those that have not had their turn to stop yet have, maybe, broken off a call for it: that is
+        // mended when they do.
         for tid in std::mem::take(&mut self.pending) {
-            if trace::wait_for_rest(tid, Instant::now()) == Some(Event::Rest) {
-                self.take_late(tid);
+            if trace::wait_for_late(self.pid, tid) == Some(Event::Rest) {
+                self.take(tid);
+                self.release_held();
             }
         }
+        stall
+    }
+
+    fn release_held(&mut self) {
         let mut held = std::mem::take(&mut self.held);
         held.sort_by_key(|(stopped, _)| stopped.tid != self.pid);
         for (stopped, mend) in held {
@@ -195,12 +264,6 @@ impl Hold {
             }
             trace::detach(stopped.tid);
         }
-        self.since.elapsed()
-    }
-
-    fn take_late(&mut self, tid: i32) {
-        // No sleep is known of it: its timeout, if any, begins anew.
-        self.take(tid, &Sleepers::default());
     }
 }
 

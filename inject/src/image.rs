@@ -1,6 +1,6 @@
 //! Our own mapper for libhound.so: which memory it takes, and its bytes relocated for a place. It needs no loader and no other library.
 
-use hound_common::attach::{ATTACHMENT_SYMBOL, MAGIC, SHAPES, STUBS_SYMBOL, VERSION};
+use hound_common::attach::{ATTACHMENT_SYMBOL, MAGIC, SHAPES, STUBS_SYMBOL, VERSION, image_id};
 use object::read::elf::{ElfFile64, ProgramHeader, Rela};
 use object::{LittleEndian as LE, Object, ObjectSymbol, elf};
 
@@ -25,6 +25,7 @@ pub struct Image {
     relative: Vec<(usize, u64)>,
     outside: Vec<(usize, String)>,
     attachment: u64,
+    id: u64,
 }
 
 /// What is wrong with a library.
@@ -71,7 +72,7 @@ impl Image {
         if word(attachment) != MAGIC || word(attachment + 8) as u32 != VERSION || stub_bytes != SHAPES as u64 * 8 {
             return Err(wrong("made for another version of hound"));
         }
-        let mut image = Self { parts, memory, relative: Vec::new(), outside: Vec::new(), attachment };
+        let mut image = Self { parts, memory, relative: Vec::new(), outside: Vec::new(), attachment, id: image_id(library) };
         image.read_relocations(&file)?;
         Ok(image)
     }
@@ -123,6 +124,11 @@ impl Image {
     /// Offset of the attachment block.
     pub fn attachment(&self) -> u64 {
         self.attachment
+    }
+
+    /// Tells it from other builds.
+    pub fn id(&self) -> u64 {
+        self.id
     }
 
     /// Its bytes for a place; `find` knows the target's own symbols, 0 for those that are not there (all are weak).

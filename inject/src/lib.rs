@@ -13,6 +13,7 @@ mod error;
 mod existing;
 mod families;
 mod frame;
+mod frames;
 mod freeze;
 mod image;
 mod journal;

@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use object::elf;
 use object::read::ReadCache;
 use object::read::elf::{ElfFile64, FileHeader, ProgramHeader, Sym};
-use object::{LittleEndian as LE, Object, ObjectSymbol, ObjectSymbolTable, SymbolFlags, SymbolKind};
+use object::{LittleEndian as LE, Object, ObjectSection, ObjectSymbol, ObjectSymbolTable, SymbolFlags, SymbolKind};
 
 use crate::error::Error;
 use crate::memory::Memory;
@@ -240,6 +240,14 @@ impl Module {
             let cache = ReadCache::new(file);
             ElfFile64::<LE, _>::parse(&cache).is_ok_and(|elf| elf.section_by_name(name).is_some())
         })
+    }
+
+    /// A loaded section of the file: its avma and its bytes.
+    pub fn section(&self, name: &str) -> Option<(u64, Vec<u8>)> {
+        let cache = ReadCache::new(self.file.as_ref()?);
+        let elf = ElfFile64::<LE, _>::parse(&cache).ok()?;
+        let section = elf.section_by_name(name)?;
+        Some((self.bias.wrapping_add(section.address()), section.data().ok()?.to_vec()))
     }
 
     /// Shows every defined function (and untyped label, as assembly has them) of the dynamic and the full symbol table to `see`.

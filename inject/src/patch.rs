@@ -73,7 +73,10 @@ impl Staged {
             slots.push(old.iter().find(|row| row.serves(&planned.row)));
         }
         let new = slots.iter().filter(|slot| slot.is_none()).count() as u64;
-        let mut places = if new == 0 { Vec::new() } else { self.map_areas(site, plan, &slots, stalls, deadline)? };
+        let (mut places, mut borrowed) = match new {
+            0 => (Vec::new(), None),
+            _ => self.map_areas(site, plan, &slots, deadline).map(|(places, borrowed)| (places, Some(borrowed)))?,
+        };
         places.reverse();
         let mut fresh = 0;
         for (planned, slot) in plan.planned.iter().zip(&slots) {
@@ -88,7 +91,10 @@ impl Staged {
             self.rows.push(row);
         }
         self.set_helpers(plan);
-        self.write(site, plan, &slots)?;
+        if let Some(borrowed) = &mut borrowed {
+            self.write(site, plan, &slots, borrowed)?;
+        }
+        stalls.extend(borrowed.map(Borrowed::release));
         debug_assert_eq!(fresh, new);
         site.memory.write(self.attachment + offset_of!(Attachment, entry_count) as u64, &(self.known + new).to_le_bytes())
     }
@@ -112,15 +118,9 @@ impl Staged {
         }
     }
 
-    /// Maps room for the new thunks, one area for all modules that it is in reach of. Returns a place for each, in the plan's order.
-    fn map_areas(
-        &mut self,
-        site: &Site,
-        plan: &Plan,
-        slots: &[Option<&Row>],
-        stalls: &mut Vec<Duration>,
-        deadline: Instant,
-    ) -> Result<Vec<u64>, Error> {
+    /// Maps room for the new thunks, one area for all modules that it is in reach of. Returns a place for each, in the plan's order, and
+    /// the thread that is held.
+    fn map_areas(&mut self, site: &Site, plan: &Plan, slots: &[Option<&Row>], deadline: Instant) -> Result<(Vec<u64>, Borrowed), Error> {
         let mut space = Space::of(&mappings(site.target.pid)?);
         let wanted: Vec<&Planned> = plan.planned.iter().zip(slots).filter(|(_, slot)| slot.is_none()).map(|(planned, _)| planned).collect();
         let (mut areas, mut places): (Vec<(u64, u64, u64)>, Vec<u64>) = (Vec::new(), Vec::new());
@@ -149,18 +149,17 @@ impl Staged {
             map(&mut borrowed, start, end - start, libc::PROT_READ | libc::PROT_EXEC)?;
             site.journal().confirm(written)?;
         }
-        // The thunks are written while the thread is held: some systems let only a tracer write to code.
-        stalls.push(borrowed.release());
-        Ok(places)
+        Ok((places, borrowed))
     }
 
-    fn write(&self, site: &Site, plan: &Plan, slots: &[Option<&Row>]) -> Result<(), Error> {
+    /// Writes the new thunks and entries. While a thread is held: some systems let only a tracer write to code.
+    fn write(&self, site: &Site, plan: &Plan, slots: &[Option<&Row>], borrowed: &mut Borrowed) -> Result<(), Error> {
         let stubs = stubs(site, self.attachment)?;
         let mut at = self.table + self.known * ENTRY as u64;
         for ((planned, row), _) in plan.planned.iter().zip(&self.rows).zip(slots).filter(|(_, slot)| slot.is_none()) {
             let stub = site.memory.read_u64(stubs + u64::from(row.shape) * 8)?;
             let unfit = |why| Error::Unfit { what: format!("the function at {:#x} cannot be patched: {why}", planned.entry) };
-            site.memory.write(row.thunk, &thunk::slot(row.thunk, at, stub, &planned.displaced).map_err(unfit)?)?;
+            borrowed.write(row.thunk, thunk::slot(row.thunk, at, stub, row.shape, &planned.displaced).map_err(unfit)?)?;
             site.memory.write(at, &row.to_bytes())?;
             at += ENTRY as u64;
         }
@@ -174,11 +173,11 @@ impl Staged {
         let session = site.word(self.attachment, offset_of!(Attachment, session))?;
         site.memory.write(self.attachment + offset_of!(Attachment, session) as u64, &(session + 1).to_le_bytes())?;
         loop {
-            let frozen = Frozen::all(&site.target, deadline)?;
+            let mut frozen = Frozen::all(&site.target, deadline)?;
             let maps = mappings(site.target.pid)?;
             let Some(tid) = site.thread_inside(&maps, frozen.threads(), &ranges)? else {
                 let threads = frozen.threads().len();
-                let written = self.write_patches(site);
+                let written = self.write_patches(site, &mut frozen);
                 let stall = frozen.release();
                 return written.map(|()| Patched { stall, threads, entries: self.rows.len() });
             };
@@ -191,7 +190,7 @@ impl Staged {
     }
 
     /// All or none. Threads stand still.
-    fn write_patches(&self, site: &Site) -> Result<(), Error> {
+    fn write_patches(&self, site: &Site, frozen: &mut Frozen) -> Result<(), Error> {
         for row in &self.rows {
             let mut now = vec![0; row.original.len()];
             site.memory.read(row.address, &mut now)?;
@@ -199,19 +198,21 @@ impl Staged {
                 return Err(Error::Unfit { what: format!("the code at {:#x} has changed meanwhile", row.address) });
             }
         }
-        for (n, row) in self.rows.iter().enumerate() {
-            if let Err(error) = site.memory.write(row.address, &row.patched[..JUMP]) {
-                for row in &self.rows[..n] {
-                    site.memory.write(row.address, &row.original[..JUMP])?;
-                }
-                return Err(error);
-            }
+        let writes = self.rows.iter().map(|row| (row.address, row.patched[..JUMP].to_vec())).collect();
+        let (done, written) = frozen.write(writes);
+        if written.is_err() {
+            let back = self.rows[..done].iter().map(|row| (row.address, row.original[..JUMP].to_vec())).collect();
+            frozen.write(back).1?;
         }
-        Ok(())
+        written
     }
 
     /// Takes back what was prepared for a patch that did not come about: nobody has been there.
     fn undo(&self, site: &Site, deadline: Instant) {
+        // An entry that could not be written back leads to its thunk: all stays, and the next hound restores it.
+        if self.rows.iter().any(|row| site.is_patched(row)) {
+            return;
+        }
         let _ = site.memory.write(self.attachment + offset_of!(Attachment, entry_count) as u64, &self.known.to_le_bytes());
         if self.areas.is_empty() {
             return;

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use hound_common::attach::NO_ARGUMENT;
+use hound_common::attach::{ENTRY_GLIBC, NO_ARGUMENT};
 use hound_common::hook::{Kind, Role};
 
-use crate::code::{BREAKPOINT, Displaced, Range, Unfit, branches_into, is_instruction};
-use crate::custom::CustomHook;
+use crate::code::{BREAKPOINT, Displaced, JUMP, Range, Unfit, branches_into, is_instruction};
+use crate::custom::{CustomHook, PoolRole};
 use crate::error::{Error, Refusal};
 use crate::existing;
 use crate::families::{self, Family, Function};
@@ -18,6 +18,8 @@ use crate::thunk::Row;
 
 /// Most code of one function that is looked at; larger ones are generated state machines, never an allocator's entry.
 const MAX_FUNCTION: u64 = 1 << 20;
+/// An allocator's functions lie within this of its `free`: it is one source file.
+const OWN_REACH: u64 = 16 << 10;
 /// Names shown to a user who has mistyped one.
 const SIMILAR: usize = 8;
 
@@ -61,6 +63,8 @@ pub struct Plan {
     pub(crate) planned: Vec<Planned>,
     covered: Vec<Covered>,
     not_covered: Vec<NotCovered>,
+    /// Start and path of each module there was.
+    seen: BTreeSet<(u64, String)>,
 }
 
 impl Plan {
@@ -74,7 +78,9 @@ impl Plan {
         let modules = modules(target.pid, &memory, &maps)?;
         // What a dead hound has patched counts as what was there before: entering restores it.
         let patched = existing::rows_of(target.pid, &memory)?;
-        let mut plan = Self { planned: Vec::new(), covered: Vec::new(), not_covered: Vec::new() };
+        let seen = modules.iter().map(|module| (module.start, module.path.clone())).collect();
+        let mut plan = Self { planned: Vec::new(), covered: Vec::new(), not_covered: Vec::new(), seen };
+        let shadow_stack = has_shadow_stack(target.pid);
         let mut unplaced: Vec<&CustomHook> = custom.iter().collect();
         for module in &modules {
             let found = families::families(module, &memory);
@@ -82,9 +88,14 @@ impl Plan {
                 plan.not_covered.push(NotCovered { module: module.path.clone(), what, why });
             }
             let pools = pools(module, &memory, custom);
+            if let Some((function, _)) = pools.iter().find(|(_, hook)| hook.role != PoolRole::Free && !hook.nothrow)
+                && may_throw(module, &memory)
+            {
+                return Err(Refusal::MayThrow { function: function.name.clone(), module: module.path.clone() }.into());
+            }
             unplaced.retain(|hook| !pools.iter().any(|(_, of)| of == hook));
             if !found.is_empty() || !pools.is_empty() {
-                Reading::of(module, &memory, &patched).add(&mut plan, &found, &pools)?;
+                Reading::of(module, &memory, &patched, shadow_stack).add(&mut plan, &found, &pools)?;
             }
         }
         if let Some(hook) = unplaced.first() {
@@ -102,6 +113,26 @@ impl Plan {
     /// What will not, and why.
     pub fn not_covered(&self) -> &[NotCovered] {
         &self.not_covered
+    }
+
+    /// Allocators of modules that were loaded after the plan was made: nothing is patched there.
+    ///
+    /// # Errors
+    /// When the target is gone.
+    pub fn appeared(&self, target: &Target) -> Result<Vec<NotCovered>, Error> {
+        let memory = Memory::open(target.pid)?;
+        let mut appeared = Vec::new();
+        for module in modules(target.pid, &memory, &mappings(target.pid)?)? {
+            if self.seen.contains(&(module.start, module.path.clone())) {
+                continue;
+            }
+            let allocates = |function: &Function| Kind::from_u8(function.kind).is_some_and(|kind| kind.role() == Role::Alloc);
+            for family in families::families(&module, &memory).into_iter().filter(|family| family.functions.iter().any(allocates)) {
+                let why = "it was loaded after the attach; detach and attach again to see it".into();
+                appeared.push(NotCovered { module: module.path.clone(), what: family.name, why });
+            }
+        }
+        Ok(appeared)
     }
 
     /// Refuses when nothing would be seen.
@@ -133,6 +164,20 @@ impl Plan {
     }
 }
 
+/// Whether the kernel keeps shadow stacks for the process (from Linux 6.6, where its C library asks for it).
+fn has_shadow_stack(pid: i32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.lines().any(|line| line.starts_with("x86_Thread_features:") && line.contains("shstk"))
+}
+
+/// Whether exceptions may come from the module's code: then one may pass through any of its functions. A hook's frame has no unwind
+/// tables that the program's unwinder knows, and an exception that comes to it ends the program.
+fn may_throw(module: &Module, memory: &Memory) -> bool {
+    // The C++ runtime's functions, its operator new, and what it and Rust's panics come down to.
+    const THROWERS: [&str; 4] = ["__cxa_throw", "_Znwm", "_Znam", "_Unwind_RaiseException"];
+    THROWERS.iter().any(|name| module.mentions(name.as_bytes()) || module.address_of(memory, name).is_some())
+}
+
 /// The custom hooks that name a function of the module.
 fn pools<'a>(module: &Module, memory: &Memory, custom: &'a [CustomHook]) -> Vec<(Function, &'a CustomHook)> {
     let mut found: Vec<(Function, &CustomHook)> = Vec::new();
@@ -144,8 +189,7 @@ fn pools<'a>(module: &Module, memory: &Memory, custom: &'a [CustomHook]) -> Vec<
             let here = hook.module.as_ref().is_none_or(|wanted| module.path.ends_with(wanted.as_str()));
             if here && symbol.name == hook.name && found.iter().all(|(f, of)| f.address != symbol.address || *of != hook) {
                 let (kind, shape) = families::pool_kind(hook.role);
-                let (name, address, size) = (hook.name.clone(), symbol.address, symbol.size);
-                found.push((Function { name, address, size, kind: kind as u8, shape, nothrow: None }, hook));
+                found.push((Function::new(&hook.name, (symbol.address, symbol.size), kind as u8, shape), hook));
             }
         }
     });
@@ -193,14 +237,16 @@ struct Reading<'a> {
     patched: &'a [Row],
     /// Where functions begin, sorted, with the length their symbol gives.
     starts: Vec<(u64, u64)>,
+    /// The processor holds each return against the call it belongs to.
+    shadow_stack: bool,
 }
 
 impl<'a> Reading<'a> {
-    fn of(module: &'a Module, memory: &'a Memory, patched: &'a [Row]) -> Self {
+    fn of(module: &'a Module, memory: &'a Memory, patched: &'a [Row], shadow_stack: bool) -> Self {
         let mut starts = Vec::new();
         module.each_function(memory, &mut |symbol| starts.push((symbol.address, symbol.size)));
         starts.sort_unstable();
-        Self { module, memory, patched, starts }
+        Self { module, memory, patched, starts, shadow_stack }
     }
 
     /// Memory as it is without what a dead hound has patched.
@@ -239,6 +285,9 @@ impl<'a> Reading<'a> {
             return Err(if code[at] == BREAKPOINT { Unfit::Breakpoint } else { Unfit::Changed });
         }
         let displaced = Displaced::of(function.address, code)?;
+        if self.shadow_stack && displaced.last_call().is_some() {
+            return Err(Unfit::Call);
+        }
         displaced.no_branch_within(function.address, code)?;
         let next = self.starts.partition_point(|(start, _)| *start <= displaced.address);
         match self.starts.get(next) {
@@ -286,6 +335,12 @@ impl<'a> Reading<'a> {
                 Err(why) => unfit.push((function.address, why)),
             }
         }
+        // To go round it would be possible. But a uprobe's step and a patch exclude each other, and whoever set it counts on it.
+        if let Some((at, _)) = unfit.iter().find(|(_, why)| *why == Unfit::Breakpoint) {
+            let mut functions = found.iter().flat_map(|f| &f.functions).chain(pools.iter().map(|(f, _)| f));
+            let function = functions.find(|f| f.address == *at).map_or_else(|| format!("{at:#x}"), |f| f.name.clone());
+            return Err(Refusal::Breakpoint { function, module: self.module.path.clone() }.into());
+        }
         for (start, why) in self.jumped_into(&fit)? {
             if let Some(at) = fit.iter().position(|(_, d)| d.address == start) {
                 unfit.push((fit.remove(at).0.address, why));
@@ -326,15 +381,18 @@ impl<'a> Reading<'a> {
         }
         let inside = match self.module.code_around(family.functions[0].address) {
             Some((start, bytes)) if family.owns_module => (start, start + bytes),
+            _ if family.flags & ENTRY_GLIBC != 0 && !self.module.is_executable => self.calls_itself(family).unwrap_or_default(),
             _ => (0, 0),
         };
         let mut functions = Vec::new();
         for function in &family.functions {
             match fit.iter().find(|(f, _)| f.address == function.address) {
                 Some((_, displaced)) => {
-                    let row = Row { flags: family.flags, inside, helper: family.usable_size, ..Row::of(function, displaced) };
+                    let flags = family.flags | function.flags;
+                    let row = Row { flags, inside, helper: family.usable_size, ..Row::of(function, displaced) };
                     self.push(plan, function, displaced, row);
                     functions.push(function.name.clone());
+                    functions.extend(function.aliases.iter().cloned());
                 }
                 None => {
                     let (what, why) = (function.name.clone(), why_not(function).unwrap_or_default());
@@ -345,6 +403,19 @@ impl<'a> Reading<'a> {
         if !functions.is_empty() {
             plan.covered.push(Covered { module, family: family.name.clone(), functions });
         }
+    }
+
+    /// Where a libc's allocator calls its own `free`. What libc allocates for the program it takes and gives back by way of its table of
+    /// imports, as anybody; a direct call is the allocator at work for itself: it empties an ending thread's cache of blocks that were
+    /// released before.
+    fn calls_itself(&self, family: &Family) -> Option<(u64, u64)> {
+        let free = family.functions.iter().find(|f| f.kind == Kind::Free as u8)?.address;
+        let (start, bytes) = self.module.code_around(free)?;
+        let from = free.saturating_sub(OWN_REACH).max(start);
+        let code = self.code(from, (free + OWN_REACH).min(start + bytes) - from).ok()?;
+        let sites = branches_into(&code, from, &[Range { start: free - 1, end: free + 1 }]);
+        let returns = |(site, _): &(u64, usize)| site + JUMP as u64;
+        Some((sites.iter().map(returns).min()?, sites.iter().map(returns).max()? + 1))
     }
 
     fn push(&self, plan: &mut Plan, function: &Function, displaced: &Displaced, row: Row) {

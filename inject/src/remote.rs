@@ -1,5 +1,8 @@
 //! One stopped thread, and the system calls hound makes in it.
 //!
+//! The others run on, unless more of them want to run than there are processors: the borrowed thread would then wait for its turn after each
+//! step, time slices of all others long. There all stand still until it is done, which is a hundredth of that.
+//!
 //! Each call is set up so that the thread undoes it by itself: the stack pointer points at a complete signal frame with the thread's own
 //! state, whose return address is the target's `rt_sigreturn`. If hound dies at any moment, the thread finishes the call, returns into
 //! `rt_sigreturn`, and goes on where it was. In the normal course that frame is never used.
@@ -11,27 +14,32 @@ use std::time::{Duration, Instant};
 
 use libc::user_regs_struct;
 use nix::errno::Errno;
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::unistd::Pid;
 use procfs::process::{MMPermissions, MMapPath, MemoryMap};
 
 use crate::error::{Error, Refusal};
-use crate::frame::{self, Frame};
+use crate::frame::{self, Frame, WayBack};
+use crate::freeze::Hold;
 use crate::look::Target;
 use crate::memory::Memory;
 use crate::restart::{Mend, Sleepers, restarted_by_hand};
 use crate::seccomp::{self, Call, Filters};
 use crate::step;
 use crate::tasks;
-use crate::trace::{self, Event, Tracer};
+use crate::trace::{self, Event, Haste, Tracer};
 
 /// `syscall; ret`
 const GADGET: [u8; 3] = [0x0f, 0x05, 0xc3];
 /// What libcs give the kernel to return from signal handlers by: `mov rax, 15; syscall`, in both its lengths.
 const RESTORERS: [&[u8]; 2] = [&[0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05], &[0xb8, 0x0f, 0, 0, 0, 0x0f, 0x05]];
+/// `pop rax; ret`, also as the end of another instruction.
+const POP_RAX: [u8; 2] = [0x58, 0xc3];
 /// Code segment of 64-bit user code.
 const CODE64: u64 = 0x33;
 /// What must be mapped below the stack pointer: the frame reserves 13 KiB (AMX), and touches 3 KiB with AVX-512.
 const ROOM: u64 = 16 * 1024;
-/// How long one thread may take to stop before another is tried.
+/// How long a thread, or all together, may take to stop before hound looks why.
 const PATIENCE: Duration = Duration::from_millis(20);
 /// How long a system call may take in the target. The calls hound makes wait for nothing but the target's memory lock.
 const CALL_PATIENCE: Duration = Duration::from_secs(5);
@@ -43,6 +51,8 @@ const SEARCHED: u64 = 64 << 20;
 pub struct Borrowed {
     tid: i32,
     tracer: Tracer<Loan>,
+    /// Of the thread that works while the target's waits.
+    haste: Haste,
 }
 
 impl Borrowed {
@@ -57,14 +67,16 @@ impl Borrowed {
         let places = Places::find(pid, memory)?;
         loop {
             let mut last = Refusal::NoThread { why: "none is alive".into() };
-            for tid in tasks::threads(pid)? {
-                // Uninterruptible sleep: it cannot be stopped, and let go, before it wakes.
-                if matches!(tasks::state(pid, tid), None | Some('Z' | 'X' | 'D')) {
-                    continue;
+            if is_crowded(pid)? {
+                match Self::of_a_crowd(target, places, deadline) {
+                    // Not all would stop: one will.
+                    Err(Error::Deadline { .. } | Error::Refused(_)) => {}
+                    borrowed => return borrowed,
                 }
-                let until = deadline.min(Instant::now() + PATIENCE);
-                match Tracer::start(move || Ok((Loan::of(pid, tid, places, until)?, ()))) {
-                    Ok((tracer, ())) => return Ok(Borrowed { tid, tracer }),
+            }
+            for tid in candidates(pid)? {
+                match Self::alone(pid, tid, places, deadline) {
+                    Ok(borrowed) => return Ok(borrowed),
                     Err(Error::Refused(refusal @ Refusal::NoThread { .. })) => last = refusal,
                     Err(Error::Gone) if tasks::has_ended(pid, tid) => {}
                     Err(error) => return Err(error),
@@ -77,14 +89,27 @@ impl Borrowed {
         }
     }
 
+    fn alone(pid: i32, tid: i32, places: Places, deadline: Instant) -> Result<Borrowed, Error> {
+        let haste = Haste::begin();
+        let (tracer, ()) = Tracer::start(move || Ok((Loan::of(pid, tid, places, deadline)?, ())))?;
+        Ok(Borrowed { tid, tracer, haste })
+    }
+
+    /// Stops all, and borrows one of them.
+    fn of_a_crowd(target: &Target, places: Places, deadline: Instant) -> Result<Borrowed, Error> {
+        let (pid, order) = (target.pid, candidates(target.pid)?);
+        let until = deadline.min(Instant::now() + PATIENCE);
+        let haste = Haste::begin();
+        let (tracer, tid) = Tracer::start(move || Loan::of_a_crowd(pid, &order, places, until))?;
+        Ok(Borrowed { tid, tracer, haste })
+    }
+
     /// Stops this thread of the target, as [`Borrowed::any`] would.
     ///
     /// # Errors
     /// As [`Borrowed::any`], of this thread, and without trying again.
     pub fn thread(target: &Target, tid: i32, memory: &Memory, deadline: Instant) -> Result<Borrowed, Error> {
-        let (pid, places) = (target.pid, Places::find(target.pid, memory)?);
-        let (tracer, ()) = Tracer::start(move || Ok((Loan::of(pid, tid, places, deadline)?, ())))?;
-        Ok(Borrowed { tid, tracer })
+        Self::alone(target.pid, tid, Places::find(target.pid, memory)?, deadline)
     }
 
     /// The thread.
@@ -118,18 +143,55 @@ impl Borrowed {
     /// Bytes that [`Borrowed::use_scratch`] needs.
     pub const SCRATCH: u64 = ROOM;
 
-    /// Lets it run on as it was. Returns how long it stood still.
-    pub fn release(mut self) -> Duration {
-        self.tracer.run(Loan::give_back)
+    /// Puts bytes at an address, by the thread that traces: some systems let nobody else write to code.
+    ///
+    /// # Errors
+    /// As [`Memory::write`].
+    pub(crate) fn write(&mut self, address: u64, bytes: Vec<u8>) -> Result<(), Error> {
+        self.tracer.run(move |loan| loan.memory.write(address, &bytes))
     }
+
+    /// Lets it run on as it was. Returns how long it (and the others, if they did) stood still.
+    pub fn release(mut self) -> Duration {
+        let stall = self.tracer.run(Loan::give_back);
+        drop(self.haste);
+        stall
+    }
+}
+
+/// Whether more threads of the target want to run than it has processors.
+fn is_crowded(pid: i32) -> Result<bool, Error> {
+    let states: Vec<char> = tasks::threads(pid)?.into_iter().filter_map(|tid| tasks::state(pid, tid)).collect();
+    if states.contains(&'D') {
+        return Ok(false); // not all can be stopped
+    }
+    let running = states.iter().filter(|&&state| state == 'R').count();
+    let allowed = sched_getaffinity(Pid::from_raw(pid)).unwrap_or_else(|_| CpuSet::new());
+    let processors = (0..CpuSet::count()).filter(|&cpu| allowed.is_set(cpu).unwrap_or(false)).count();
+    Ok(running > processors.max(1))
+}
+
+/// The threads in the order in which they are to be tried. First those that run: they wait in no system call that would have to be made
+/// again if hound died. The main thread last: while it is traced, a signal that the target ignores wakes another thread (see `freeze.rs`).
+fn candidates(pid: i32) -> Result<Vec<i32>, Error> {
+    let mut list: Vec<(bool, bool, i32)> = Vec::new();
+    for tid in tasks::threads(pid)? {
+        match tasks::state(pid, tid) {
+            // Uninterruptible sleep: it cannot be stopped, and let go, before it wakes.
+            None | Some('Z' | 'X' | 'D') => {}
+            Some(state) => list.push((tid == pid, state != 'R', tid)),
+        }
+    }
+    list.sort_unstable();
+    Ok(list.into_iter().map(|(_, _, tid)| tid).collect())
 }
 
 /// Code of the target's own that remote calls go through.
 #[derive(Clone, Copy, Debug)]
 struct Places {
     gadget: u64,
-    restorer: u64,
-    restorer_bytes: &'static [u8],
+    way_back: WayBack,
+    way_back_bytes: &'static [u8],
 }
 
 impl Places {
@@ -138,7 +200,7 @@ impl Places {
         let mut code = tasks::mappings(pid)?;
         code.retain(|mapping| mapping.perms.contains(MMPermissions::READ | MMPermissions::EXECUTE) && mapping.address.0 < 1 << 47);
         code.sort_by_key(rank);
-        let (mut gadget, mut restorer) = (None, None);
+        let (mut gadget, mut restorer, mut pop) = (None, None, None);
         for mapping in &code {
             let (start, end) = mapping.address;
             let mut bytes = vec![0; (end - start).min(SEARCHED) as usize];
@@ -148,11 +210,16 @@ impl Places {
             let find = |wanted: &[u8]| bytes.windows(wanted.len()).position(|window| window == wanted).map(|at| start + at as u64);
             gadget = gadget.or_else(|| find(&GADGET));
             restorer = restorer.or_else(|| RESTORERS.iter().find_map(|&wanted| Some((find(wanted)?, wanted))));
-            if let (Some(gadget), Some((restorer, restorer_bytes))) = (gadget, restorer) {
-                return Ok(Places { gadget, restorer, restorer_bytes });
+            pop = pop.or_else(|| find(&POP_RAX));
+            if let (Some(gadget), Some((restorer, way_back_bytes))) = (gadget, restorer) {
+                return Ok(Places { gadget, way_back: WayBack::Restorer(restorer), way_back_bytes });
             }
         }
-        let what = if gadget.is_none() { "`syscall; ret`" } else { "a return from signal handlers" };
+        // A static program that sets no signal handler needs no restorer, and has none.
+        if let (Some(gadget), Some(pop)) = (gadget, pop) {
+            return Ok(Places { gadget, way_back: WayBack::Chain { pop, syscall: gadget }, way_back_bytes: &POP_RAX });
+        }
+        let what = if gadget.is_none() { "`syscall; ret`" } else { "a way to return from a signal handler" };
         Err(Refusal::NoThread { why: format!("there is no {what} in its code") }.into())
     }
 
@@ -161,7 +228,8 @@ impl Places {
             let mut bytes = vec![0; wanted.len()];
             memory.read(address, &mut bytes).is_ok() && bytes == wanted
         };
-        is(self.gadget, &GADGET) && is(self.restorer, self.restorer_bytes)
+        let (WayBack::Restorer(first) | WayBack::Chain { pop: first, .. }) = self.way_back;
+        is(self.gadget, &GADGET) && is(first, self.way_back_bytes)
     }
 }
 
@@ -186,6 +254,14 @@ enum Place {
     Lost,
 }
 
+/// A thread at rest, as it was found.
+struct Held {
+    tid: i32,
+    since: Instant,
+    regs: user_regs_struct,
+    mend: Option<Mend>,
+}
+
 /// A borrowed thread, on the thread that traces it. Given back when dropped.
 #[derive(Debug)]
 struct Loan {
@@ -201,6 +277,8 @@ struct Loan {
     places: Places,
     frame: Frame,
     place: Place,
+    /// The other threads, where they stand still too.
+    others: Option<Hold>,
 }
 
 impl Loan {
@@ -211,7 +289,9 @@ impl Loan {
         trace::seize(tid).map_err(|errno| Error::os(format!("tracing thread {tid}"), errno))?;
         let since = Instant::now();
         trace::interrupt(tid).map_err(|errno| Error::os("stopping a thread", errno))?;
-        match trace::wait_for_rest(tid, deadline) {
+        // A thread that waits for a processor is waited for: let go now, it would keep the EINTR it was stopped with.
+        let soon = deadline.min(Instant::now() + PATIENCE);
+        match trace::wait_for_rest(tid, soon).or_else(|| trace::wait_for_late(pid, tid)) {
             Some(Event::Rest) => {}
             Some(_) => return Err(Error::Gone),
             None => return Err(unusable(tid, "did not stop")),
@@ -223,25 +303,43 @@ impl Loan {
             regs = mend.regs(&memory);
             trace::set_regs(tid, &regs).map_err(os)?;
         }
-        let parts = (|| {
-            fit(tid, &regs, &mappings, &memory)?;
-            if !places.still_there(&memory) {
-                return Err(unusable(tid, "the code it was to use has been unloaded"));
-            }
-            let filters = Filters::of(pid, tid)?;
-            filters.check_all(places.gadget + 2)?;
-            let frame = Frame::below(regs.rsp);
-            Ok((filters, trace::mask(tid).map_err(os)?, trace::xstate(tid).map_err(os)?, frame))
-        })();
-        match parts {
-            Ok((filters, mask, xstate, frame)) => {
-                Ok(Loan { tid, since, memory, regs, mend, mask, xstate, filters, places, frame, place: Place::Own })
-            }
-            Err(error) => {
-                trace::detach(tid);
-                Err(error)
+        let held = Held { tid, since, regs, mend };
+        Self::with(pid, held, places, &mappings, memory).inspect_err(|_| trace::detach(tid))
+    }
+
+    /// Stops all threads and takes the first in `order` that serves.
+    fn of_a_crowd(pid: i32, order: &[i32], places: Places, deadline: Instant) -> Result<(Loan, i32), Error> {
+        let (mut others, stopped) = Hold::all(pid, None, deadline)?;
+        let (mappings, since) = (tasks::mappings(pid)?, others.since());
+        let mut last = unusable(pid, "is not alive");
+        for tid in order.iter().copied().filter(|tid| stopped.iter().any(|thread| thread.tid == *tid)) {
+            let Some((thread, mend)) = others.taken(tid) else { continue };
+            let held = Held { tid, since, regs: thread.regs, mend };
+            match Self::with(pid, held, places, &mappings, Memory::open(pid)?) {
+                Ok(mut loan) => {
+                    let _ = others.take_out(tid);
+                    loan.others = Some(others);
+                    return Ok((loan, tid));
+                }
+                Err(error) => last = error,
             }
         }
+        Err(last)
+    }
+
+    /// Of a thread at rest, which is left as it is if this fails.
+    fn with(pid: i32, held: Held, places: Places, mappings: &[MemoryMap], memory: Memory) -> Result<Loan, Error> {
+        let os = |errno| Error::os("reading a stopped thread", errno);
+        let Held { tid, since, regs, mend } = held;
+        fit(tid, &regs, mappings, &memory)?;
+        if !places.still_there(&memory) {
+            return Err(unusable(tid, "the code it was to use has been unloaded"));
+        }
+        let filters = Filters::of(pid, tid)?;
+        filters.check_all(places.gadget + 2)?;
+        let (mask, xstate) = (trace::mask(tid).map_err(os)?, trace::xstate(tid).map_err(os)?);
+        let frame = Frame::below(regs.rsp);
+        Ok(Loan { tid, since, memory, regs, mend, mask, xstate, filters, places, frame, place: Place::Own, others: None })
     }
 
     fn syscall(&mut self, number: i64, arguments: [u64; 6]) -> Result<u64, Error> {
@@ -258,7 +356,7 @@ impl Loan {
         let [rdi, rsi, rdx, r10, r8, r9] = arguments;
         let regs = user_regs_struct {
             rip: self.places.gadget,
-            rsp: self.frame.start,
+            rsp: self.frame.start(self.places.way_back),
             rax: number as u64,
             orig_rax: u64::MAX,
             rdi,
@@ -278,6 +376,9 @@ impl Loan {
         match -(result as i64) {
             errno @ 1..=4095 => {
                 let what = format!("{} in the target", seccomp::name(number));
+                if errno == i64::from(libc::ENOMEM) {
+                    return Err(Refusal::NoMemory { what }.into());
+                }
                 Err(Error::Os { what, errno: errno as i32 })
             }
             _ => Ok(result),
@@ -319,7 +420,7 @@ impl Loan {
     }
 
     fn write_frame(&self) -> Result<(), Error> {
-        let (start, bytes) = self.frame.bytes(self.places.restorer, &restarted_by_hand(&self.regs), self.mask, &self.xstate)?;
+        let (start, bytes) = self.frame.bytes(self.places.way_back, &restarted_by_hand(&self.regs), self.mask, &self.xstate)?;
         self.memory.write(start, &bytes)
     }
 
@@ -331,9 +432,17 @@ impl Loan {
         self.write_frame().inspect_err(|_| self.frame = before)
     }
 
-    /// Puts the thread back and lets it go.
+    /// Puts the thread back and lets it go, and the others if they stood still.
     fn give_back(&mut self) -> Duration {
         step::note(|| "release".into());
+        let stall = self.give_this_back();
+        match &mut self.others {
+            Some(others) => others.let_go(),
+            None => stall,
+        }
+    }
+
+    fn give_this_back(&mut self) -> Duration {
         let at_rest = match std::mem::replace(&mut self.place, Place::Lost) {
             Place::Own => true,
             Place::Remote => self.come_to_rest(),

@@ -7,12 +7,15 @@
 //!
 //! The time left has to be put into the arguments. When a thread fell asleep stands in /proc/PID/task/TID/sched, in the clock of the
 //! processor it slept on; hound's own thread, moved there for a moment, tells how that clock stands. Where this is not to be had, the time
-//! begins anew: a wait may become longer through hound, never shorter. It also begins anew for SO_RCVTIMEO and SO_SNDTIMEO (which belong
-//! to the socket, and are others' as well) and for recvmmsg.
+//! begins anew: a wait may become longer through hound, never shorter. It also begins anew for recvmmsg, and for SO_RCVTIMEO and
+//! SO_SNDTIMEO: such a time belongs to the socket, which other threads and other processes use too. To set it for one call and set it back
+//! would give them a wrong one meanwhile, and for ever if hound died in between.
+//!
+//! Once a thread has been asked to stop it must be seen to rest, however late it gets its turn: let go before, it would return EINTR.
 //!
 //! What cannot be mended: a signal that the target ignores wakes a thread all the same while the thread it is sent to is traced (see
-//! `freeze.rs`); a thread that sleeps in one of these calls and is not stopped at that moment gets EINTR. And a call that had moved a part of its bytes (a write to a full pipe, recv with MSG_WAITALL) returns that part, as
-//! it would with any handled signal or debugger.
+//! `freeze.rs`); a thread that sleeps in one of these calls and is not stopped at that moment gets EINTR. And a call that had moved a part
+//! of its bytes (a write to a full pipe, recv with MSG_WAITALL) returns that part, as it would with any handled signal or debugger.
 
 use std::collections::HashMap;
 use std::fs;

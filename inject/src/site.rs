@@ -25,6 +25,8 @@ pub(crate) const MAX_ROWS: u64 = 1024;
 const SCANNED: u64 = 1 << 20;
 /// Between two attempts while a thread is where it must not be.
 const PAUSE: Duration = Duration::from_millis(1);
+/// The longest of these, which grow: each look lets the thread stand still.
+const MOST_PAUSE: Duration = Duration::from_millis(50);
 /// Below the stack pointer code may still keep words.
 const RED_ZONE: u64 = 128;
 
@@ -52,6 +54,22 @@ fn left_open_by(pid: i32, tid: i32) -> Vec<u64> {
     let entries = fs::read_dir(format!("/proc/{pid}/task/{tid}/fd")).into_iter().flatten().flatten();
     let rings = entries.filter(|entry| fs::read_link(entry.path()).is_ok_and(|to| is_named(&to.to_string_lossy(), RING_NAME)));
     rings.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// Whether all of this is mapped, and without a file.
+fn is_private(maps: &[Mapping], start: u64, bytes: u64) -> bool {
+    let end = start + bytes;
+    let overlapping = maps.iter().filter(|m| m.start < end && m.end > start);
+    let covered: u64 = overlapping.clone().map(|m| m.end.min(end) - m.start.max(start)).sum();
+    covered == bytes && overlapping.clone().all(|m| m.inode == 0 && m.path.is_empty())
+}
+
+/// A thread that is inside the library, or was called from there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Inside {
+    pub tid: i32,
+    /// It executes the library's own code just now.
+    pub at_work: bool,
 }
 
 /// hound's memory in a target.
@@ -129,20 +147,107 @@ impl Site {
         row.patched != row.original && self.memory.read(row.address, &mut now).is_ok() && now == row.patched
     }
 
-    /// Restores every function that memory shows patched by us. Returns how long the target stood still.
-    pub fn unpatch(&self, deadline: Instant) -> Result<Duration, Error> {
-        let rows: Vec<Row> = self.rows()?.into_iter().filter(|row| self.is_patched(row)).collect();
+    /// Restores every function that memory shows patched by us. Returns how long the target stood still, and the threads that are inside
+    /// a hook and may yet write to the ring.
+    pub fn unpatch(&self, deadline: Instant) -> Result<(Duration, Vec<Inside>), Error> {
+        let all = self.rows()?;
+        let rows: Vec<&Row> = all.iter().filter(|row| self.is_patched(row)).collect();
         if rows.is_empty() {
-            return Ok(Duration::ZERO);
+            return Ok((Duration::ZERO, Vec::new()));
         }
-        let frozen = Frozen::all(&self.target, deadline)?;
+        let ranges = self.code(&all)?;
+        let mut frozen = Frozen::all(&self.target, deadline)?;
+        // A module that is unloaded at this very moment cannot be: all threads stand still.
+        let still = rows.into_iter().filter(|row| self.is_patched(row));
+        let mut writes: Vec<(u64, Vec<u8>)> = still.map(|row| (row.address, row.original[..JUMP].to_vec())).collect();
         let mut result = Ok(());
-        for row in rows.iter().filter(|row| self.is_patched(row)) {
-            // A module that is unloaded at this very moment cannot be: all threads stand still.
-            result = result.and(self.memory.write(row.address, &row.original[..JUMP]));
+        while !writes.is_empty() {
+            let (done, written) = frozen.write(writes.clone());
+            result = result.and(written);
+            writes.drain(..(done + 1).min(writes.len())); // what cannot be restored keeps nobody from restoring the rest
         }
+        let inside = mappings(self.target.pid).and_then(|maps| self.threads_inside(&maps, frozen.threads(), &ranges));
         let stall = frozen.release();
-        result.map(|()| stall)
+        result.and(inside).map(|inside| (stall, inside))
+    }
+
+    /// Waits until no thread of those that were inside when the code was restored can write to the ring any more. Recording must be off:
+    /// then only a thread that has begun to write an event still does. Returns how many have not come to its end.
+    pub fn wait_until_written(&self, mut inside: Vec<Inside>, deadline: Instant) -> Result<u64, Error> {
+        let ranges = self.code(&self.rows()?)?;
+        let mut pause = PAUSE;
+        let mut unfinished = self.unfinished()?;
+        // A thread may have seen that events are recorded, and not yet said that it writes one: its ip is in the library then.
+        let at_work = |inside: &[Inside]| inside.iter().any(|thread| thread.at_work);
+        for look in 0u32.. {
+            if inside.is_empty() || (look > 0 && unfinished == 0 && !at_work(&inside)) || Instant::now() >= deadline {
+                break;
+            }
+            sleep(pause);
+            pause = (pause * 2).min(MOST_PAUSE);
+            let tids: Vec<i32> = inside.iter().map(|thread| thread.tid).collect();
+            match Frozen::some(&self.target, &tids, deadline) {
+                Ok(frozen) => {
+                    let maps = mappings(self.target.pid)?;
+                    inside = self.threads_inside(&maps, frozen.threads(), &ranges)?;
+                    frozen.release();
+                }
+                // They could not be looked at: what they are writing can.
+                Err(Error::Deadline { .. } | Error::Refused(_)) => {}
+                Err(error) => return Err(error),
+            }
+            unfinished = self.unfinished()?;
+        }
+        Ok(unfinished)
+    }
+
+    /// The library's code and the thunks, sorted.
+    fn code(&self, rows: &[Row]) -> Result<Vec<(u64, u64)>, Error> {
+        let mut ranges: Vec<(u64, u64)> = rows.iter().map(|row| (row.thunk, row.thunk + SLOT)).collect();
+        let attachment = self.attachment()?;
+        if self.version()?.1 != 0 {
+            let image = self.word(attachment, offset_of!(Attachment, image_start))?;
+            ranges.push((image, self.word(attachment, offset_of!(Attachment, image_end))?));
+        }
+        ranges.sort_unstable();
+        Ok(ranges)
+    }
+
+    /// How many of the library's thread states are in the middle of an event.
+    fn unfinished(&self) -> Result<u64, Error> {
+        let attachment = self.attachment()?;
+        let states = self.word(attachment, offset_of!(Attachment, states))?;
+        let streams = self.journal().half(offset_of!(Control, streams_high))?.min(ring::STREAMS as u32) as usize;
+        let mut unfinished = 0;
+        for stream in 0..streams {
+            let head = ring::STREAMS_OFFSET + stream * size_of::<ring::Stream>();
+            if self.journal().half(head + offset_of!(ring::Stream, state))? != ring::STREAM_OWNED {
+                continue;
+            }
+            let state = states + (stream * attach::STATE_BYTES) as u64;
+            let slot = self.word(state, attach::STATE_BUSY)?;
+            // A hook that was left by longjmp is busy for ever: what it would return to is not in its slot any more.
+            let is_there = slot != 0 && self.memory.read_u64(slot).ok() == Some(self.word(state, attach::STATE_BUSY_RA)?);
+            unfinished += u64::from(is_there);
+        }
+        Ok(unfinished)
+    }
+
+    /// Memory that the library has mapped by itself: stacks' paths, tables.
+    fn mapped_by_library(&self) -> Result<Vec<(u64, u64)>, Error> {
+        let attachment = self.attachment()?;
+        if self.version()? != (ring::VERSION, attach::VERSION) {
+            return Ok(Vec::new());
+        }
+        let table = self.word(attachment, offset_of!(Attachment, own_pieces))?;
+        let count = self.word(attachment, offset_of!(Attachment, own_piece_count))?.min(attach::OWN_PIECES as u64);
+        let mut bytes = vec![0; count as usize * size_of::<attach::Piece>()];
+        if table != 0 {
+            self.memory.read(table, &mut bytes)?;
+        }
+        let word = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_le_bytes);
+        let pieces = bytes.as_chunks::<{ size_of::<attach::Piece>() }>().0.iter().map(|piece| (word(&piece[..8]), word(&piece[8..])));
+        Ok(pieces.filter(|(start, bytes)| *start != 0 && *bytes != 0).collect())
     }
 
     /// Takes everything out, once no thread is inside. Nothing must be patched.
@@ -151,29 +256,30 @@ impl Site {
         if rows.iter().any(|row| self.is_patched(row)) {
             return Err(Error::Unfit { what: "functions are still patched".into() });
         }
-        let mut ranges: Vec<(u64, u64)> = rows.iter().map(|row| (row.thunk, row.thunk + SLOT)).collect();
-        let attachment = self.attachment()?;
-        if self.version()?.1 != 0 {
-            let image = self.word(attachment, offset_of!(Attachment, image_start))?;
-            ranges.push((image, self.word(attachment, offset_of!(Attachment, image_end))?));
-        }
-        ranges.sort_unstable();
+        let (ranges, attachment) = (self.code(&rows)?, self.attachment()?);
         self.wait_until_outside(&ranges, attachment != 0, deadline)?;
+        // Nobody is in there: what the library has mapped does not change any more.
+        let own = if attachment == 0 { Vec::new() } else { self.mapped_by_library()? };
         let mut borrowed = Borrowed::any(&self.target, &self.memory, deadline)?;
         self.close_left_open(&mut borrowed)?;
         if self.ring != 0 {
             if !self.inherited {
                 self.journal().set_word(offset_of!(Control, attachment), 0)?;
             }
-            self.unmap_all(&mut borrowed)?;
+            self.unmap_all(&mut borrowed, &own)?;
         }
         borrowed.release();
         Ok(())
     }
 
-    /// All pieces, and the ring.
-    pub fn unmap_all(&self, borrowed: &mut Borrowed) -> Result<(), Error> {
+    /// All pieces, what the library has mapped by itself, and the ring.
+    pub fn unmap_all(&self, borrowed: &mut Borrowed, own: &[(u64, u64)]) -> Result<(), Error> {
         let maps = mappings(self.target.pid)?;
+        for &(start, bytes) in own {
+            if is_private(&maps, start, bytes) {
+                borrowed.syscall(libc::SYS_munmap, [start, bytes, 0, 0, 0, 0])?;
+            }
+        }
         for piece in self.journal().pieces()? {
             self.unmap(borrowed, piece, &maps)?;
         }
@@ -181,13 +287,15 @@ impl Site {
         Ok(())
     }
 
-    /// Unmaps a piece: one that is confirmed, or one that was announced and is there exactly so.
+    /// Unmaps a piece: one that is confirmed, or one that was announced and is there exactly so. In a process that inherited the journal
+    /// it may name what was mapped after the fork: there it must be there, too.
     pub fn unmap(&self, borrowed: &mut Borrowed, piece: Written, maps: &[Mapping]) -> Result<(), Error> {
         let exact = maps.iter().any(|m| (m.start, m.end, m.inode) == (piece.start, piece.start + piece.bytes, 0));
+        let known = piece.confirmed && (!self.inherited || is_private(maps, piece.start, piece.bytes));
         if !self.inherited && piece.confirmed {
             self.journal().doubt(piece)?;
         }
-        if piece.confirmed || exact {
+        if known || exact {
             borrowed.syscall(libc::SYS_munmap, [piece.start, piece.bytes, 0, 0, 0, 0])?;
         }
         if self.inherited { Ok(()) } else { self.journal().cross_out(piece) }
@@ -248,16 +356,27 @@ impl Site {
 
     /// A thread whose ip, or a word on whose stack, lies in one of `ranges` (sorted, start included, end not).
     pub fn thread_inside(&self, maps: &[Mapping], threads: &[Stopped], ranges: &[(u64, u64)]) -> Result<Option<i32>, Error> {
+        for thread in threads {
+            if !self.threads_inside(maps, core::slice::from_ref(thread), ranges)?.is_empty() {
+                return Ok(Some(thread.tid));
+            }
+        }
+        Ok(None)
+    }
+
+    /// All threads of which [`Site::thread_inside`] holds.
+    fn threads_inside(&self, maps: &[Mapping], threads: &[Stopped], ranges: &[(u64, u64)]) -> Result<Vec<Inside>, Error> {
         let inside = |word: u64| {
             let at = ranges.partition_point(|(_, end)| *end <= word);
             ranges.get(at).is_some_and(|(start, _)| *start <= word)
         };
-        let mut stack = Vec::new();
+        let (mut stack, mut found) = (Vec::new(), Vec::new());
         for Stopped { tid, regs } in threads {
             // A system call that is made again begins two bytes before: not inside a patch, which displaces no system call, and inside the
             // image together with its end.
             if inside(regs.rip) {
-                return Ok(Some(*tid));
+                found.push(Inside { tid: *tid, at_work: true });
+                continue;
             }
             let lowest = regs.rsp.saturating_sub(RED_ZONE) & !7;
             let Some(mapping) = maps.iter().find(|m| (m.start..m.end).contains(&regs.rsp)) else { continue };
@@ -265,9 +384,9 @@ impl Site {
             stack.resize((mapping.end.min(lowest + SCANNED) - lowest) as usize, 0);
             self.memory.read(lowest, &mut stack)?;
             if stack.as_chunks::<8>().0.iter().any(|word| inside(u64::from_le_bytes(*word))) {
-                return Ok(Some(*tid));
+                found.push(Inside { tid: *tid, at_work: false });
             }
         }
-        Ok(None)
+        Ok(found)
     }
 }

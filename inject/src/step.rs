@@ -25,7 +25,6 @@ pub fn moment() {}
 /// Counts one step: nothing without the feature `death`.
 #[cfg(not(feature = "death"))]
 #[inline(always)]
-#[expect(clippy::unnecessary_wraps, reason = "with the feature `death` it can fail")]
 pub(crate) fn step() -> Result<(), Errno> {
     Ok(())
 }

@@ -15,12 +15,17 @@ use crate::site::Site;
 const TID_OFFSETS: [u64; 3] = [720, 48, 56];
 const DT_DEBUG: u64 = 21;
 
+/// Modules that the table has room for.
+pub(crate) const MAX_MODULES: u64 = 4096;
+
 /// The target's modules, and addresses of the loader's.
 #[derive(Debug)]
 pub(crate) struct Surroundings {
     modules: Vec<Module>,
     symbols: Vec<(&'static str, u64)>,
     clock_gettime: u64,
+    /// avma of the header that hound has made for the executable, 0 if none.
+    pub made_header: u64,
 }
 
 impl Surroundings {
@@ -39,7 +44,26 @@ impl Surroundings {
             symbols[0].1 = debug().unwrap_or(0); // musl's loader tells it the same way as any
         }
         let clock_gettime = vdso(memory, &maps).and_then(|m| m.address_of(memory, "__vdso_clock_gettime")).unwrap_or(0);
-        Ok(Self { modules, symbols, clock_gettime })
+        Ok(Self { modules, symbols, clock_gettime, made_header: 0 })
+    }
+
+    /// The program's own file.
+    pub fn executable(&self) -> Option<&Module> {
+        self.modules.iter().find(|m| m.is_executable)
+    }
+
+    /// What an earlier hound has made for the executable, which stays as long as the library.
+    pub fn take_over(&mut self, site: &Site, attachment: u64) -> Result<(), Error> {
+        let table = site.word(attachment, offset_of!(Attachment, modules))?;
+        let count = site.word(attachment, offset_of!(Attachment, module_count))?.min(MAX_MODULES);
+        let start = self.executable().map(|m| m.start);
+        for row in 0..count {
+            let word = |offset: usize| site.memory.read_u64(table + row * size_of::<KnownModule>() as u64 + offset as u64);
+            if Some(word(offset_of!(KnownModule, start))?) == start {
+                self.made_header = word(offset_of!(KnownModule, made_header))?;
+            }
+        }
+        Ok(())
     }
 
     /// A symbol that the library refers to, 0 if the target has none.
@@ -63,8 +87,9 @@ impl Surroundings {
         let table = site.word(attachment, offset_of!(Attachment, modules))?;
         let mut bytes = Vec::new();
         for module in &self.modules {
-            let row = [module.start, module.end, module.bias, module.eh_frame_hdr, module.headers, module.header_count];
-            const { assert!(size_of::<KnownModule>() == 48 && offset_of!(KnownModule, header_count) == 40) };
+            let made = if module.is_executable { self.made_header } else { 0 };
+            let row = [module.start, module.end, module.bias, module.eh_frame_hdr, module.headers, module.header_count, made];
+            const { assert!(size_of::<KnownModule>() == 56 && offset_of!(KnownModule, made_header) == 48) };
             bytes.extend(row.iter().flat_map(|word| word.to_le_bytes()));
         }
         set(offset_of!(Attachment, module_count), 0)?;
@@ -76,7 +101,7 @@ impl Surroundings {
         let loader = self.modules.iter().find(|m| m.is_loader);
         set(offset_of!(Attachment, loader_start), loader.map_or(0, |m| m.start))?;
         set(offset_of!(Attachment, loader_end), loader.map_or(0, |m| m.end))?;
-        let executable = self.modules.iter().find(|m| m.is_executable);
+        let executable = self.executable();
         set(offset_of!(Attachment, executable_headers), executable.map_or(0, |m| m.headers))?;
         set(offset_of!(Attachment, executable_header_count), executable.map_or(0, |m| m.header_count))?;
         set(offset_of!(Attachment, executable_bias), executable.map_or(0, |m| m.bias))

@@ -2,7 +2,7 @@
 
 use core::mem::offset_of;
 
-use hound_common::attach::{DISPLACED, Entry, NO_ARGUMENT};
+use hound_common::attach::{DISPLACED, Entry, Shape};
 
 use crate::code::{Displaced, TRAMPOLINE, Unfit};
 use crate::families::Function;
@@ -14,9 +14,13 @@ const TRAMPOLINE_AT: u64 = 32;
 /// Bytes of an [`Entry`].
 pub const ENTRY: usize = size_of::<Entry>();
 
-/// `mov r11, entry; jmp [rip]; stub`. The function's own arguments and its stack stay as they are; r11 belongs to nobody at a call.
-fn thunk(entry: u64, stub: u64) -> Vec<u8> {
-    let mut code = vec![0x49, 0xbb];
+/// `mov r11, entry; jmp [rip]; stub`. The function's own arguments and its stack stay as they are; r11 belongs to nobody at a call. A
+/// pool's function may belong to callers that know it better: its stub gets r11 pushed.
+fn thunk(entry: u64, stub: u64, shape: u8) -> Vec<u8> {
+    const PUSH_R11: [u8; 2] = [0x41, 0x53];
+    let is_pool = [Shape::PoolAlloc, Shape::PoolFree, Shape::PoolRealloc].iter().any(|pool| *pool as u8 == shape);
+    let mut code = if is_pool { PUSH_R11.to_vec() } else { Vec::new() };
+    code.extend([0x49, 0xbb]);
     code.extend(entry.to_le_bytes());
     code.extend([0xff, 0x25, 0, 0, 0, 0]);
     code.extend(stub.to_le_bytes());
@@ -27,8 +31,8 @@ fn thunk(entry: u64, stub: u64) -> Vec<u8> {
 ///
 /// # Errors
 /// As [`Displaced::relocated`].
-pub fn slot(at: u64, entry: u64, stub: u64, displaced: &Displaced) -> Result<Vec<u8>, Unfit> {
-    let mut code = thunk(entry, stub);
+pub fn slot(at: u64, entry: u64, stub: u64, shape: u8, displaced: &Displaced) -> Result<Vec<u8>, Unfit> {
+    let mut code = thunk(entry, stub, shape);
     code.resize(TRAMPOLINE_AT as usize, crate::code::BREAKPOINT);
     code.extend(displaced.relocated(at + TRAMPOLINE_AT)?);
     Ok(code)
@@ -90,9 +94,9 @@ impl Row {
             kind: function.kind,
             shape: function.shape as u8,
             flags: 0,
-            size_argument: NO_ARGUMENT,
-            count_argument: NO_ARGUMENT,
-            block_argument: NO_ARGUMENT,
+            size_argument: function.places.size,
+            count_argument: function.places.count,
+            block_argument: function.places.block,
             pool: 0,
             original: displaced.bytes.clone(),
             patched: Vec::new(),
@@ -155,11 +159,10 @@ impl Row {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hound_common::attach::Shape;
 
     #[test]
     fn a_row_reads_back() {
-        let function = Function { name: "f".into(), address: 0x1000, size: 9, kind: 3, shape: Shape::Realloc, nothrow: None };
+        let function = Function::new("f", (0x1000, 9), 3, Shape::Realloc);
         let displaced = Displaced::of(0x1000, &[0x55, 0x48, 0x89, 0xe5, 0x41, 0x57, 0xc3]).unwrap();
         let row = Row { real: 1, helper: 2, inside: (3, 4), thunk: 5, patched: vec![9; 6], pool: 7, ..Row::of(&function, &displaced) };
         assert_eq!(Row::from_bytes(&row.to_bytes()), Some(row.clone()));
@@ -171,10 +174,12 @@ mod tests {
     #[test]
     fn a_thunk_loads_the_entry_and_jumps() {
         let displaced = Displaced::of(0x1000, &[0x55, 0x48, 0x89, 0xe5, 0x41, 0x57, 0xc3]).unwrap();
-        let code = slot(0x2000, 0x1122, 0x3344, &displaced).unwrap();
+        let code = slot(0x2000, 0x1122, 0x3344, Shape::Alloc as u8, &displaced).unwrap();
         assert_eq!(code[..10], [0x49, 0xbb, 0x22, 0x11, 0, 0, 0, 0, 0, 0]);
         assert_eq!(code[16..24], 0x3344_u64.to_le_bytes());
         assert_eq!(code[32..36], crate::code::ENDBR64);
         assert!(code.len() as u64 <= SLOT);
+        let pool = slot(0x2000, 0x1122, 0x3344, Shape::PoolFree as u8, &displaced).unwrap();
+        assert_eq!((&pool[..2], &pool[2..26]), ([0x41, 0x53].as_slice(), &code[..24]));
     }
 }

@@ -9,6 +9,7 @@ use nix::errno::Errno;
 
 use crate::error::Error;
 use crate::step::{moment, step};
+use crate::tasks;
 
 /// Note type of a thread's extended floating-point state.
 const NT_X86_XSTATE: usize = 0x202;
@@ -138,7 +139,7 @@ pub(crate) fn filter(tid: i32, index: usize) -> Result<Option<Vec<libc::sock_fil
 /// Waits until a traced thread is reported, `None` at the deadline.
 pub(crate) fn wait(tid: i32, deadline: Instant) -> Option<Event> {
     moment();
-    let mut nap = Duration::from_micros(20);
+    let mut nap = Duration::from_micros(4);
     for round in 0u32.. {
         let mut status: c_int = 0;
         // SAFETY: status is a live int of ours.
@@ -151,12 +152,11 @@ pub(crate) fn wait(tid: i32, deadline: Instant) -> Option<Event> {
         if Instant::now() >= deadline {
             return None;
         }
-        // There is no wait with a deadline. A stop mostly comes within microseconds, but the thread may need this very processor.
-        if round < 64 {
-            std::thread::yield_now();
-        } else {
+        // There is no wait with a deadline. A stop mostly comes within microseconds, but the thread may need this very processor: to yield
+        // it is not enough for one that runs before all others.
+        if round >= 8 {
             std::thread::sleep(nap);
-            nap = (nap * 2).min(Duration::from_micros(200));
+            nap = (nap * 2).min(Duration::from_micros(100));
         }
     }
     None
@@ -185,11 +185,75 @@ pub(crate) fn wait_for_rest(tid: i32, deadline: Instant) -> Option<Event> {
     }
 }
 
-/// Lets this thread of hound's run before others, if the system allows it: the target stands still while hound waits for a processor, and
-/// may have many threads that want one.
-fn hurry() {
-    // SAFETY: setpriority takes numbers only; 0 is the calling thread. A refusal costs time, no more.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };
+/// Waits for a thread that did not stop in its time and is no longer wanted. One that was asked to stop may have broken off a system call
+/// for that: only when it is at rest can hound let it go as if nothing had been. `None` for what sleeps uninterruptibly (it breaks nothing
+/// off), or does not stop at all.
+pub(crate) fn wait_for_late(pid: i32, tid: i32) -> Option<Event> {
+    const SLICE: Duration = Duration::from_millis(20);
+    const LATEST: Duration = Duration::from_secs(10);
+    let begun = Instant::now();
+    while begun.elapsed() < LATEST {
+        if let Some(event) = wait_for_rest(tid, Instant::now() + SLICE) {
+            return Some(event);
+        }
+        if tasks::state(pid, tid) == Some('D') {
+            return None;
+        }
+    }
+    None
+}
+
+/// While it lives, a thread of hound's runs before others, if the system allows it: the target stands still while hound waits for a
+/// processor, and may have many threads that want one. The scheduling of the target is never touched.
+#[derive(Debug)]
+pub(crate) struct Haste {
+    tid: i32,
+    policy: c_int,
+    priority: c_int,
+    nice: c_int,
+}
+
+impl Haste {
+    /// Of the calling thread.
+    pub(crate) fn begin() -> Haste {
+        let tid = nix::unistd::gettid().as_raw();
+        let mut parameters = libc::sched_param { sched_priority: 0 };
+        // SAFETY: takes a number.
+        let policy = unsafe { libc::sched_getscheduler(tid) };
+        // SAFETY: `parameters` is a live object of the kernel's type.
+        unsafe { libc::sched_getparam(tid, &raw mut parameters) };
+        // SAFETY: takes numbers only.
+        let nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, tid as libc::id_t) };
+        let haste = Haste { tid, policy, priority: parameters.sched_priority, nice };
+        let first = libc::sched_param { sched_priority: 1 };
+        if policy == libc::SCHED_OTHER || policy == libc::SCHED_BATCH || policy == libc::SCHED_IDLE {
+            // SAFETY: `first` is a live object of the kernel's type. Threads made meanwhile are ordinary ones.
+            let done = unsafe { libc::sched_setscheduler(tid, libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, &raw const first) };
+            if done != 0 {
+                // SAFETY: takes numbers only. A refusal costs time, no more.
+                unsafe { libc::setpriority(libc::PRIO_PROCESS, tid as libc::id_t, -20) };
+            }
+        }
+        haste
+    }
+}
+
+impl Drop for Haste {
+    fn drop(&mut self) {
+        let before = libc::sched_param { sched_priority: self.priority };
+        if self.policy < 0 {
+            return;
+        }
+        // SAFETY: `before` is a live object of the kernel's type. The thread is hound's own, ended or not.
+        let done = unsafe { libc::sched_setscheduler(self.tid, self.policy, &raw const before) };
+        if done != 0 {
+            // Without the capability the flag of the threads to come stays.
+            // SAFETY: as above.
+            unsafe { libc::sched_setscheduler(self.tid, self.policy | libc::SCHED_RESET_ON_FORK, &raw const before) };
+        }
+        // SAFETY: takes numbers only.
+        unsafe { libc::setpriority(libc::PRIO_PROCESS, self.tid as libc::id_t, self.nice) };
+    }
 }
 
 type Job<S> = Box<dyn FnOnce(&mut S) + Send>;
@@ -210,7 +274,7 @@ impl<S: 'static> Tracer<S> {
         let (jobs, orders) = mpsc::channel::<Job<S>>();
         let (report, begun) = mpsc::channel();
         let body = move || {
-            hurry();
+            let _haste = Haste::begin();
             match begin() {
                 Err(error) => drop(report.send(Err(error))),
                 Ok((mut state, value)) => {

@@ -91,7 +91,8 @@ fn in_and_out(program: &mut Program) {
     program.works();
     drop(entered); // a hound that dies: all stays patched
     let left = find(program.pid()).expect("it is readable").expect("a library is left");
-    assert_eq!(left.state(), State::Armed { drainer: 0 });
+    assert_eq!(left.state(), State::Armed { drainer: std::process::id() });
+    assert!(!left.is_drained().expect("it is readable"), "this process has the number, and drains nothing");
     let again = Plan::of(&target, &[]).expect("a plan looks through what a dead hound has patched");
     assert_eq!(again.covered().len(), plan.covered().len());
     let entered = enter(&target, &library, soon()).expect("hound cleans up");

@@ -212,6 +212,30 @@ fn a_busy_target_with_signals_bears_hundreds_of_freezes_and_borrows() {
 }
 
 #[test]
+fn a_thread_that_is_slow_to_stop_keeps_its_system_call() {
+    let mut program = Program::start("patient", &[]);
+    let target = look(program.pid()).expect("may be traced");
+    let memory = Memory::open(program.pid()).expect("open");
+    let mut late = 0;
+    for _ in 0..15 {
+        let begun = Instant::now();
+        let frozen = Frozen::all(&target, begun + Duration::from_millis(15));
+        late += u32::from(matches!(frozen, Err(Error::Deadline { .. })));
+        drop(frozen);
+        let borrowed = Borrowed::any(&target, &memory, Instant::now() + Duration::from_millis(15));
+        if let Ok(mut borrowed) = borrowed {
+            assert_eq!(borrowed.syscall(libc::SYS_getpid, [0; 6]), Ok(program.pid() as u64));
+        }
+    }
+    assert!(late > 0, "it always stopped in time: the test has not come to its point");
+    drop(program.input.take());
+    let status = program.child.wait().expect("ended");
+    let mut wrong = String::new();
+    std::io::Read::read_to_string(&mut program.output, &mut wrong).expect("read");
+    assert!(status.success(), "epoll_wait returned: {wrong}");
+}
+
+#[test]
 fn a_stopped_target_stays_stopped() {
     let mut program = Program::start("steady", &["4"]);
     let target = look(program.pid()).expect("may be traced");

@@ -9,12 +9,12 @@
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use hound_common::attach::{Attachment, ENTRY_GLIBC, Entry, Shape};
+use hound_common::attach::{Attachment, ENTRY_GLIBC, Entry, OWN_PIECES, Shape};
 use hound_common::ring::{CLOCK_MONOTONIC, Control, LIBRARY_ABSENT, LIBRARY_READY, OUT_NOT_PREPARED};
 
 use crate::record::{self, Function};
 use crate::thread::Thread;
-use crate::{clock, directory, elf, modules, process, rows};
+use crate::{clock, directory, elf, modules, own, process, rows};
 
 /// The block that hound fills in.
 #[used]
@@ -61,6 +61,8 @@ pub fn ready() -> bool {
 /// Takes over what hound has prepared, and forgets what was known of modules: nothing was seen of them while nothing was patched.
 #[cold]
 fn begin_session(attachment: &Attachment) {
+    attachment.own_piece_count.store(OWN_PIECES as u64, Ordering::Relaxed);
+    attachment.own_pieces.store(own::pieces(), Ordering::Release);
     process::use_ring(attachment.ring.load(Ordering::Relaxed) as *mut Control);
     process::use_loader(attachment.loader_start.load(Ordering::Relaxed), attachment.loader_end.load(Ordering::Relaxed));
     crate::thread::use_reserved(attachment.states.load(Ordering::Relaxed), attachment.tid_offset.load(Ordering::Relaxed));

@@ -3,12 +3,10 @@
 //! One body for each `Shape`. The functions called here are the ones behind the patches, as hound has left them in the entries: nothing is
 //! looked up, and no lock is held while they run.
 
-use core::arch::naked_asm;
 use core::ffi::c_void;
-use core::mem::offset_of;
 use core::sync::atomic::Ordering;
 
-use hound_common::attach::{ENTRY_GLIBC, Entry, NO_ARGUMENT};
+use hound_common::attach::{ENTRY_FREES, ENTRY_GLIBC, Entry, NO_ARGUMENT};
 use hound_common::event::{ALLOC_MMAPPED, PROCESS_EXEC, tag};
 
 use crate::attached::Patched;
@@ -29,17 +27,16 @@ pub struct Frame {
     pub bp: u64,
     /// ax: how many vector registers a variadic call uses.
     pub ax: u64,
-    /// xmm0 to xmm7, where the stub saves them.
-    pub xmm: [u128; 8],
 }
 
 impl Frame {
-    fn caller(&self) -> Caller {
+    /// From where.
+    pub fn caller(&self) -> Caller {
         Caller { slot: self.slot, bp: self.bp }
     }
 
     /// The argument at `index`, 0 where there is none.
-    fn argument(&self, index: u8) -> u64 {
+    pub fn argument(&self, index: u8) -> u64 {
         self.args.get(usize::from(index)).copied().unwrap_or(0)
     }
 }
@@ -78,8 +75,9 @@ macro_rules! alloc_body {
     (@type $arg:ident) => { usize };
 }
 
+/// Records a block that an outermost call has returned.
 #[inline(always)]
-fn allocated(call: &Call, block: *mut c_void, size: usize) {
+pub fn allocated(call: &Call, block: *mut c_void, size: usize) {
     nesting::recorded(call.function);
     record::alloc(call.caller, call.function, block, size);
 }
@@ -167,15 +165,96 @@ pub unsafe extern "C" fn rallocx(old: *mut c_void, size: usize, flags: usize, en
     new
 }
 
-/// A resize returned: with a block, or without one because it failed (nothing happened) or, where that is its way, because size 0 released
-/// the old one.
+/// A resize returned: with a block, or without one because it failed (nothing happened, mostly) or, where that is its way, because size 0
+/// released the old one.
 #[inline(always)]
-fn resized(call: &Call, before: u64, old: *mut c_void, new: *mut c_void, size: usize, zero_releases: bool) {
-    let released = zero_releases && new.is_null() && size == 0 && !old.is_null();
+pub fn resized(call: &Call, before: u64, old: *mut c_void, new: *mut c_void, size: usize, zero_releases: bool) {
+    let gives_up = call.function.entry.flags & ENTRY_FREES != 0;
+    let released = new.is_null() && !old.is_null() && (zero_releases && size == 0 || gives_up);
     if !new.is_null() || released {
         nesting::recorded(call.function);
-        record::realloc(call.caller, call.function, before, old, new, size);
+        record::realloc(call.caller, call.function, before, old, new, if released { 0 } else { size });
     }
+}
+
+/// `Shape::Reallocarr`
+pub unsafe extern "C" fn reallocarr(place: *mut *mut c_void, count: usize, size: usize, entry: &'static Entry, slot: u64, bp: u64) -> i32 {
+    // SAFETY: as in `alloc_body`.
+    let real = unsafe { real::<unsafe extern "C" fn(*mut *mut c_void, usize, usize) -> i32>(entry) };
+    let call = Call::enter(entry, Caller { slot, bp });
+    let before = clock::now();
+    // SAFETY: the function reads it first thing, unless it is null.
+    let old = if place.is_null() { core::ptr::null_mut() } else { unsafe { place.read() } };
+    // SAFETY: the caller's own call, passed on.
+    let result = unsafe { real(place, count, size) };
+    if let Some(call) = call {
+        call.leave();
+        if result == 0 {
+            // SAFETY: it has succeeded, so the place is one.
+            let new = unsafe { place.read() };
+            resized(&call, before, old, new, count.wrapping_mul(size), true);
+        }
+    }
+    result
+}
+
+/// A function of six arguments at most.
+type Six = unsafe extern "C" fn(u64, u64, u64, u64, u64, u64) -> u64;
+
+/// The caller's own call, passed on.
+///
+/// # Safety
+/// The entry's function must take integers only, six at most.
+#[inline(always)]
+unsafe fn pass_on(frame: &Frame) -> u64 {
+    let [a, b, c, d, e, f] = frame.args;
+    // SAFETY: the caller's promise; more arguments than a function takes do no harm.
+    let real = unsafe { real::<Six>(frame.entry) };
+    // SAFETY: the caller's own call.
+    unsafe { real(a, b, c, d, e, f) }
+}
+
+/// `Shape::Wide`
+pub unsafe extern "C" fn wide(frame: &Frame) -> u64 {
+    let call = Call::enter(frame.entry, frame.caller());
+    // SAFETY: hound gives this shape only to such functions.
+    let block = unsafe { pass_on(frame) };
+    if let Some(call) = call {
+        call.leave();
+        allocated(&call, block as *mut c_void, placed_size(frame));
+    }
+    block
+}
+
+/// `Shape::WideRealloc`
+pub unsafe extern "C" fn wide_realloc(frame: &Frame) -> u64 {
+    let call = Call::enter(frame.entry, frame.caller());
+    let before = clock::now();
+    // SAFETY: as in `wide`.
+    let new = unsafe { pass_on(frame) };
+    if let Some(call) = call {
+        call.leave();
+        let old = frame.argument(frame.entry.block_argument) as *mut c_void;
+        resized(&call, before, old, new as *mut c_void, placed_size(frame), true);
+    }
+    new
+}
+
+/// `Shape::Text`
+pub unsafe extern "C" fn text(frame: &Frame) -> u64 {
+    let call = Call::enter(frame.entry, frame.caller());
+    // SAFETY: as in `wide`.
+    let block = unsafe { pass_on(frame) };
+    if let Some(call) = call {
+        call.leave();
+        // One that was given a place for the text returns that.
+        if block != 0 && frame.argument(frame.entry.block_argument) == 0 {
+            // SAFETY: the function has just made a text that ends with a zero.
+            let length = unsafe { core::ffi::CStr::from_ptr(block as *const core::ffi::c_char) }.count_bytes();
+            allocated(&call, block as *mut c_void, length + 1);
+        }
+    }
+    block
 }
 
 /// `Shape::Xallocx`: the block stays where it is; less than asked for means that nothing was done.
@@ -207,16 +286,9 @@ pub extern "C" fn free(frame: &Frame) -> u32 {
     u32::from(frame.entry.flags & ENTRY_GLIBC != 0 && record::chunk(block).1 & ALLOC_MMAPPED != 0)
 }
 
-/// `Shape::PoolFree`
-pub extern "C" fn pool_free(frame: &Frame) {
-    let block = frame.argument(frame.entry.block_argument);
-    if block != 0 {
-        release(frame, block);
-    }
-}
-
+/// Records the release of a block, unless it is nested.
 #[inline(always)]
-fn release(frame: &Frame, block: u64) {
+pub fn release(frame: &Frame, block: u64) {
     let mut function = Patched { entry: frame.entry, state: directory::find() };
     let caller = frame.caller();
     if !function.is_inside(caller.ra()) && nesting::releases(function, caller, block) {
@@ -236,18 +308,32 @@ pub extern "C" fn new(frame: &Frame) -> *mut c_void {
         return core::ptr::null_mut();
     }
     let Some(call) = Call::enter(frame.entry, frame.caller()) else { return core::ptr::null_mut() };
-    let [size, align, ..] = frame.args;
-    // SAFETY: hound's word that this is `operator new(size, nothrow)` or `operator new(size, align, nothrow)`. In the first one's case the
-    // nothrow is what stands in the second argument: an empty object that nobody reads.
-    let helper = unsafe { core::mem::transmute::<u64, unsafe extern "C" fn(u64, u64, &u64) -> *mut c_void>(helper) };
+    let [first, second, third, ..] = frame.args;
+    let placed = frame.entry.size_argument != NO_ARGUMENT;
+    let third = if placed { third } else { &raw const NOTHROW as u64 };
+    // SAFETY: hound's word that this is `operator new(size, nothrow)` or `operator new(size, align, nothrow)`, or takes the very arguments.
+    // In the first one's case the nothrow is what stands in the second argument: an empty object that nobody reads.
+    let helper = unsafe { core::mem::transmute::<u64, unsafe extern "C" fn(u64, u64, u64) -> *mut c_void>(helper) };
+    let before = clock::now();
     // SAFETY: does what the caller's own call would.
-    let block = unsafe { helper(size, align, &NOTHROW) };
+    let block = unsafe { helper(first, second, third) };
     call.leave();
-    allocated(&call, block, size as usize);
+    let size = if placed { placed_size(frame) } else { first as usize };
+    if frame.entry.block_argument == NO_ARGUMENT {
+        allocated(&call, block, size);
+    } else {
+        resized(&call, before, frame.argument(frame.entry.block_argument) as *mut c_void, block, size, false);
+    }
     block
 }
 
 const FAILED: u64 = u64::MAX;
+
+/// Whether the program changes its mappings, not libc for itself (for the heap, whose blocks are told one by one, or a thread's stack).
+fn is_programs(entry: &'static Entry, caller: Caller) -> bool {
+    let function = Patched { entry, state: directory::find() };
+    !function.is_inside(caller.ra()) && !nesting::is_in_heap(function, caller)
+}
 
 /// `Shape::Mmap`
 pub unsafe extern "C" fn mmap(frame: &Frame) -> u64 {
@@ -256,7 +342,7 @@ pub unsafe extern "C" fn mmap(frame: &Frame) -> u64 {
     let real = unsafe { real::<unsafe extern "C" fn(u64, u64, u64, u64, u64, u64) -> u64>(frame.entry) };
     // SAFETY: the caller's own call, passed on.
     let result = unsafe { real(addr, length, prot, flags, fd, offset) };
-    if result != FAILED {
+    if result != FAILED && is_programs(frame.entry, frame.caller()) {
         let protection = u64::from(prot as u32) | u64::from(flags as u32) << 32;
         let words = [result, length, protection, i64::from(fd as i32) as u64, offset];
         record::map(frame.caller(), tag::MAP, of(frame), clock::now(), &words);
@@ -272,7 +358,7 @@ pub unsafe extern "C" fn mremap(frame: &Frame) -> u64 {
     // SAFETY: the caller's own call, passed on.
     let result = unsafe { real(old, old_length, length, flags, new, unused) };
     stack::note_unmapping();
-    if result != FAILED {
+    if result != FAILED && is_programs(frame.entry, frame.caller()) {
         let words = [old, old_length, result, length, u64::from(flags as u32)];
         record::map(frame.caller(), tag::REMAP, of(frame), clock::now(), &words);
     }
@@ -291,8 +377,8 @@ pub unsafe extern "C" fn munmap(addr: u64, length: u64, entry: &'static Entry, s
     // SAFETY: the caller's own call, passed on.
     let result = unsafe { real(addr, length) };
     stack::note_unmapping();
-    if result == 0 {
-        let function = Patched { entry, state };
+    let function = Patched { entry, state };
+    if result == 0 && is_programs(entry, Caller { slot, bp }) {
         record::map(Caller { slot, bp }, tag::UNMAP, function, before, &[addr, length]);
     }
     result
@@ -309,69 +395,10 @@ pub extern "C" fn exec(frame: &Frame) {
     }
 }
 
-/// `Shape::PoolAlloc`
-pub unsafe extern "C" fn pool_alloc(frame: &Frame) -> u64 {
-    let call = Call::enter(frame.entry, frame.caller());
-    // SAFETY: the caller's own call, passed on.
-    let block = unsafe { repeat(frame) };
-    if let Some(call) = call {
-        call.leave();
-        allocated(&call, block as *mut c_void, pool_size(frame));
-    }
-    block
-}
-
-/// `Shape::PoolRealloc`
-pub unsafe extern "C" fn pool_realloc(frame: &Frame) -> u64 {
-    let call = Call::enter(frame.entry, frame.caller());
-    let before = clock::now();
-    // SAFETY: the caller's own call, passed on.
-    let new = unsafe { repeat(frame) };
-    if let Some(call) = call {
-        call.leave();
-        let old = frame.argument(frame.entry.block_argument) as *mut c_void;
-        resized(&call, before, old, new as *mut c_void, pool_size(frame), false);
-    }
-    new
-}
-
-fn pool_size(frame: &Frame) -> usize {
+/// The size, as the entry says where it is.
+pub fn placed_size(frame: &Frame) -> usize {
     let count = if frame.entry.count_argument == NO_ARGUMENT { 1 } else { frame.argument(frame.entry.count_argument) };
     frame.argument(frame.entry.size_argument).wrapping_mul(count) as usize
-}
-
-/// Calls the real function with every register that can hold an argument as it was.
-#[unsafe(naked)]
-unsafe extern "C" fn repeat(frame: &Frame) -> u64 {
-    naked_asm!(
-        ".cfi_startproc",
-        "sub rsp, 8",
-        ".cfi_adjust_cfa_offset 8",
-        "mov r10, rdi",
-        "movups xmm0, xmmword ptr [r10 + {xmm}]",
-        "movups xmm1, xmmword ptr [r10 + {xmm} + 16]",
-        "movups xmm2, xmmword ptr [r10 + {xmm} + 32]",
-        "movups xmm3, xmmword ptr [r10 + {xmm} + 48]",
-        "movups xmm4, xmmword ptr [r10 + {xmm} + 64]",
-        "movups xmm5, xmmword ptr [r10 + {xmm} + 80]",
-        "movups xmm6, xmmword ptr [r10 + {xmm} + 96]",
-        "movups xmm7, xmmword ptr [r10 + {xmm} + 112]",
-        "mov rdi, qword ptr [r10]",
-        "mov rsi, qword ptr [r10 + 8]",
-        "mov rdx, qword ptr [r10 + 16]",
-        "mov rcx, qword ptr [r10 + 24]",
-        "mov r8, qword ptr [r10 + 32]",
-        "mov r9, qword ptr [r10 + 40]",
-        "mov rax, qword ptr [r10 + {ax}]",
-        "mov r11, qword ptr [r10 + {entry}]",
-        "call qword ptr [r11 + {real}]",
-        "add rsp, 8",
-        ".cfi_adjust_cfa_offset -8",
-        "ret",
-        ".cfi_endproc",
-        xmm = const offset_of!(Frame, xmm), ax = const offset_of!(Frame, ax), entry = const offset_of!(Frame, entry),
-        real = const offset_of!(Entry, real),
-    )
 }
 
 /// `Shape::RegisterFrame`

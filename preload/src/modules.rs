@@ -298,18 +298,35 @@ fn has_left_the_list(module: &Module) -> bool {
 /// The call frame information of a module.
 pub fn sections(module: &Module) -> Result<Sections<'static>, EndReason> {
     if module.eh_frame_hdr == 0 {
-        return Err(EndReason::NoRow);
+        return made_sections(module);
     }
+    let (start, bytes) = segment(module, module.eh_frame_hdr).ok_or(EndReason::BadSection)?;
+    Sections::from_eh_frame_hdr(bytes, start, module.eh_frame_hdr)
+}
+
+/// The loaded segment that holds `avma`, and where it is. `avma` is one of unwind tables.
+fn segment(module: &Module, avma: u64) -> Option<(u64, &'static [u8])> {
     let (bias, headers) = image_of(module);
-    let segment = headers.iter().filter(|h| h.kind == elf::PT_LOAD).find(|h| {
-        let start = bias.wrapping_add(h.svma);
-        module.eh_frame_hdr >= start && module.eh_frame_hdr < start + h.memory_size
-    });
-    let Some(segment) = segment else { return Err(EndReason::BadSection) };
+    let holds = |h: &&elf::Phdr| avma.wrapping_sub(bias.wrapping_add(h.svma)) < h.memory_size;
+    let segment = headers.iter().filter(|h| h.kind == elf::PT_LOAD).find(holds)?;
     let start = bias.wrapping_add(segment.svma);
     // SAFETY: one loaded segment, mapped readable (unwind tables are), and it stays as said above.
-    let bytes = unsafe { core::slice::from_raw_parts(start as *const u8, segment.memory_size as usize) };
-    Sections::from_eh_frame_hdr(bytes, start, module.eh_frame_hdr)
+    Some((start, unsafe { core::slice::from_raw_parts(start as *const u8, segment.memory_size as usize) }))
+}
+
+/// Of a module that was linked without `.eh_frame_hdr` (static programs are), by the header that hound has made for it.
+fn made_sections(module: &Module) -> Result<Sections<'static>, EndReason> {
+    let made = |known: &&KnownModule| known.made_header.load(Ordering::Acquire);
+    let is_it = |known: &&KnownModule| known.start.load(Ordering::Relaxed) == module.start && made(known) != 0;
+    let Some(header) = hounds_modules().iter().find(is_it).map(|known| made(&known)) else { return Err(EndReason::NoRow) };
+    // SAFETY: hound has written a whole header there, aligned to a page.
+    let [_, frames, count] = unsafe { (header as *const [i32; 3]).read() };
+    let frames = (header + 4).wrapping_add_signed(i64::from(frames));
+    let bytes = 12 + 8 * count.cast_unsigned() as usize;
+    // SAFETY: as above; it stays until the library goes.
+    let table = unsafe { core::slice::from_raw_parts(header as *const u8, bytes) };
+    let (start, segment) = segment(module, frames).ok_or(EndReason::BadSection)?;
+    Sections::from_header_apart(table, header, segment.get((frames - start) as usize..).unwrap_or(&[]), frames)
 }
 
 /// What a `MODULE` record says beyond the module itself: (bias, build-id, path).

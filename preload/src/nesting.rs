@@ -122,6 +122,13 @@ fn word(state: &Thread, addr: u64, slot: u64) -> Option<u64> {
     Some(unsafe { (addr as *const u64).read_volatile() })
 }
 
+/// Whether a call comes from a function of the heap at work.
+pub fn is_in_heap(function: Patched, caller: Caller) -> bool {
+    // SAFETY: null or this thread's own state.
+    let Some(state) = (unsafe { function.state.as_mut() }) else { return false };
+    state.inside[0].slot != 0 && outer(state, 0, caller.slot).is_none()
+}
+
 /// Whether the release of a block is to be recorded, by a function that will be jumped to.
 #[inline(always)]
 pub fn releases(function: Patched, caller: Caller, block: u64) -> bool {

@@ -16,7 +16,7 @@
 
 use hound_common::event::MAX_FRAMES;
 
-use crate::sys;
+use crate::own;
 
 /// The frame's return address leads to a rule that uses bp.
 pub const USES_BP: u64 = 1;
@@ -132,7 +132,7 @@ impl Path {
         }
         let capacity = (self.capacity * 8).clamp(FIRST_GROWTH, MAX_FRAMES);
         let bytes = (capacity * FRAME_BYTES + size_of::<Word>()).next_multiple_of(4096);
-        let Some(memory) = sys::map_private(bytes, false) else { return false };
+        let Some(memory) = own::map(bytes) else { return false };
         let (old_ra, old_meta, old_fresh, old_capacity) = (self.ra, self.meta, self.fresh, self.capacity);
         // SAFETY: a fresh mapping of that size.
         unsafe { self.use_memory(memory, capacity) };
@@ -144,10 +144,19 @@ impl Path {
         unsafe { core::ptr::copy_nonoverlapping(old_fresh, self.fresh, old_capacity) };
         if self.grown_bytes != 0 {
             // SAFETY: the previous growth's mapping, no longer pointed to.
-            unsafe { sys::unmap(old_ra.wrapping_sub(1).cast(), self.grown_bytes) };
+            unsafe { own::unmap(old_ra.wrapping_sub(1).cast(), self.grown_bytes) };
         }
         self.grown_bytes = bytes;
         true
+    }
+
+    /// Gives back what it has grown by, for a path that nobody follows any more: its thread is gone. It must be started anew.
+    pub fn release(&mut self) {
+        if self.grown_bytes != 0 {
+            // SAFETY: the last growth's mapping, used by this path alone.
+            unsafe { own::unmap(self.ra.wrapping_sub(1).cast(), self.grown_bytes) };
+            self.grown_bytes = 0;
+        }
     }
 
     /// Forgets everything recorded.

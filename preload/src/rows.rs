@@ -10,7 +10,7 @@ use hound_unwind::{EndReason, Row, Scratch, Sections, evaluate, is_signal_return
 
 use crate::modules::{self, Module};
 use crate::thread::Thread;
-use crate::{guard, record, sys};
+use crate::{guard, own, record};
 
 /// Slots of the first table; later ones are twice as large each. Rows are looked up at random, between the program's own accesses:
 /// a table of just the size needed is a third of the cost of one with room to spare (fewer cache and TLB misses).
@@ -109,7 +109,7 @@ impl Table {
         let next = CURRENT.load(Ordering::Relaxed) + 1;
         let slots = self.len() * 2;
         if let Some(table) = TABLES.get(next)
-            && let Some(memory) = sys::map_private(slots * size_of::<Slot>(), false)
+            && let Some(memory) = own::map(slots * size_of::<Slot>())
         {
             table.mask.store(slots - 1, Ordering::Relaxed);
             table.slots.store(memory.cast(), Ordering::Relaxed);
@@ -125,6 +125,8 @@ impl Table {
                 CURRENT.store(next, Ordering::Release); // pairs with `current`
             } else {
                 table.slots.store(core::ptr::null_mut(), Ordering::Relaxed);
+                // SAFETY: never was the current one.
+                unsafe { own::unmap(memory, slots * size_of::<Slot>()) };
             }
         }
         GROWING.store(false, Ordering::Release);

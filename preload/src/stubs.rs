@@ -11,7 +11,7 @@ use hound_common::ring::{Control, STATE_RECORDING};
 
 use crate::attached::hound_attachment;
 use crate::bodies::{self, Frame};
-use crate::stack;
+use crate::{pools, stack};
 
 /// An entry point: takes its own function's arguments, whatever they are.
 type Stub = unsafe extern "C" fn();
@@ -37,11 +37,15 @@ pub static hound_stubs: [Stub; SHAPES] = {
         (Shape::Munmap, munmap),
         (Shape::Mremap, mremap),
         (Shape::Exec, exec),
-        (Shape::PoolAlloc, pool_alloc),
-        (Shape::PoolFree, pool_free),
-        (Shape::PoolRealloc, pool_realloc),
+        (Shape::PoolAlloc, pools::alloc_stub),
+        (Shape::PoolFree, pools::free_stub),
+        (Shape::PoolRealloc, pools::realloc_stub),
         (Shape::RegisterFrame, register_frame),
         (Shape::DeregisterFrame, deregister_frame),
+        (Shape::Wide, wide),
+        (Shape::WideRealloc, wide_realloc),
+        (Shape::Text, text),
+        (Shape::Reallocarr, reallocarr),
     ];
     let mut i = 0;
     while i < SHAPES {
@@ -92,6 +96,7 @@ narrow!(posix_memalign => bodies::posix_memalign, "rcx", "r8", "r9");
 narrow!(memalign => bodies::memalign, "rdx", "rcx", "r8");
 narrow!(alloc_first => bodies::alloc_first, "rcx", "r8", "r9");
 narrow!(rallocx => bodies::rallocx, "rcx", "r8", "r9");
+narrow!(reallocarr => bodies::reallocarr, "rcx", "r8", "r9");
 narrow!(munmap => bodies::munmap, "rdx", "rcx", "r8");
 
 const FRAME: usize = size_of::<Frame>();
@@ -99,11 +104,10 @@ const ENTRY: usize = offset_of!(Frame, entry);
 const SLOT: usize = offset_of!(Frame, slot);
 const BP: usize = offset_of!(Frame, bp);
 const AX: usize = offset_of!(Frame, ax);
-const XMM: usize = offset_of!(Frame, xmm);
 
-/// What a stub does whose body gets a [`Frame`], up to the body's return. `$xmm` saves what arguments lie in vector registers.
+/// What a stub does whose body gets a [`Frame`], up to the body's return.
 macro_rules! framed {
-    ($name:ident => $body:path, gate: [$($gate:literal),*], save: [$($save:literal),*], after: [$($after:literal),*]) => {
+    ($name:ident => $body:path, gate: [$($gate:literal),*], after: [$($after:literal),*]) => {
         #[unsafe(naked)]
         unsafe extern "C" fn $name() {
             naked_asm!(
@@ -128,31 +132,30 @@ macro_rules! framed {
                 "mov r10, qword ptr [rbp]",
                 "mov qword ptr [rsp + {bp}], r10",
                 "mov qword ptr [rsp + {ax}], rax",
-                $($save,)*
                 "mov rdi, rsp",
                 "call {body}",
                 $($after,)*
                 ".cfi_endproc",
-                "/* {attachment} {ring} {state} {recording} {real} {xmm} {unmappings} */",
+                "/* {attachment} {ring} {state} {recording} {real} {unmappings} */",
                 attachment = sym hound_attachment, ring = const RING, state = const STATE, recording = const STATE_RECORDING,
                 real = const REAL, body = sym $body, frame = const FRAME, entry = const ENTRY, slot = const SLOT, bp = const BP,
-                ax = const AX, xmm = const XMM, unmappings = sym stack::UNMAPPINGS,
+                ax = const AX, unmappings = sym stack::UNMAPPINGS,
             )
         }
     };
     // Returns what the body returns.
-    (call $name:ident => $body:path, $save:tt) => {
+    (call $name:ident => $body:path) => {
         framed!($name => $body, gate: [
             "mov r10, qword ptr [rip + {attachment} + {ring}]", "test byte ptr [r10 + {state}], {recording}",
             "jnz 8f", "jmp qword ptr [r11 + {real}]", "8:"
-        ], save: $save, after: ["leave", ".cfi_def_cfa rsp, 8", "ret"]);
+        ], after: ["leave", ".cfi_def_cfa rsp, 8", "ret"]);
     };
     // Jumps to the real function when the body has returned, as if nothing had been.
     (jump $name:ident => $body:path) => {
         framed!($name => $body, gate: [
             "mov r10, qword ptr [rip + {attachment} + {ring}]", "test byte ptr [r10 + {state}], {recording}",
             "jnz 8f", "jmp qword ptr [r11 + {real}]", "8:"
-        ], save: [], after: [
+        ], after: [
             "mov rdi, qword ptr [rsp]", "mov rsi, qword ptr [rsp + 8]", "mov rdx, qword ptr [rsp + 16]", "mov rcx, qword ptr [rsp + 24]",
             "mov r8, qword ptr [rsp + 32]", "mov r9, qword ptr [rsp + 40]", "mov r11, qword ptr [rsp + {entry}]",
             "mov rax, qword ptr [rsp + {ax}]", "leave", ".cfi_def_cfa rsp, 8", "jmp qword ptr [r11 + {real}]"
@@ -160,48 +163,19 @@ macro_rules! framed {
     };
 }
 
-framed!(call mmap => bodies::mmap, []);
-framed!(call mremap => bodies::mremap, []);
-framed!(call xallocx => bodies::xallocx, []);
+framed!(call mmap => bodies::mmap);
+framed!(call mremap => bodies::mremap);
+framed!(call xallocx => bodies::xallocx);
+framed!(call wide => bodies::wide);
+framed!(call wide_realloc => bodies::wide_realloc);
+framed!(call text => bodies::text);
 framed!(jump exec => bodies::exec);
-
-macro_rules! save_vectors {
-    (call $name:ident => $body:path) => {
-        framed!(call $name => $body, [
-            "movups xmmword ptr [rsp + {xmm}], xmm0", "movups xmmword ptr [rsp + {xmm} + 16], xmm1",
-            "movups xmmword ptr [rsp + {xmm} + 32], xmm2", "movups xmmword ptr [rsp + {xmm} + 48], xmm3",
-            "movups xmmword ptr [rsp + {xmm} + 64], xmm4", "movups xmmword ptr [rsp + {xmm} + 80], xmm5",
-            "movups xmmword ptr [rsp + {xmm} + 96], xmm6", "movups xmmword ptr [rsp + {xmm} + 112], xmm7"
-        ]);
-    };
-}
-
-save_vectors!(call pool_alloc => bodies::pool_alloc);
-save_vectors!(call pool_realloc => bodies::pool_realloc);
-
-framed!(pool_free => bodies::pool_free, gate: [
-    "mov r10, qword ptr [rip + {attachment} + {ring}]", "test byte ptr [r10 + {state}], {recording}",
-    "jnz 8f", "jmp qword ptr [r11 + {real}]", "8:"
-], save: [
-    "movups xmmword ptr [rsp + {xmm}], xmm0", "movups xmmword ptr [rsp + {xmm} + 16], xmm1",
-    "movups xmmword ptr [rsp + {xmm} + 32], xmm2", "movups xmmword ptr [rsp + {xmm} + 48], xmm3",
-    "movups xmmword ptr [rsp + {xmm} + 64], xmm4", "movups xmmword ptr [rsp + {xmm} + 80], xmm5",
-    "movups xmmword ptr [rsp + {xmm} + 96], xmm6", "movups xmmword ptr [rsp + {xmm} + 112], xmm7"
-], after: [
-    "movups xmm0, xmmword ptr [rsp + {xmm}]", "movups xmm1, xmmword ptr [rsp + {xmm} + 16]",
-    "movups xmm2, xmmword ptr [rsp + {xmm} + 32]", "movups xmm3, xmmword ptr [rsp + {xmm} + 48]",
-    "movups xmm4, xmmword ptr [rsp + {xmm} + 64]", "movups xmm5, xmmword ptr [rsp + {xmm} + 80]",
-    "movups xmm6, xmmword ptr [rsp + {xmm} + 96]", "movups xmm7, xmmword ptr [rsp + {xmm} + 112]",
-    "mov rdi, qword ptr [rsp]", "mov rsi, qword ptr [rsp + 8]", "mov rdx, qword ptr [rsp + 16]", "mov rcx, qword ptr [rsp + 24]",
-    "mov r8, qword ptr [rsp + 32]", "mov r9, qword ptr [rsp + 40]", "mov r11, qword ptr [rsp + {entry}]",
-    "mov rax, qword ptr [rsp + {ax}]", "leave", ".cfi_def_cfa rsp, 8", "jmp qword ptr [r11 + {real}]"
-]);
 
 // Releasing a block that is a mapping of its own takes memory away: other threads are told when it is gone.
 framed!(free => bodies::free, gate: [
     "mov r10, qword ptr [rip + {attachment} + {ring}]", "test byte ptr [r10 + {state}], {recording}",
     "jnz 8f", "jmp qword ptr [r11 + {real}]", "8:"
-], save: [], after: [
+], after: [
     "test eax, eax",
     "mov rdi, qword ptr [rsp]", "mov rsi, qword ptr [rsp + 8]", "mov rdx, qword ptr [rsp + 16]", "mov rcx, qword ptr [rsp + 24]",
     "mov r8, qword ptr [rsp + 32]", "mov r9, qword ptr [rsp + 40]", "mov r11, qword ptr [rsp + {entry}]",
@@ -217,7 +191,7 @@ framed!(free => bodies::free, gate: [
 framed!(new => bodies::new, gate: [
     "mov r10, qword ptr [rip + {attachment} + {ring}]", "test byte ptr [r10 + {state}], {recording}",
     "jnz 8f", "jmp qword ptr [r11 + {real}]", "8:"
-], save: [], after: [
+], after: [
     "test rax, rax", "jz 2f",
     ".cfi_remember_state", "leave", ".cfi_def_cfa rsp, 8", "ret",
     "2:", ".cfi_restore_state",

@@ -4,8 +4,10 @@
 //! is as it was. A signal handler that interrupts a hook at work finds the state busy and records into the next level's stream.
 
 use core::arch::{asm, global_asm};
+use core::mem::offset_of;
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
+use hound_common::attach;
 use hound_common::ring::{Counter, STREAM_FREE, STREAM_OWNED, STREAMS, Stream};
 
 use crate::nesting::{Inside, Released};
@@ -53,8 +55,9 @@ pub struct Thread {
 }
 
 /// A thread's state has a page of its own; what `Thread` leaves of it holds the first frames of its path.
-pub const THREAD_BYTES: usize = 4096;
+pub const THREAD_BYTES: usize = attach::STATE_BYTES;
 const _: () = assert!(size_of::<Thread>() <= 512);
+const _: () = assert!(offset_of!(Thread, busy) == attach::STATE_BUSY && offset_of!(Thread, busy_ra) == attach::STATE_BUSY_RA);
 
 // One word of thread-local storage at a fixed distance from the thread pointer (initial-exec): reading it never calls `__tls_get_addr`,
 // which may call malloc.
@@ -206,7 +209,9 @@ pub fn enter() -> Option<&'static mut Thread> {
 fn claim(level: u32) -> Option<*mut Thread> {
     let (index, stream) = claim_stream(tid(), level)?;
     let place = place(index);
-    // SAFETY: the stream is ours, so its state is nobody else's; all zero is a valid `Thread`.
+    // SAFETY: the stream is ours, so its state is nobody else's: all zero, or as the thread that had it before has left it.
+    unsafe { (*place).path.release() };
+    // SAFETY: as above; all zero is a valid `Thread`.
     unsafe { core::ptr::write_bytes(place.cast::<u8>(), 0, size_of::<Thread>()) };
     // SAFETY: zeroed above.
     let thread = unsafe { &mut *place };

@@ -30,7 +30,7 @@ int main(int argc, char **argv) {
   B_MUST(!sigprocmask(SIG_SETMASK, NULL, &before));
   struct blocker *b = (struct blocker *)mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   B_MUST(b != MAP_FAILED);
-  double start = b_now_ms();
+  double start = b_now_ms(), starved = b_starved_ms();
   b_begin(k, b, ms);
   pid_t peer = 0;
   if (woken) {
@@ -47,12 +47,14 @@ int main(int argc, char **argv) {
   long value = k->wait(b, woken ? B_FOREVER : ms);
   int error = errno;
   double elapsed = b_now_ms() - start;
+  starved = b_starved_ms() - starved;
   int right = b_right(k, b, woken, value, error);
   int early = elapsed + k->may_be_early_ms < ms;
   B_MUST(!sigprocmask(SIG_SETMASK, NULL, &after));
   int masked = !memcmp(&before, &after, 8); // what the kernel knows of it
-  dprintf(1, "{\"kind\":\"%s\",\"woken\":%s,\"value\":%ld,\"errno\":%d,\"elapsed_ms\":%.1f,\"right\":%s,\"early\":%s,\"mask_kept\":%s}\n", k->name,
-          woken ? "true" : "false", value, value == -1 ? error : 0, elapsed, right ? "true" : "false", early ? "true" : "false",
+  dprintf(1, "{\"kind\":\"%s\",\"woken\":%s,\"value\":%ld,\"errno\":%d,\"elapsed_ms\":%.1f,\"starved_ms\":%.1f,\"by_timer\":%s,\"right\":%s,\"early\":%s,\"mask_kept\":%s}\n", k->name,
+          woken ? "true" : "false", value, value == -1 ? error : 0, elapsed, starved,
+          b_ends_by_timer(k, woken) ? "true" : "false", right ? "true" : "false", early ? "true" : "false",
           masked ? "true" : "false");
   b_end(k, b);
   int status = 0;

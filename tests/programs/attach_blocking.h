@@ -90,6 +90,17 @@ static struct timespec b_from_now(clockid_t clock, int ms) {
   if (t.tv_nsec >= 1000000000) t.tv_sec++, t.tv_nsec -= 1000000000;
   return t;
 }
+// How long this thread has waited for a processor, as the kernel counts: a call that comes back late for that is not late. 0 if it does not
+// count.
+static double b_starved_ms(void) {
+  char text[128] = {0};
+  unsigned long long ran, waited = 0;
+  int fd = open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return 0;
+  if (read(fd, text, sizeof text - 1) <= 0 || sscanf(text, "%llu %llu", &ran, &waited) != 2) waited = 0;
+  close(fd);
+  return (double)waited / 1e6;
+}
 static double b_now_ms(void) {
   struct timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);
@@ -208,10 +219,10 @@ static long b_pselect(struct blocker *b, int ms) {
 
 static void b_nothing(struct blocker *b) { b->word = 0; }
 static long b_nanosleep(struct blocker *b, int ms) {
-  struct timespec t = b_span(ms), left = {-7, -7};
+  // What is left is the kernel's to write at every stop, a SIGSTOP's too, also where the sleep goes on afterwards.
+  struct timespec t = b_span(ms), left;
   (void)b;
-  long r = syscall(SYS_nanosleep, &t, &left);
-  return r == 0 && left.tv_sec != -7 ? -200 : r;
+  return syscall(SYS_nanosleep, &t, &left);
 }
 static long b_clock_nanosleep(struct blocker *b, int ms) {
   struct timespec t = b_span(ms), left;
@@ -513,6 +524,9 @@ static const struct blocking blockings[] = {
     {"io_getevents", SYS_io_getevents, B_TIMES_OUT, 0, b_aio, b_io_getevents, NULL, 0, 0, 0},
 };
 #define BLOCKINGS (sizeof blockings / sizeof *blockings)
+
+// Whether the moment of its end is the kernel's alone: no peer and no child decides it.
+static int b_ends_by_timer(const struct blocking *k, int woken) { return !woken && k->timed_out != B_THE_CHILD; }
 
 // Makes `b` ready for one call that will take `ms` if nobody wakes it.
 static void b_begin(const struct blocking *k, struct blocker *b, int ms) {

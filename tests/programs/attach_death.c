@@ -187,6 +187,7 @@ static void *epolls(void *argument) {
 // Queued signals arrive once each, in order, on the alternate stack, and leave mask and stack settings alone.
 static char alternate[ALTERNATE];
 static atomic_ulong arrived;
+static atomic_int listening;
 
 static void handler(int number, siginfo_t *info, void *context) {
     (void)number, (void)context;
@@ -205,6 +206,7 @@ static void *signalled(void *argument) {
     pthread_sigmask(SIG_BLOCK, &blocked, NULL);
     pthread_sigmask(SIG_SETMASK, NULL, &before);
     unsigned long last = 0;
+    atomic_store(&listening, 1);
     while (!ends()) {
         // In registers of all kinds while it may be stopped.
         double sum = 0;
@@ -295,6 +297,7 @@ int main(int argc, char **argv) {
     pthread_create(&thread[WRITES], NULL, writes, &talk[1]);
     pthread_create(&thread[EPOLLS], NULL, epolls, &silent[0]);
     pthread_create(&thread[SIGNALLED], NULL, signalled, NULL);
+    while (!atomic_load(&listening)) usleep(1000);
     pthread_create(&thread[SIGNALS], NULL, signals, &thread[SIGNALLED]);
     for (int n = 0; n < 20; n++) starts_others();
     atomic_store(&shared->threads, THREADS);

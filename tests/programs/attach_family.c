@@ -70,7 +70,7 @@ OWN static void *family_sized(size_t n) {
   o_note(O_MALLOCX, p, n, NULL);
 #elif defined FAMILY_MIMALLOC
   void *p = mi_malloc_aligned(n, 64);
-  o_note(O_MALLOCX, p, n, NULL);
+  o_note(O_ALIGNED_ALLOC, p, n, NULL);
 #else
   void *p = FAMILY(malloc)(n);
   o_note(O_MALLOC, p, n, NULL);

@@ -5,7 +5,10 @@
 //   old            frees blocks made before anybody could attach
 //   libc           has libc allocate (strdup, getline, fopen, asprintf); tells the addresses
 //   library PATH   opens a library and has it allocate; tells the address
+//   everything C CPP  all that allocates, between two blocks of 77777 and 77778 bytes; opens the two libraries
 //   pool           takes blocks from a pool of its own and puts them back
+//   children       makes children in every way that copies or shares its memory; they allocate, check and end
+//   child NAME     makes a child that allocates until "children end", and then says by its status whether all was right
 //   observe        prints descriptors and threads
 //   end            checks its blocks and ends
 // Answers each line with "done LINE". Every phase's range of notes is told in the facts: [0] how many phases, [2+2k] first, [3+2k] end.
@@ -20,6 +23,7 @@ extern char __start_oracle_text[], __stop_oracle_text[];
 #define O_OWN_END __stop_oracle_text
 #endif
 #include "oracle.h"
+#include <spawn.h>
 
 // All that allocates for the record stands in a section of its own: a static program's text holds libc, too.
 #define OWN __attribute__((section("oracle_text"), noinline))
@@ -156,6 +160,59 @@ __attribute__((noinline)) static void by_library(const char *path) {
 }
 #endif
 
+#ifndef STATIC
+static void *short_thread(void *bytes) {
+  char *block = malloc((size_t)bytes);
+  block[0] = 1;
+  return block;
+}
+
+__attribute__((noinline)) static void mappings(void) {
+  char *at = mmap(NULL, 3 << 12, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  O_CHECK(at != MAP_FAILED);
+  char *moved = mremap(at, 3 << 12, 6 << 12, MREMAP_MAYMOVE);
+  O_CHECK(moved != MAP_FAILED && !munmap(moved, 6 << 12));
+  O_CHECK(mmap64(NULL, 0, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED);
+}
+
+// Each entry point once, then libc, libraries, threads, mappings. Always the same sequence: compared with a launch under hound.
+__attribute__((noinline)) static void everything(char *paths) {
+  char *second = strchr(paths, ' ');
+  O_CHECK(second);
+  *second++ = 0;
+  void *volatile p = malloc(77777);
+  free(p);
+  p = calloc(3, 100);
+  p = realloc(p, 200000); // becomes a mapping of its own
+  p = realloc(p, 500000);
+  p = reallocarray(p, 7, 9);
+  free(p);
+  free(NULL);
+  void *out = NULL;
+  O_CHECK(!posix_memalign(&out, 64, 100));
+  free(out);
+  free(p = aligned_alloc(32, 96));
+  free(p = memalign(128, 10));
+  free(p = valloc(10));
+  free(p = pvalloc(10));
+  p = copied_malloc(4321);
+  copied_free(copied_realloc(p, 8765));
+  by_libc();
+  by_library(paths);
+  by_library(second);
+  for (size_t i = 1; i < 4; i++) {
+    pthread_t t;
+    void *block;
+    O_CHECK(!pthread_create(&t, NULL, short_thread, (void *)(i * 1000)));
+    O_CHECK(!pthread_join(t, &block));
+    free(block);
+  }
+  mappings();
+  p = malloc(77778);
+  free(p);
+}
+#endif
+
 // A pool over one static array: never calls the allocator. Its blocks are told as facts.
 static char pool[64][256];
 static uint64_t pool_used;
@@ -178,6 +235,89 @@ static void use_pool(void) {
     tell(p[i]);
   }
   for (int i = 0; i < 10; i++) pool_putter(p[i]);
+}
+
+// What a child does: a mistake in a hook's state, or a patch half there, would show here.
+static int child_work(unsigned rounds) {
+  unsigned char *kept[64] = {0};
+  for (unsigned i = 0; i < rounds; i++) {
+    unsigned at = i * 7 % 64;
+    size_t n = 1 + i % 500;
+    if (kept[at] && *kept[at] != (unsigned char)at) return 1;
+    free(kept[at]);
+    kept[at] = i % 3 ? malloc(n) : calloc(n, 2);
+    if (!kept[at]) return 2;
+    *kept[at] = (unsigned char)at;
+  }
+  for (int i = 0; i < 64; i++) free(kept[i]);
+  return 0;
+}
+
+static void await_child(pid_t child, int wanted) {
+  int status = -1;
+  O_CHECK(child > 0 && waitpid(child, &status, 0) == child);
+  O_CHECK(WIFEXITED(status) && WEXITSTATUS(status) == wanted);
+}
+
+static void children(void) {
+  for (int i = 0; i < 10; i++) {
+    pid_t child = fork();
+    if (!child) _exit(child_work(2000) ? 99 : 41);
+    await_child(child, 41);
+    // Without libc's knowledge: as container runtimes do.
+    child = (pid_t)syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL);
+    if (!child) syscall(SYS_exit_group, child_work(2000) ? 99 : 42);
+    await_child(child, 42);
+    child = vfork();
+    if (!child) _exit(43);
+    await_child(child, 43);
+    child = vfork();
+    if (!child) {
+      execl("/bin/sh", "sh", "-c", "exit 44", (char *)NULL);
+      _exit(99);
+    }
+    await_child(child, 44);
+    char *words[] = {"sh", "-c", "exit 45", NULL};
+    O_CHECK(!posix_spawn(&child, "/bin/sh", NULL, NULL, words, environ));
+    await_child(child, 45);
+    // A child of a child.
+    child = fork();
+    if (!child) {
+      pid_t other = fork();
+      int status = -1;
+      if (!other) _exit(child_work(500) ? 99 : 46);
+      _exit(waitpid(other, &status, 0) == other && WIFEXITED(status) && WEXITSTATUS(status) == 46 && !child_work(500) ? 46 : 99);
+    }
+    await_child(child, 46);
+  }
+}
+
+static pid_t lasting[8];
+static int lasting_count, lasting_end[2] = {-1, -1};
+
+static void lasting_child(void) {
+  if (lasting_end[0] < 0) O_CHECK(!pipe2(lasting_end, O_CLOEXEC));
+  O_CHECK(lasting_count < 8);
+  pid_t child = fork();
+  O_CHECK(child >= 0);
+  if (child) {
+    lasting[lasting_count++] = child;
+    return;
+  }
+  close(lasting_end[1]);
+  fcntl(lasting_end[0], F_SETFL, O_NONBLOCK);
+  char c;
+  int wrong = 0;
+  while (read(lasting_end[0], &c, 1) < 0) {
+    wrong |= child_work(1000);
+    usleep(1000);
+  }
+  _exit(wrong ? 99 : 47);
+}
+
+static void end_lasting(void) {
+  close(lasting_end[1]);
+  for (int i = 0; i < lasting_count; i++) await_child(lasting[i], 47);
 }
 
 static void observe(void) {
@@ -218,8 +358,16 @@ int main(void) {
     else if (!strcmp(line, "libc")) by_libc();
 #ifndef STATIC
     else if (!strncmp(line, "library ", 8)) by_library(line + 8);
+    else if (!strncmp(line, "everything ", 11)) {
+      char paths[4096];
+      strcpy(paths, line + 11);
+      everything(paths);
+    }
 #endif
     else if (!strcmp(line, "pool")) use_pool();
+    else if (!strcmp(line, "children")) children();
+    else if (!strncmp(line, "child ", 6)) lasting_child();
+    else if (!strcmp(line, "children end")) end_lasting();
     else if (!strcmp(line, "observe")) observe();
     else if (!strcmp(line, "end")) return o_end(0);
     else return 2;

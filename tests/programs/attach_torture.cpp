@@ -1,5 +1,7 @@
 // A program that does to itself whatever a profiler's stop, patch or remote call could break, and checks itself all along.
 //   attach_torture [--seconds N] [--threads N] [--seed N] [--library PATH] [--late-ms N] [--only ROLE]
+// At SIGHUP all threads give back what they hold and rest ("resting"); at the next they go on ("working"). Each second it says
+// "tick MS-OF-PROCESSOR-TIME ALLOCATIONS".
 // Says "ready" when all its threads work; ends after N seconds or at SIGTERM; prints one line of JSON; exit status 1 if anything was wrong.
 // Needs no network. What is wrong is told on standard error at once.
 #include "attach_torture.h"
@@ -48,6 +50,8 @@ void *work(void *arg) {
     w.step(w);
     check_mask(w, mask);
     w.progress.fetch_add(1, std::memory_order_relaxed);
+    while (resting && !stopping) w.rests = true, usleep(1000);
+    w.rests = false;
   } while (!stopping);
   w.step(w); // the last one gives back what the role holds
   w.done = true;
@@ -95,11 +99,27 @@ void watch(std::vector<uint64_t> &seen, std::vector<double> &since) {
   double now = b_now_ms();
   for (size_t i = 0; i < workers.size(); i++) {
     uint64_t at = workers[i]->progress;
-    if (at != seen[i] || workers[i]->done) seen[i] = at, since[i] = now;
+    if (at != seen[i] || workers[i]->done || workers[i]->rests) seen[i] = at, since[i] = now;
     if (now - since[i] < 60000) continue;
     fail("role %s (thread %d) has made no progress for a minute", workers[i]->role, (int)workers[i]->tid);
     _exit(1);
   }
+}
+
+void tick() {
+  timespec t;
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+  printf("tick %.1f %lu\n", (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6, count.allocations.load());
+  fflush(stdout);
+}
+
+void rest() {
+  resting = !resting;
+  for (auto &w : workers)
+    while (w->rests != resting && !w->done) usleep(1000);
+  tick();
+  printf(resting ? "resting\n" : "working\n");
+  fflush(stdout);
 }
 
 // Waits for the end: the seconds, or SIGTERM. The main thread's own wait is under test, too.
@@ -109,13 +129,17 @@ void wait_for_end(double seconds) {
   sigset_t set;
   sigemptyset(&set);
   sigaddset(&set, SIGTERM);
-  double end = b_now_ms() + seconds * 1000;
+  sigaddset(&set, SIGHUP);
+  double end = b_now_ms() + seconds * 1000, told = 0;
   while (b_now_ms() < end) {
     timespec t = b_span(200);
     errno = 0;
     int r = sigtimedwait(&set, nullptr, &t);
     if (r == SIGTERM) return;
-    if (errno != EAGAIN) fail("the main thread's sigtimedwait: %d, errno %d", r, errno);
+    if (b_now_ms() > told + 1000) tick(), told = b_now_ms();
+    if (r == SIGHUP) rest();
+    else if (r == -1 && errno == EINTR) count.eintr_foreign++, tell("the main thread's sigtimedwait: EINTR");
+    else if (errno != EAGAIN) fail("the main thread's sigtimedwait: %d, errno %d", r, errno);
     watch(seen, since);
   }
 }
@@ -151,6 +175,7 @@ int main(int argc, char **argv) {
   sigset_t blocked;
   sigemptyset(&blocked);
   sigaddset(&blocked, SIGTERM);
+  sigaddset(&blocked, SIGHUP);
   sigaddset(&blocked, B_SIGNAL);
   // A child that ends while the thread that made it has everything blocked (posix_spawn) would interrupt the main thread instead.
   sigaddset(&blocked, SIGCHLD);

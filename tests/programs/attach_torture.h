@@ -17,30 +17,41 @@
 namespace torture {
 
 inline std::atomic<bool> stopping{false};
+inline std::atomic<bool> resting{false}; // workers give back what they hold, and wait
 inline std::atomic<uint64_t> failures{0};
 inline uint64_t seed = 1;
 inline double late_limit_ms = 1500;
 inline const char *library = nullptr;
 
-// Says what is wrong, on standard error, and goes on: the program ends with status 1.
-__attribute__((format(printf, 1, 2))) inline void fail(const char *format, ...) {
-  if (failures.fetch_add(1) > 100) return;
+inline void say(const char *format, va_list list) {
   char text[512];
-  va_list list;
-  va_start(list, format);
   int n = vsnprintf(text, sizeof text - 1, format, list);
-  va_end(list);
   if (n > (int)sizeof text - 2) n = (int)sizeof text - 2;
   text[n] = '\n';
   ssize_t written = ::write(2, text, (size_t)n + 1);
   (void)written;
+}
+// Says something on standard error.
+__attribute__((format(printf, 1, 2))) inline void tell(const char *format, ...) {
+  va_list list;
+  va_start(list, format);
+  say(format, list);
+  va_end(list);
+}
+// Says what is wrong, and goes on: the program ends with status 1.
+__attribute__((format(printf, 1, 2))) inline void fail(const char *format, ...) {
+  if (failures.fetch_add(1) > 100) return;
+  va_list list;
+  va_start(list, format);
+  say(format, list);
+  va_end(list);
 }
 #define T_CHECK(cond) ((cond) ? (void)0 : torture::fail("%s:%d: not so: %s (errno %d)", __FILE__, __LINE__, #cond, errno))
 
 // What was done, by name; each is printed at the end.
 #define T_COUNTERS(X) \
   X(allocations) X(frees) X(handed_over) X(failed_allocations) X(thrown) X(jumped) X(forks) X(vforks) X(spawns) X(dlopens) X(threads) \
-  X(signals_sent) X(signals_handled) X(eintr_expected) X(blocked_timed_out) X(blocked_woken) X(arena_walks) X(loader_walks) X(register_spins) \
+  X(signals_sent) X(signals_handled) X(eintr_expected) X(eintr_foreign) X(blocked_timed_out) X(blocked_woken) X(arena_walks) X(loader_walks) X(register_spins) \
   X(register_calls) X(mask_checks)
 struct Counters {
 #define X(name) std::atomic<uint64_t> name{0};
@@ -74,7 +85,7 @@ struct Worker {
   std::atomic<uint64_t> progress{0};
   std::atomic<uint64_t> sent{0}, handled{0}; // queued signals: none may be lost
   std::atomic<uint64_t> handlers{0};         // every handler's run
-  std::atomic<bool> done{false};
+  std::atomic<bool> done{false}, rests{false};
   void *own = nullptr; // what the role keeps
 };
 

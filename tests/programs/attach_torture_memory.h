@@ -144,7 +144,7 @@ inline void step_memory(Worker &w) {
     else b = allocate(w.random);
   }
   if (w.random.below(16) == 0) must_fail(w.random);
-  if (!stopping) return;
+  if (!stopping && !resting) return;
   for (Block &b : held) release(b);
   delete &held;
   w.own = nullptr;

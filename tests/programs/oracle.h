@@ -89,7 +89,9 @@ enum o_op {
   O_FREE,
   O_MARKER, // size = the value
   O_MMAP, O_MUNMAP, O_MREMAP,
-  O_MALLOCX, O_RALLOCX, // jemalloc's, and what takes size before alignment
+  O_MALLOCX, O_RALLOCX, // jemalloc's
+  O_NEW, O_NEW_ARRAY,   // of an allocator that has its own
+  O_XALLOCX,            // resized where it is
 };
 
 struct o_rec {
@@ -327,7 +329,7 @@ O_UNUSED static void o_summary(void) {
   O_CHECK(n <= o_head->cap && o_head->used_words <= o_head->words);
   for (uint64_t i = 0; i < n; i++) {
     struct o_rec *r = &o_recs[i];
-    int moved = (r->op == O_REALLOC || r->op == O_REALLOCARRAY || r->op == O_RALLOCX) && r->prev;
+    int moved = (r->op == O_REALLOC || r->op == O_REALLOCARRAY || r->op == O_RALLOCX || r->op == O_XALLOCX) && r->prev;
     if ((r->op < O_FREE || r->op >= O_MALLOCX) && r->addr) allocs++, bytes += r->size;
     if (r->op == O_FREE || (moved && (r->addr || r->size == 0))) frees++;
     if (r->op < O_FREE) hash += (r->op * 31 + r->size) * 1099511628211ull + (r->usable << 7);

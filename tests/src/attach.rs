@@ -8,6 +8,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use hound_common::hook::{HOOKS, PATCHES};
 use tempfile::TempDir;
 
 use crate::binaries;
@@ -83,6 +84,11 @@ impl Subject {
         assert!(done && printed.matches(&answer).count() > before, "{line:?} was not done: {printed:.300} {}", self.running.said());
     }
 
+    /// The rules for a comparison while it is attached to, with what its libraries' symbols say. It must still run.
+    pub fn comparing(&self) -> Rules {
+        Rules { one_function: one_function(self.pid()), ..self.rules.clone() }
+    }
+
     /// What it has noted so far.
     pub fn oracle(&self) -> Oracle {
         Oracle::read(&self.file("oracle"))
@@ -105,7 +111,7 @@ impl Subject {
         assert!(check.status.success(), "hound check: {}{}", check.out(), check.err());
         let (oracle, events) = (self.oracle().phase(phase), capture.events());
         assert!(compare::noted(&oracle) > 0, "nothing was noted in phase {phase}");
-        let differences = compare::differences(&oracle, &events, &self.rules);
+        let differences = compare::differences(&oracle, &events, &self.comparing());
         assert!(differences.is_empty(), "the capture differs from what the program noted:\n{}", differences.join("\n"));
         assert_eq!(capture.report().totals.lost_events, 0, "events were lost");
         (oracle, events)
@@ -132,10 +138,20 @@ pub fn attach_command(pid: i32, capture: &Path, more: &[&str]) -> Command {
 /// # Panics
 /// If it does not.
 pub fn attach(pid: i32, capture: &Path, more: &[&str]) -> Session {
+    try_attach(pid, capture, more).unwrap_or_else(|said| panic!("hound did not attach: {said}"))
+}
+
+/// The same.
+///
+/// # Errors
+/// If it does not: what hound said.
+pub fn try_attach(pid: i32, capture: &Path, more: &[&str]) -> Result<Session, String> {
     let running = process::start(&mut attach_command(pid, capture, more));
     let done = process::wait_until(|| running.said().contains("attached to") || running.has_ended());
-    assert!(done && running.said().contains("attached to") && !running.has_ended(), "hound did not attach: {}", running.said());
-    Session { running, target: pid, capture: capture.to_owned() }
+    match done && running.said().contains("attached to") && !running.has_ended() {
+        true => Ok(Session { running, target: pid, capture: capture.to_owned() }),
+        false => Err(running.said()),
+    }
 }
 
 /// Tries to attach to what must be refused. Returns what hound did.
@@ -151,12 +167,23 @@ pub fn refused(pid: i32, capture: &Path) -> Outcome {
 impl Session {
     /// Detaches by `hound detach` and waits for the end of the recording.
     pub fn detach(self, more: &[&str]) -> Capture {
+        self.detach_and_hear(more).0
+    }
+
+    /// The same; also what hound said meanwhile.
+    pub fn detach_and_hear(self, more: &[&str]) -> (Capture, String) {
         let pid = self.target.to_string();
         let detached = hound(["detach", "-p", pid.as_str()].iter().chain(more));
         assert!(detached.status.success(), "hound detach: {} {}", detached.status, detached.err());
         let outcome = self.running.finish();
         assert_eq!(outcome.shell_status(), 0, "hound attach: {}", outcome.err());
-        Capture { path: self.capture }
+        (Capture { path: self.capture }, outcome.err())
+    }
+
+    /// Waits for the end of a recording whose target ends by itself.
+    pub fn finish(self) -> (Capture, Outcome) {
+        let outcome = self.running.finish();
+        (Capture { path: self.capture }, outcome)
     }
 }
 
@@ -204,6 +231,36 @@ impl Footprint {
 /// Lines of a process's memory map.
 pub fn maps(pid: i32) -> Vec<String> {
     fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default().lines().map(String::from).collect()
+}
+
+/// Kinds of functions that have one address in some module of the process: patching its entry catches all of them as one.
+fn one_function(pid: i32) -> Vec<BTreeSet<String>> {
+    let files =
+        maps(pid).into_iter().filter(|line| line.contains(" r-xp ")).filter_map(|line| line.find('/').map(|at| line[at..].to_owned()));
+    let mut groups: Vec<BTreeSet<String>> = Vec::new();
+    for file in files.collect::<BTreeSet<_>>() {
+        let mut named = BTreeMap::<String, BTreeSet<String>>::new();
+        for (address, symbol) in ["-D", "--no-sort"].iter().flat_map(|table| nm(&format!("/proc/{pid}/root{file}"), table)) {
+            let hook = HOOKS.iter().find(|hook| hook.symbol == symbol).map(|hook| hook.kind);
+            if let Some(kind) = hook.or_else(|| PATCHES.iter().find(|patch| patch.symbol == symbol).map(|patch| patch.kind)) {
+                named.entry(address).or_default().insert(kind.name().to_owned());
+            }
+        }
+        groups.extend(named.into_values().filter(|kinds| kinds.len() > 1));
+    }
+    groups
+}
+
+/// Address and name of each function in a symbol table, the name without its version.
+pub fn nm(file: &str, table: &str) -> Vec<(String, String)> {
+    let listing = Command::new("nm").args(["--defined-only", table]).arg(file).output().expect("nm is installed with the compiler");
+    let text = String::from_utf8_lossy(&listing.stdout).into_owned();
+    let functions = text.lines().filter_map(|line| {
+        let mut words = line.split(' ');
+        let (address, kind, name) = (words.next()?, words.next()?, words.next()?);
+        "TtWwi".contains(kind).then(|| (address.to_owned(), name.split('@').next().unwrap_or(name).to_owned()))
+    });
+    functions.collect()
 }
 
 fn text_of(pid: i32) -> BTreeMap<String, u64> {

@@ -4,7 +4,7 @@
 //! innermost frame, past `operator new` and its kin, lies in the program's code. So an event with a wrong stack counts as missing,
 //! or as one too many. Blocks of libraries have no oracle here; the counting interposer covers them as totals.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 
 use hound_common::event::MAX_FRAMES;
@@ -54,6 +54,9 @@ pub struct Rules {
     pub cut_tail: usize,
     /// A captured block's usable size may be unknown: its allocator has no function that tells it.
     pub usable_unknown: bool,
+    /// Names of functions that are one and the same code (glibc's `memalign` and `aligned_alloc`): a patch at its entry cannot tell by which
+    /// of them it was called.
+    pub one_function: Vec<BTreeSet<String>>,
 }
 
 /// All differences, as text that names thread, position and both sides; empty if the capture is exact.
@@ -110,12 +113,13 @@ fn compare_thread(tid: u32, noted: &[Made<'_>], got: &[Made<'_>], oracle: &Oracl
 }
 
 fn same(noted: Step<'_>, captured: Step<'_>, rules: &Rules) -> bool {
-    match (noted, captured) {
-        (Step::Alloc { kind, addr, size, prev, .. }, Step::Alloc { usable: None, .. }) if rules.usable_unknown => {
-            captured == Step::Alloc { kind, addr, size, usable: None, prev }
-        }
-        _ => noted == captured,
-    }
+    let (Step::Alloc { kind, addr, size, usable, prev }, Step::Alloc { kind: its_kind, usable: its_usable, .. }) = (noted, captured) else {
+        return noted == captured;
+    };
+    let one = |names: &BTreeSet<String>| names.contains(kind) && names.contains(its_kind);
+    let kind = if rules.one_function.iter().any(one) { its_kind } else { kind };
+    let usable = if rules.usable_unknown && its_usable.is_none() { None } else { usable };
+    captured == Step::Alloc { kind, addr, size, usable, prev }
 }
 
 /// What is wrong with a captured stack, if anything.
@@ -290,6 +294,16 @@ mod tests {
         assert_eq!(differences(&truth(), &events(&[RIGHT[0], RIGHT[2], RIGHT[0]]), &Rules::default()).len(), 1);
         let other_size = RIGHT[0].replace("\"size\":8", "\"size\":16");
         assert_eq!(differences(&truth(), &events(&[&other_size, RIGHT[2]]), &Rules::default()).len(), 1);
+    }
+
+    #[test]
+    fn names_of_one_function_are_the_same_and_no_others() {
+        let other = RIGHT[0].replace("\"malloc\"", "\"valloc\"");
+        let one_function = vec![["malloc", "valloc"].into_iter().map(String::from).collect()];
+        let rules = Rules { one_function, ..Rules::default() };
+        assert_eq!(differences(&truth(), &events(&[&other, RIGHT[2]]), &rules), Vec::<String>::new());
+        let third = RIGHT[0].replace("\"malloc\"", "\"calloc\"");
+        assert_eq!(differences(&truth(), &events(&[&third, RIGHT[2]]), &rules).len(), 1);
     }
 
     #[test]

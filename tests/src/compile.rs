@@ -171,3 +171,19 @@ fn cached(path: &Path, command_for: impl FnOnce(&Path) -> Command) -> PathBuf {
     }
     path.to_owned()
 }
+
+/// Builds a program of a Cargo project of its own in `programs/`, for what needs crates that nothing else here does.
+///
+/// # Panics
+/// If it cannot be built, with cargo's message.
+pub fn cargo_program(project: &str, feature: &str, name: &str) -> PathBuf {
+    let made = binaries::target_dir().join(project);
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["build", "--release", "--quiet", "--locked", "--features", feature, "--bin", name, "--manifest-path"]);
+    cargo.arg(sources().join(project).join("Cargo.toml"));
+    // The workspace's own settings of the build are not meant for this one.
+    cargo.arg("--target-dir").arg(&made).env_remove("RUSTFLAGS");
+    let built = cargo.output().expect("cargo runs");
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    made.join("release").join(name)
+}

@@ -41,6 +41,9 @@ impl Call {
             14 => Call::Map("mremap"),
             15 => Call::Alloc("mallocx"),
             16 => Call::Realloc("rallocx"),
+            17 => Call::Alloc("operator new"),
+            18 => Call::Alloc("operator new[]"),
+            19 => Call::Realloc("xallocx"),
             _ => return None,
         })
     }

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc::{self, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -124,6 +124,20 @@ impl Running {
     pub fn wait_for_output(&self, text: &str) {
         let said = wait_until(|| String::from_utf8_lossy(&contents(&self.stdout)).contains(text));
         assert!(said, "did not say {text:?}: {}", self.shown);
+    }
+}
+
+/// A test that fails leaves nothing running behind.
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !matches!(self.end.try_recv(), Err(TryRecvError::Empty)) {
+            return; // it has ended and been waited for: the number may be another's by now
+        }
+        for pid in descendants(self.pid) {
+            // One that ended meanwhile is no concern.
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+        let _ = self.end.recv_timeout(DEADLINE);
     }
 }
 

@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::process::Command;
 
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::{NamedTempFile, TempDir};
 
 use crate::attach::{Footprint, maps};
@@ -26,9 +27,23 @@ const PROGRESS: u64 = 8;
 pub struct Visited {
     /// The program.
     pub running: Running,
+    /// Ends it where a test fails: it would run for ever.
+    leash: Leash,
     shared: NamedTempFile,
     dir: TempDir,
     before: (Footprint, Vec<String>),
+}
+
+/// Kills a process when dropped.
+struct Leash(Option<Pid>);
+
+impl Drop for Leash {
+    fn drop(&mut self) {
+        if let Some(pid) = self.0 {
+            // It may have ended by itself.
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+    }
 }
 
 impl Visited {
@@ -40,7 +55,7 @@ impl Visited {
         let running = process::start(Command::new(program).arg(shared.path()));
         let dir = TempDir::new().expect("a temporary directory can be made");
         let before = (Footprint { descriptors: Default::default(), threads: 0, text: Default::default() }, Vec::new());
-        let mut visited = Visited { running, shared, dir, before };
+        let mut visited = Visited { leash: Leash(Some(running.pid)), running, shared, dir, before };
         assert!(process::wait_until(|| visited.word(THREADS) > 0), "it did not start: {}", visited.running.said());
         visited.progresses("at first");
         visited.before = visited.look();
@@ -101,7 +116,11 @@ impl Visited {
     fn look(&self) -> (Footprint, Vec<String>) {
         self.set(ORDER, 1);
         assert!(process::wait_until(|| self.word(STILL) == 1), "it does not keep still: {}", self.running.said());
-        let seen = (Footprint::of(self.pid()), maps(self.pid()));
+        // The file is made anew where two tests come to want it at once.
+        let maps = maps(self.pid()).iter().map(|line| line.trim_end_matches(" (deleted)").to_owned()).collect();
+        let mut footprint = Footprint::of(self.pid());
+        footprint.text = footprint.text.into_iter().map(|(place, hash)| (place.trim_end_matches(" (deleted)").to_owned(), hash)).collect();
+        let seen = (footprint, maps);
         self.set(ORDER, 0);
         seen
     }
@@ -120,7 +139,7 @@ impl Visited {
 
     /// Whether any of its code differs from what it was.
     pub fn is_patched(&self) -> bool {
-        Footprint::of(self.pid()).is_patched_beside(&self.before.0)
+        self.look().0.is_patched_beside(&self.before.0)
     }
 
     /// A hound attaches, records, leaves and takes everything with it.
@@ -129,8 +148,14 @@ impl Visited {
     /// If that fails, or the program is not as before its first visit.
     pub fn must_be_repaired(&self, when: &str) {
         let file = self.capture();
-        let mut command = crate::attach::attach_command(self.pid(), &file, &["--duration", "20ms", "--unload"]);
-        let outcome = process::run(&mut command);
+        let running = process::start(&mut crate::attach::attach_command(self.pid(), &file, &[]));
+        let done = process::wait_until(|| running.said().contains("attached to") || running.has_ended());
+        assert!(done && running.said().contains("attached to"), "{when}: the next hound did not attach: {}", running.said());
+        // Every thread allocates, or does whatever it does, while it is recorded.
+        self.progresses(when);
+        let detached = crate::capture::hound(["detach", "--unload", "-p", &self.pid().to_string()]);
+        assert!(detached.status.success(), "{when}: hound detach: {}", detached.err());
+        let outcome = running.finish();
         let err = outcome.err();
         assert_eq!(outcome.shell_status(), 0, "{when}: the next hound: {err}");
         assert!(err.contains("attached to") && err.contains("detached from"), "{when}: {err}");
@@ -157,8 +182,9 @@ impl Visited {
     ///
     /// # Panics
     /// If one has failed.
-    pub fn end(self) {
+    pub fn end(mut self) {
         self.set(ORDER, 2);
+        self.leash.0 = None;
         let outcome = self.running.finish_within(process::DEADLINE * 60);
         assert_eq!(outcome.shell_status(), 0, "the program fails its own checks: {}", outcome.err());
     }
@@ -166,10 +192,5 @@ impl Visited {
     /// Its memory.
     pub fn memory(&self) -> File {
         File::options().read(true).write(true).open(format!("/proc/{}/mem", self.pid())).expect("the test's own child")
-    }
-
-    /// Sends it a signal.
-    pub fn signal(&self, signal: Signal) {
-        kill(self.running.pid, signal).expect("it runs");
     }
 }

@@ -58,7 +58,7 @@ fn contained(program: &Program, libraries: &[&str], unshare: &[&str], exact_stac
     command.args(rest).args(["sh", "-c", ENTER]).env("FILES", &files).env("ROOT", &root);
     let mut subject = Subject::start_open(&mut command).below_named("attached");
     if exact_stacks {
-        subject.rules = Rules { function_starts: program.function_starts(), ..Rules::default() };
+        subject.rules = Rules { function_starts: program.function_starts(), ..subject.rules };
     }
     let pid = subject.pid();
     assert!(!Path::new(&format!("/proc/{pid}/root/proc/self")).exists(), "the container has a /proc");

@@ -2,7 +2,7 @@
 //!
 //! A step is a ptrace call, a write into the target or the ring, or a moment of waiting (`inject/src/step.rs`). Steps are of one kind if
 //! they are made from the same place for the same remote call. Here each kind is met once, or a fixed share of them; with
-//! `HOUND_DEATH_ALL=1` every single step is.
+//! `HOUND_DEATH_ALL=1` every single step is, with `HOUND_DEATH_ALL=3/20` the third twentieth of them.
 
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
@@ -30,10 +30,12 @@ fn steps(target: &Visited) -> Vec<(u64, String)> {
     steps
 }
 
-/// Which of the steps are tried: all, or the first of each of `SHARE` kinds, evenly spread.
+/// Which of the steps are tried: as many as were asked for, or the first of each of `SHARE` kinds, evenly spread.
 fn chosen(steps: &[(u64, String)], offset: usize) -> Vec<(u64, String)> {
-    if std::env::var_os("HOUND_DEATH_ALL").is_some_and(|all| all == "1") {
-        return steps.to_vec();
+    if let Ok(asked) = std::env::var("HOUND_DEATH_ALL") {
+        let number = |text: &str| text.parse::<usize>().unwrap_or_else(|e| panic!("HOUND_DEATH_ALL={asked}: {e}"));
+        let (part, parts) = asked.split_once('/').map_or_else(|| (1, 1), |(part, parts)| (number(part), number(parts)));
+        return steps.iter().skip(part - 1).step_by(parts).cloned().collect();
     }
     let mut kinds = BTreeMap::new();
     for (number, kind) in steps {

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use hound_tests::attach;
+use hound_tests::compile::cargo_program;
 use hound_tests::process::{self, Running};
 use hound_tests::requirement;
 use nix::sys::signal::{Signal, kill};
@@ -233,7 +234,7 @@ fn postgres_answers_every_query_rightly_while_postmaster_and_backend_are_visited
     stop(server);
 }
 
-// ---- interpreters: the program itself compares, and tells a line for each question ----
+// ---- runtimes: the program itself compares, and tells a line for each question ----
 
 const PYTHON: &str = r#"
 import hashlib, sys, threading, queue
@@ -262,6 +263,51 @@ lines.on('line', line => {
   for (const [key, value] of table) if (value.length !== 100 + Number(key) % 3000 || value[99] !== (Number(key) & 255)) process.exit(9);
   console.log(n + ' ' + table.size);
 });
+"#;
+
+/// Tables on Java's heap, and memory outside of it: direct buffers and zlib's.
+const JAVA: &str = r#"
+import java.io.*;
+import java.nio.ByteBuffer;
+import java.util.*;
+import java.util.concurrent.*;
+import java.util.zip.*;
+public class Answering {
+  static int work(int n) throws Exception {
+    Map<String, ByteBuffer> table = new HashMap<>();
+    for (int i = n; i < n + 300; i++) {
+      ByteBuffer buffer = ByteBuffer.allocateDirect(100 + i % 300);
+      for (int k = 0; k < 100; k++) buffer.put(k, (byte) (i + k));
+      table.put(String.valueOf(i), buffer);
+    }
+    byte[] text = String.join(",", table.keySet()).getBytes();
+    Deflater deflater = new Deflater();
+    deflater.setInput(text);
+    deflater.finish();
+    byte[] packed = new byte[text.length + 100], unpacked = new byte[text.length];
+    int length = deflater.deflate(packed);
+    deflater.end();
+    Inflater inflater = new Inflater();
+    inflater.setInput(packed, 0, length);
+    if (inflater.inflate(unpacked) != text.length || !Arrays.equals(text, unpacked)) return -1;
+    inflater.end();
+    for (Map.Entry<String, ByteBuffer> e : table.entrySet())
+      for (int k = 0; k < 100; k++) if (e.getValue().get(k) != (byte) (Integer.parseInt(e.getKey()) + k)) return -2;
+    return table.size();
+  }
+  public static void main(String[] args) throws Exception {
+    ExecutorService threads = Executors.newFixedThreadPool(4);
+    BufferedReader in = new BufferedReader(new InputStreamReader(System.in));
+    for (String line; (line = in.readLine()) != null; ) {
+      int n = Integer.parseInt(line.trim());
+      List<Callable<Integer>> same = Collections.nCopies(4, () -> work(n));
+      int answer = 300;
+      for (Future<Integer> f : threads.invokeAll(same)) answer = Math.min(answer, f.get());
+      System.out.println(n + " " + answer);
+    }
+    threads.shutdown();
+  }
+}
 "#;
 
 /// A program that answers line for line.
@@ -293,5 +339,25 @@ fn node_computes_rightly_while_it_is_visited() {
     let node = in_path("node");
     if requirement::root() && requirement::fulfilled("node", node.is_some()) {
         answering(&node.expect("it was found"), &["-e", NODE]);
+    }
+}
+
+#[test]
+fn java_computes_rightly_while_it_is_visited() {
+    let java = in_path("java");
+    // Running a source file needs the compiler.
+    if !requirement::root() || !requirement::fulfilled("java with its compiler", java.is_some() && in_path("javac").is_some()) {
+        return;
+    }
+    let dir = TempDir::new().expect("a temporary directory can be made");
+    let source = dir.path().join("Answering.java");
+    fs::write(&source, JAVA).expect("the test's own directory");
+    answering(&java.expect("it was found"), &["-Xmx96m", "-XX:+UseSerialGC", &source.display().to_string()]);
+}
+
+#[test]
+fn a_rust_program_with_static_jemalloc_computes_rightly_while_it_is_visited() {
+    if requirement::root() {
+        answering(&cargo_program("allocators", "tikv-jemallocator", "answering_with_jemalloc"), &[]);
     }
 }

@@ -32,6 +32,7 @@ fn refused_naming(pid: i32, words: &[&str]) {
     for word in words {
         assert!(err.contains(word), "does not name {word:?}: {err}");
     }
+    assert!(err.contains("; "), "no cure: {err}");
     assert_eq!(Footprint::of(pid), text, "a refusal changed the target");
     assert_eq!(attach::maps(pid), maps, "a refusal changed the target's mappings");
 }
@@ -156,8 +157,8 @@ fn a_filter_that_forbids_what_is_needed_is_refused() {
     }
 }
 
-/// Offset of a function in libc, and where the process has libc: where it begins in memory.
-fn in_libc(pid: i32, function: &str) -> u64 {
+/// A function of libc's: where it begins in the process's memory, libc's path, and its offset there.
+fn in_libc(pid: i32, function: &str) -> (u64, String, u64) {
     let maps = attach::maps(pid);
     let line = maps.iter().find(|line| line.ends_with("/libc.so.6")).expect("the target has libc");
     let base = u64::from_str_radix(line.split('-').next().unwrap_or(""), 16).expect("a map's line begins with an address");
@@ -166,7 +167,8 @@ fn in_libc(pid: i32, function: &str) -> u64 {
     let symbols = String::from_utf8_lossy(&symbols.stdout).into_owned();
     let named: BTreeMap<_, _> =
         symbols.lines().filter_map(|l| Some((l.split(' ').nth(2)?.split('@').next()?, l.split(' ').next()?))).collect();
-    base + u64::from_str_radix(named[function], 16).expect("nm prints addresses")
+    let offset = u64::from_str_radix(named[function], 16).expect("nm prints addresses");
+    (base + offset, path.to_owned(), offset)
 }
 
 #[test]
@@ -176,9 +178,13 @@ fn a_foreign_breakpoint_on_an_entry_is_refused_and_left_alone() {
     }
     let subject = subject();
     let pid = subject.pid();
-    for (function, at) in [("malloc", 0), ("free", 0), ("calloc", 4)] {
-        let address = in_libc(pid, function) + at;
+    for function in ["malloc", "free", "calloc"] {
+        let (mut address, ..) = in_libc(pid, function);
         let memory = File::options().read(true).write(true).open(format!("/proc/{pid}/mem")).expect("the test's own child");
+        let mut first = [0; 4];
+        memory.read_exact_at(&mut first, address).expect("libc is mapped");
+        // Debuggers put theirs behind an endbr64.
+        address += if first == [0xf3, 0x0f, 0x1e, 0xfa] { 4 } else { 0 };
         let mut original = [0];
         memory.read_exact_at(&mut original, address).expect("libc is mapped");
         memory.write_all_at(&[0xcc], address).expect("a parent may write");
@@ -186,6 +192,69 @@ fn a_foreign_breakpoint_on_an_entry_is_refused_and_left_alone() {
         memory.write_all_at(&original, address).expect("a parent may write");
     }
     subject.end();
+}
+
+#[test]
+fn a_uprobe_on_an_entry_is_refused_and_left_alone() {
+    if !requirement::root() {
+        return;
+    }
+    let mut subject = subject();
+    let pid = subject.pid();
+    let (address, path, offset) = in_libc(pid, "malloc");
+    let helper = Program::new("attach_uprobe.c", Build::Optimised).path();
+    let probe = process::start(Command::new(helper).args([&pid.to_string(), &path, &offset.to_string()]));
+    let holds = process::wait_until(|| probe.printed().contains("holding") || probe.has_ended());
+    if !requirement::fulfilled("uprobes", holds && !probe.has_ended()) {
+        return;
+    }
+    let memory = File::open(format!("/proc/{pid}/mem")).expect("the test's own child");
+    let mut first = [0];
+    memory.read_exact_at(&mut first, address).expect("libc is mapped");
+    assert_eq!(first, [0xcc], "the probe is not in memory");
+    refused_naming(pid, &["uprobe", "malloc"]);
+    kill(probe.pid, Signal::SIGKILL).expect("it runs");
+    probe.finish();
+    let session = attach::attach(pid, &subject.file("after.hound"), &[]);
+    subject.order("noted");
+    subject.must_be_exact(&session.detach(&[]), 0);
+    subject.end();
+}
+
+#[test]
+fn a_target_without_room_for_the_library_is_refused_and_runs_on() {
+    if !requirement::root() {
+        return;
+    }
+    let mut subject = subject();
+    let pid = subject.pid();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")?.split_whitespace().next()?.parse::<u64>().ok());
+    let size = size.expect("a process has a size") * 1024;
+    // From less than the ring needs up to nearly enough: each step on the way in fails once.
+    for more in [1 << 20, 100 << 20, 165 << 20, 178 << 20] {
+        let limit = Command::new("prlimit").args(["--pid", &pid.to_string(), &format!("--as={}:", size + more)]).status();
+        assert!(limit.expect("prlimit is installed").success());
+        refused_naming(pid, &["memory"]);
+    }
+    let unlimited = Command::new("prlimit").args(["--pid", &pid.to_string(), "--as=unlimited:"]).status();
+    assert!(unlimited.expect("prlimit is installed").success());
+    let session = attach::attach(pid, &subject.file("after.hound"), &[]);
+    subject.order("noted");
+    subject.must_be_exact(&session.detach(&[]), 0);
+    subject.end();
+}
+
+#[test]
+fn a_go_program_without_c_is_refused_and_told_why() {
+    if !requirement::root() {
+        return;
+    }
+    let program = Program::new("attach_go.c", Build::Optimised).with(&["-nostdlib", "-static", "-fno-stack-protector"]).path();
+    let running = process::start(&mut Command::new(program));
+    running.wait_for_output("ready");
+    refused_naming(running.pid.as_raw(), &["go ", "pprof"]);
+    end(running);
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! Full mode attached to every kind of program: what it allocates meanwhile is captured exactly, and nothing of the visit is left.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use hound_tests::attach::{self, Footprint, Subject};
 use hound_tests::capture::Event;
 use hound_tests::compare::Rules;
-use hound_tests::compile::{Build, Program};
-use hound_tests::{binaries, process, requirement};
+use hound_tests::compile::{Build, Program, cargo_program};
+use hound_tests::{process, requirement};
 
 fn target(build: Build, flags: &[&str]) -> Program {
     Program::new("attach_target.c", build).with(flags)
@@ -15,7 +15,7 @@ fn target(build: Build, flags: &[&str]) -> Program {
 
 fn subject(program: &Program) -> Subject {
     let mut subject = Subject::start(&mut Command::new(program.path()));
-    subject.rules = Rules { function_starts: program.function_starts(), ..Rules::default() };
+    subject.rules = Rules { function_starts: program.function_starts(), ..subject.rules };
     subject
 }
 
@@ -51,7 +51,7 @@ fn exact(subject: &Subject, capture: &hound_tests::capture::Capture, phases: std
     assert!(check.status.success(), "hound check: {}{}", check.out(), check.err());
     let events = capture.events();
     assert!(hound_tests::compare::noted(&oracle) > 0, "nothing was noted");
-    let differences = hound_tests::compare::differences(&oracle, &events, &subject.rules);
+    let differences = hound_tests::compare::differences(&oracle, &events, &subject.comparing());
     assert!(differences.is_empty(), "the capture differs from what the program noted:\n{}", differences.join("\n"));
     assert_eq!(capture.report().totals.lost_events, 0, "events were lost");
     events
@@ -134,32 +134,50 @@ fn an_allocator_that_the_executable_exports_is_captured_exactly() {
     }
 }
 
-/// A Rust program with its allocator linked into it: `tests/programs/allocators`.
-fn rust_program(feature: &str, name: &str) {
-    if !requirement::root() {
-        return;
-    }
-    let made = binaries::target_dir().join("allocators");
-    let manifest = binaries::workspace().join("tests/programs/allocators/Cargo.toml");
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--release", "--quiet", "--locked", "--features", feature, "--bin", name, "--manifest-path"]).arg(manifest);
-    // The workspace's own settings of the build are not meant for this one.
-    cargo.arg("--target-dir").arg(&made).env_remove("RUSTFLAGS");
-    let built = cargo.output().expect("cargo runs");
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    let mut subject = Subject::start(&mut Command::new(made.join("release").join(name)));
+/// A Rust program with its allocator linked into it.
+fn rust_program(project: &str, feature: &str, name: &str) -> PathBuf {
+    let program = cargo_program(project, feature, name);
+    let mut subject = Subject::start(&mut Command::new(&program));
     subject.rules.usable_unknown = true;
     visited_twice(subject, [&["noted", "old"], &["noted"]]);
+    program
 }
 
 #[test]
-fn static_jemalloc_of_a_rust_program_is_captured_exactly() {
-    rust_program("tikv-jemallocator", "with_jemalloc");
+fn static_jemalloc_of_a_rust_program_is_captured_exactly_and_named_when_stripped() {
+    if requirement::root() {
+        stripped(&rust_program("allocators", "tikv-jemallocator", "with_jemalloc"), "jemalloc");
+    }
 }
 
 #[test]
-fn static_mimalloc_of_a_rust_program_is_captured_exactly() {
-    rust_program("mimalloc", "with_mimalloc");
+fn static_jemalloc_of_the_older_crate_is_captured_exactly() {
+    if requirement::root() {
+        rust_program("jemallocator", "default", "with_jemallocator");
+    }
+}
+
+#[test]
+fn static_mimalloc_of_a_rust_program_is_captured_exactly_and_named_when_stripped() {
+    if requirement::root() {
+        stripped(&rust_program("allocators", "mimalloc", "with_mimalloc"), "mimalloc");
+    }
+}
+
+/// Without symbols nothing says where the allocator is. The report must name it, and libc's own blocks are still seen.
+fn stripped(program: &Path, allocator: &str) {
+    let dir = tempfile::tempdir().expect("a temporary directory can be made");
+    let bare = dir.path().join("stripped");
+    let done = Command::new("strip").arg("-o").arg(&bare).arg(program).status().expect("strip is installed with the compiler");
+    assert!(done.success());
+    let mut subject = Subject::start(&mut Command::new(bare));
+    let session = attach::attach(subject.pid(), &subject.file("capture.hound"), &[]);
+    subject.order("noted");
+    let capture = session.detach(&[]);
+    let report = hound_tests::capture::hound(["report".as_ref(), capture.path.as_os_str()]).out();
+    let named = report.lines().any(|line| line.contains("NOT recorded") && line.contains(allocator) && line.contains("stripped"));
+    assert!(named, "the report does not say that {allocator} was not recorded:\n{report}");
+    subject.end();
 }
 
 /// Addresses that the program was given, told as facts.
@@ -195,13 +213,31 @@ fn what_libc_and_libraries_opened_later_allocate_is_captured() {
 }
 
 #[test]
+fn a_library_opened_later_with_an_allocator_of_its_own_is_named_as_not_recorded() {
+    if !requirement::root() {
+        return;
+    }
+    let library =
+        Program::new("attach_library.c", Build::Optimised).with(&["-DOWN_ALLOCATOR", "-fno-builtin", "-Wl,-Bsymbolic"]).shared("own");
+    let mut subject = subject(&target(Build::Optimised, &[]));
+    let session = attach::attach(subject.pid(), &subject.file("capture.hound"), &[]);
+    subject.order(&format!("library {}", library.path().display()));
+    let (capture, said) = session.detach_and_hear(&[]);
+    let named = said.lines().any(|l| l.contains("NOT recorded") && l.contains("attach_library") && l.contains("after the attach"));
+    assert!(named, "hound did not say that it missed an allocator: {said}");
+    // The library's malloc is its own: its blocks lie in its own array, and no event has them.
+    assert!(!capture.events().iter().any(|e| e.event == "alloc" && e.size == 12345));
+    subject.end();
+}
+
+#[test]
 fn a_pool_named_by_hook_is_counted_beside_the_heap() {
     if !requirement::root() {
         return;
     }
     let mut subject = subject(&target(Build::Optimised, &[]));
     let file = subject.file("capture.hound");
-    let hooks = ["--hook", "alloc=pool_get(size=1)", "--hook", "free=pool_put(ptr=1)"];
+    let hooks = ["--hook", "alloc=pool_get(size=0)", "--hook", "free=pool_put(ptr=0)"];
     let session = attach::attach(subject.pid(), &file, &hooks);
     subject.order("noted");
     subject.order("pool");

@@ -56,6 +56,16 @@ impl<'a> Sections<'a> {
         Ok(Sections::eh(frames, bases.set_eh_frame(frame_avma), table))
     }
 
+    /// From a header (shaped as `.eh_frame_hdr`) that lies apart from its `.eh_frame`: for modules linked without one, whose entries
+    /// somebody else has sorted. `hdr` are the bytes from `hdr_avma` on, `frames` those from `frame_avma` on.
+    ///
+    /// # Errors
+    /// [`EndReason::BadSection`] if the header is cut short.
+    pub fn from_header_apart(hdr: &'a [u8], hdr_avma: u64, frames: &'a [u8], frame_avma: u64) -> Result<Self, EndReason> {
+        let table = SearchTable::new(hdr, hdr_avma, frame_avma)?;
+        Ok(Sections::eh(frames, BaseAddresses::default().set_eh_frame(frame_avma), table))
+    }
+
     /// From the bytes of `.eh_frame` alone, which are at `avma`: for what a JIT registers with `__register_frame`.
     /// Entries are scanned up to a terminator or the end.
     #[must_use]
@@ -70,6 +80,20 @@ impl<'a> Sections<'a> {
         let mut section = DebugFrame::new(bytes, LittleEndian);
         section.set_address_size(ADDRESS_SIZE);
         Sections { bases: BaseAddresses::default(), frames: Frames::Debug { section, bias } }
+    }
+
+    /// Shows where each function of `.eh_frame` begins and where its entry is (avmas), in the order of the section.
+    ///
+    /// # Errors
+    /// [`EndReason::BadRow`] if an entry is malformed, [`EndReason::BadSection`] for `.debug_frame`.
+    pub fn each_entry(&self, mut see: impl FnMut(u64, u64)) -> Result<(), EndReason> {
+        let (Frames::Eh { section, .. }, Some(frames)) = (&self.frames, self.bases.eh_frame.section) else {
+            return Err(EndReason::BadSection);
+        };
+        visit_fdes(section, &self.bases, |fde| {
+            see(fde.initial_address(), frames.wrapping_add(fde.offset() as u64));
+            true
+        })
     }
 
     fn eh(bytes: &'a [u8], bases: BaseAddresses, table: Option<SearchTable<'a>>) -> Self {

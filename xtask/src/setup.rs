@@ -37,6 +37,7 @@ const PACKAGES: &[(&str, &[Purpose])] = &[
     ("nginx-light", &[Test]),
     ("postgresql-15", &[Test]),
     ("nodejs", &[Test]),
+    ("openjdk-17-jdk-headless", &[Test]),
     ("heaptrack", &[Bench]),
 ];
 

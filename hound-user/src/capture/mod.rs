@@ -33,7 +33,7 @@ pub use encode::{StreamEncoder, StreamMeta};
 pub use error::{Anomalies, Anomaly, CaptureError};
 pub use exercise::exercise;
 pub use format::{ChunkKind, FORMAT_VERSION};
-pub use paths::ModulePaths;
+pub use paths::{MAPPED_LIBRARY, ModulePaths};
 pub use reader::{Capture, EventCounts, Visitor};
 pub use section::{Chunk, Compressor, Section};
 pub use session::{Calibration, Clock, End, Loss, ModuleSpan, Pool, SessionInfo, StreamInfo, UnwindCounters};

@@ -2,6 +2,9 @@
 
 use std::ops::Range;
 
+/// What a libhound.so is called that hound has mapped into the target: no file stands behind it.
+pub const MAPPED_LIBRARY: &str = "libhound.so";
+
 /// Which file is mapped where, as seen from outside.
 #[derive(Clone, Debug, Default)]
 pub struct ModulePaths(Vec<(Range<u64>, String)>);

@@ -58,7 +58,8 @@ pub struct Args {
     #[arg(short, long, value_name = "FILE")]
     output: Option<OsString>,
     /// A function of a pool of the program's own: alloc=NAME(size=N[,count=M]), free=NAME(ptr=N) or realloc=NAME(ptr=N,size=M), arguments
-    /// counted from 0; NAME@MODULE looks in one module only. What a pool hands out is counted beside what it was cut from, never added.
+    /// counted from 0; NAME@MODULE looks in one module only; `nothrow` among them says that a function of a C++ program throws no
+    /// exception. What a pool hands out is counted beside what it was cut from, never added.
     #[arg(long, value_name = "HOOK")]
     hook: Vec<CustomHook>,
     /// Do not record where blocks are freed: smaller captures, cheaper frees.

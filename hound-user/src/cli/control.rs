@@ -165,7 +165,7 @@ fn line(status: &Status) -> String {
         None if status.mode == "launch" => format!("live: see `hound snapshot -p {}`", status.pid),
         None => "live not counted (too busy)".to_owned(),
     };
-    let overhead = status.overhead.map_or_else(|| "idle".to_owned(), |share| format!("overhead about {:.0} %", share * 100.0));
+    let overhead = status.overhead.map_or_else(|| "idle".to_owned(), |share| format!("overhead {:.0} % (estimate)", share * 100.0));
     let lost = if status.lost_events == 0 { "nothing lost".to_owned() } else { format!("{} events LOST", status.lost_events) };
     let (seconds, rate) = (Duration::from_secs_f64(status.seconds.max(0.0)), status.events_per_second / 1e3);
     let stall = match status.mode.as_str() {
@@ -210,7 +210,9 @@ fn left_words(left: &Left, pid: u32, answers: bool) -> String {
             format!("libhound.so is hooked in, and the hound that did it is gone; `hound detach -p {pid}` repairs that")
         }
         State::HalfBuilt => format!("a hound died on its way in; `hound detach -p {pid}` takes out what it left"),
-        State::OtherVersion => "libhound.so of another version of hound is in it; only that version can take it out".into(),
+        State::OtherVersion => {
+            "libhound.so of another version of hound is in it; only that version can take it out, by `hound detach --unload`".into()
+        }
     }
 }
 

@@ -107,6 +107,8 @@ pub(super) fn loss_reason(reason: u8) -> &'static str {
         LOST_NESTED => "signal handlers nested too deeply",
         LOST_DAMAGED => "ring damaged by the target",
         LOST_DISK => "disk full",
+        LOST_NO_MEMORY => "no memory for a deeper stack",
+        LOST_UNFINISHED => "not finished when hound detached",
         _ => "unknown",
     }
 }

@@ -3,9 +3,10 @@
 //! Two return addresses on one line of one function have equal frame lists, so stacks that look alike to a person are one node here.
 
 use super::tally::{Entry, Part, Sums};
+use crate::capture::MAPPED_LIBRARY;
 use crate::capture::model::{StackId, StackNode, StackRoot, StackTree};
 use crate::symbols::{Frame, FrameList, SymbolTable};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// A call path with names. Parents have smaller numbers than their children; [`NodeId::ROOT`] is the empty path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -31,7 +32,8 @@ impl<'a> Sites<'a> {
     /// Names the stacks of all entries. `moments` are those the tally was made with.
     pub fn new(entries: &[Entry], stacks: &StackTree, table: &'a SymbolTable, moments: &[u64]) -> Self {
         let mut sites = Sites { table, nodes: vec![(0, None)], sums: Vec::new(), roots: Vec::new() };
-        let mut naming = Naming { nodes: HashMap::new(), plain: vec![UNNAMED; stacks.len()], eras: HashMap::new(), path: Vec::new() };
+        let mut naming =
+            Naming { nodes: HashMap::new(), plain: vec![UNNAMED; stacks.len()], eras: HashMap::new(), path: Vec::new(), ours: ours(table) };
         let mut index: HashMap<(NodeId, Part), usize> = HashMap::new();
         let mut roots: HashMap<StackRoot, Sums> = HashMap::new();
         for entry in entries {
@@ -113,6 +115,18 @@ struct Naming {
     /// Those of later eras.
     eras: HashMap<(u32, u32), u32>,
     path: Vec<(StackId, u64)>,
+    /// Frame lists that are left out of every path.
+    ours: HashSet<u32>,
+}
+
+/// What hound has put between the program's functions: where a hooked function calls another one, its hook is on the stack. The path is
+/// shown as it is without hound.
+fn ours(table: &SymbolTable) -> HashSet<u32> {
+    let is_ours = |number: &u32| {
+        let mut frames = table.frames(FrameList(*number));
+        frames.len() > 0 && frames.all(|frame| frame.module == MAPPED_LIBRARY)
+    };
+    (0..table.lists()).filter(is_ours).collect()
 }
 
 impl Naming {
@@ -131,10 +145,12 @@ impl Naming {
         }
         while let Some((stack, ip)) = self.path.pop() {
             let key = (named, sites.table.list(ip, time_ns));
-            named = *self.nodes.entry(key).or_insert_with(|| {
-                sites.nodes.push(key);
-                (sites.nodes.len() - 1) as u32
-            });
+            if !key.1.is_some_and(|list| self.ours.contains(&list.0)) {
+                named = *self.nodes.entry(key).or_insert_with(|| {
+                    sites.nodes.push(key);
+                    (sites.nodes.len() - 1) as u32
+                });
+            }
             match era {
                 0 => self.plain[stack.0 as usize] = named,
                 _ => {

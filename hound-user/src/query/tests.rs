@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::capture::model::{Alloc, Free, Module, StackId, StackRoot, StackTree, StreamId};
-use crate::capture::{ModuleSpan, StreamInfo, Visitor};
+use crate::capture::{MAPPED_LIBRARY, ModuleSpan, StreamInfo, Visitor};
 use crate::heap::{Block, Ending, Peak, Replay};
 use crate::symbols::{Frame, Location, SymbolTable};
 use hound_common::hook::Kind;
@@ -28,6 +28,7 @@ const FUNCTIONS: &[(u64, &str, &str, u32, &str)] = &[
     (0x2010, "_IO_file_doallocate", "", 0, "/lib/libc.so.6"),
     (0x2020, "puts", "", 0, "/lib/libc.so.6"),
     (0x2030, "operator new(unsigned long)", "", 0, "/lib/libstdc++.so.6"),
+    (0x3010, "libhound.so+0x10", "", 0, MAPPED_LIBRARY),
 ];
 
 impl Heap {
@@ -37,7 +38,7 @@ impl Heap {
             from_ns: 0,
             to_ns: u64::MAX,
         };
-        let mut names = SymbolTable::new(&[span("/app/app", 0x1000), span("/lib/libc.so.6", 0x2000)]);
+        let mut names = SymbolTable::new(&[span("/app/app", 0x1000), span("/lib/libc.so.6", 0x2000), span(MAPPED_LIBRARY, 0x3000)]);
         for &(ip, function, file, line, module) in FUNCTIONS {
             let location = (!file.is_empty()).then_some(Location { file, line });
             names.name(ip, 0, &[Frame { function, location, module, inlined: false }]);
@@ -119,6 +120,7 @@ const PARSE_TOO: u64 = 0x1038;
 const BUFFER: u64 = 0x2010;
 const PUTS: u64 = 0x2020;
 const NEW: u64 = 0x2030;
+const HOOK: u64 = 0x3010;
 
 /// 100 B by load (temporary), 1000 B and 30 B by two calls on one line of parse (live), 4096 B of a stdio buffer (live).
 pub(crate) fn example() -> Heap {
@@ -154,6 +156,23 @@ fn call_paths_that_look_alike_are_one_site() {
     let sites = heap.sites(&Query::default());
     // Four distinct paths, though two addresses stand for parse at line 30.
     assert_eq!(sites.sums().len(), 4);
+}
+
+#[test]
+fn hooks_of_hounds_own_are_in_no_call_path() {
+    let mut heap = Heap::new();
+    heap.alloc(1, 0, 0x100, 8, &[MAIN, LOAD, PARSE]).alloc(2, 0, 0x200, 8, &[MAIN, LOAD, HOOK, HOOK, PARSE]).alloc(
+        3,
+        0,
+        0x300,
+        8,
+        &[MAIN, HOOK],
+    );
+    let sites = heap.sites(&Query::default());
+    let paths: Vec<Vec<&str>> =
+        sites.sums().iter().map(|(node, ..)| sites.frames(*node).iter().map(|frame| frame.function).collect()).collect();
+    assert_eq!(paths, [vec!["parse", "load", "main"], vec!["main"]]);
+    assert_eq!(sites.sums()[0].2.allocations, 2);
 }
 
 #[test]

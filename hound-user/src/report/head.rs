@@ -64,6 +64,7 @@ fn losses(capture: &Capture) -> Vec<(String, u64)> {
         event::LOST_DAMAGED => "the program overwrote the ring (an estimate)".to_owned(),
         event::LOST_DISK => "the capture could not be written: the disk was full".to_owned(),
         event::LOST_NO_MEMORY => "the program had no memory left to record a deeper stack".to_owned(),
+        event::LOST_UNFINISHED => "threads did not finish writing it while hound detached".to_owned(),
         other => format!("for reason {other}, which this hound has no words for"),
     };
     let mut losses: Vec<_> = by_reason.into_iter().map(|(reason, count)| (words(reason), count)).collect();

@@ -134,6 +134,10 @@ pub fn attach(attach: &Attach, glance: impl FnMut(&Glance) -> anyhow::Result<()>
     });
     signals::let_go();
     drop(talk);
+    // The capture's list of what is not recorded was written at the beginning.
+    for not in plan.appeared(&target).unwrap_or_default() {
+        eprintln!("hound: NOT recorded: {} in {}: {}", not.what, not.module, not.why);
+    }
     result
 }
 
@@ -182,8 +186,9 @@ fn session(attach: &Attach, plan: &Plan, clock: crate::capture::Clock) -> Sessio
 /// One line a module: `glibc (mappings) in /lib/libc.so.6`.
 fn covered(found: &[Covered]) -> Vec<String> {
     let mut modules: Vec<(&str, Vec<String>)> = Vec::new();
-    // What is watched for other reasons than memory is of no interest.
-    let allocates = |covered: &&Covered| covered.family != "unwinder" && !covered.family.ends_with(": exec");
+    // What is watched for other reasons than memory is of no interest, and pools are told apart.
+    let of_interest = |family: &str| family != "unwinder" && !family.ends_with(": exec") && !family.starts_with("pool ");
+    let allocates = |covered: &&Covered| of_interest(&covered.family);
     for Covered { module, family, .. } in found.iter().filter(allocates) {
         let at = modules.iter().position(|(known, _)| known == module).unwrap_or_else(|| {
             modules.push((module, Vec::new()));
@@ -357,11 +362,9 @@ mod tests {
             of("unwinder", "/lib/libgcc_s.so.1"),
             of("jemalloc (_rjem_)", "/bin/app"),
             of("pool 1", "/bin/app"),
-            of("pool 1", "/bin/app"),
             of("musl: mappings", "/lib/ld-musl.so.1"),
         ];
-        let lines =
-            ["glibc with mappings in /lib/libc.so.6", "jemalloc (_rjem_), pool 1 in /bin/app", "musl: mappings in /lib/ld-musl.so.1"];
+        let lines = ["glibc with mappings in /lib/libc.so.6", "jemalloc (_rjem_) in /bin/app", "musl: mappings in /lib/ld-musl.so.1"];
         assert_eq!(covered(&found), lines);
     }
 }

@@ -10,7 +10,7 @@ use hound_common::ring::Control;
 use procfs::process::{MMPermissions, MMapPath, Process};
 
 use super::threads::Threads;
-use crate::capture::ModulePaths;
+use crate::capture::{MAPPED_LIBRARY, ModulePaths};
 use crate::symbols::{Files, HeldFiles};
 
 /// Most files held: hound has other uses for its descriptors.
@@ -50,7 +50,7 @@ pub fn module_paths(pid: u32, control: &Control) -> ModulePaths {
     let image = control.attachment.load(Ordering::Acquire);
     let piece = control.pieces.iter().map(|piece| (piece.start.load(Ordering::Acquire), piece.bytes.load(Ordering::Acquire)));
     let piece = piece.map(|(start, bytes)| start..start.saturating_add(bytes)).find(|piece| piece.contains(&image));
-    places.extend(piece.map(|piece| (piece, "libhound.so".to_owned())));
+    places.extend(piece.map(|piece| (piece, MAPPED_LIBRARY.to_owned())));
     ModulePaths::new(places)
 }
 

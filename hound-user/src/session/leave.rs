@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use hound_common::event::{END_DETACH, END_EXEC, END_EXIT, END_SIGNAL, MODE_OFF, tag};
+use hound_common::event::{END_DETACH, END_EXEC, END_EXIT, END_SIGNAL, LOST_UNFINISHED, MODE_OFF, tag};
 use hound_common::ring::{LIBRARY_OUT, OUT_NO_HEARTBEAT};
 use hound_inject::{Entered, Error, moment};
 
@@ -16,6 +16,8 @@ use crate::capture::End;
 
 /// Each try to restore the target's code.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest wait for threads that write an event.
+const LAST_EVENTS: Duration = Duration::from_secs(2);
 /// Tries: together a minute.
 const TRIES: u32 = 6;
 
@@ -28,7 +30,17 @@ pub async fn detach(pid: u32, inside: Inside, mut watch: Watch, unload: bool, an
     moment();
     recording.note(tag::MODE, MODE_OFF, vec![0]);
     let (entered, restored) = watch.patiently("detaching", move || restore(entered)).await?;
+    let (entered, written) = watch.patiently("detaching", move || last_events(entered)).await?;
     let mut warnings = Vec::new();
+    match written {
+        Ok(unfinished) => {
+            if let Some(lost) = recording.ring().control().lost.get(usize::from(LOST_UNFINISHED)) {
+                lost.fetch_add(unfinished, Ordering::Relaxed); // it goes into the capture with the others that no stream has counted
+            }
+        }
+        Err(Error::Gone) => {} // what it has written is in the ring
+        Err(error) => warnings.push(format!("events that were being written at the end may be missing: {error}")),
+    }
     let mut not_left = None;
     let mut end = End { reason: END_DETACH, target_wall_ns: nanoseconds(wall), ..End::default() };
     match restored {
@@ -72,6 +84,12 @@ fn restore(mut entered: Entered) -> (Entered, Result<Duration, Error>) {
         result = entered.unpatch(Instant::now() + PATIENCE);
     }
     (entered, result)
+}
+
+/// Waits for the threads that were writing an event when recording was switched off. Returns how many of these are lost.
+fn last_events(mut entered: Entered) -> (Entered, Result<u64, Error>) {
+    let lost = entered.wait_until_written(Instant::now() + LAST_EVENTS);
+    (entered, lost)
 }
 
 /// The target has ended, or replaced itself by another program: nothing is left to restore.

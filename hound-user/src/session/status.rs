@@ -55,7 +55,7 @@ impl StatusLine {
             0 => "nothing lost".to_owned(),
             lost => format!("{lost} LOST"),
         };
-        let overhead = cost.overhead().map_or_else(|| "idle".to_owned(), |share| format!("overhead about {:.0} %", share * 100.0));
+        let overhead = cost.overhead().map_or_else(|| "idle".to_owned(), |share| format!("overhead {:.0} % (estimate)", share * 100.0));
         let rate = cost.events_per_second() / 1e3;
         let line = format!("hound: {rate:.1} k events/s, live {live}, {loss}, {overhead}, capture {megabytes:.1} MB; Ctrl-C detaches");
         let _ = write!(std::io::stderr(), "\r\x1b[K{line}");

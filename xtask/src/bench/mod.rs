@@ -5,6 +5,7 @@
 //! itself, and the measurements behind them. A section that was measured whole replaces its part of `docs/overhead.md`;
 //! the words around those parts are written by hand.
 
+mod attach;
 mod bounds;
 mod column;
 mod figures;
@@ -27,7 +28,7 @@ use std::path::PathBuf;
 /// The options of `cargo xtask bench`.
 #[derive(Args)]
 pub struct Options {
-    /// Sections (pairs, programs, memory, reading, startup) or single programs (redis, redis-pipelined, cc1plus,
+    /// Sections (pairs, programs, memory, reading, startup, attach) or single programs (redis, redis-pipelined, cc1plus,
     /// sqlite, rust, cpp, python, handoff); all of them without a name
     names: Vec<String>,
     /// How many runs of each kind
@@ -80,6 +81,7 @@ const SECTIONS: &[(&str, Measure)] = &[
     ("memory", memory::measure),
     ("reading", reading::measure),
     ("startup", startup::measure),
+    ("attach", attach::measure),
 ];
 
 /// `cargo xtask bench`.

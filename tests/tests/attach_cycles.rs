@@ -1,0 +1,167 @@
+//! Attached to and detached from again and again, a busy program is as it was: nothing of its memory map, descriptors and threads is more.
+//!
+//! `HOUND_CYCLES` says how often; `cargo xtask torture --cycles 1000` is the long version and shows the figures.
+
+use std::ops::Range;
+use std::process::Command;
+use std::time::Duration;
+
+use hound_tests::attach::{self, Footprint};
+use hound_tests::compile::{Build, Program};
+use hound_tests::process::{self, Running};
+use hound_tests::requirement;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+const THREADS: u32 = 32;
+/// Seconds of the program's own counting, for its throughput.
+const WINDOW: usize = 6;
+/// glibc's arenas beside the first consist of heaps at multiples of this.
+const ARENA_HEAP: u64 = 64 << 20;
+
+#[test]
+fn cycle_after_cycle_leaves_no_mapping_no_descriptor_and_no_thread() {
+    if !requirement::root() {
+        return;
+    }
+    let cycles: u32 = std::env::var("HOUND_CYCLES").ok().and_then(|n| n.parse().ok()).unwrap_or(60);
+    let dir = tempfile::tempdir().expect("a temporary directory can be made");
+    let (threads, seconds) = (THREADS.to_string(), (600 + cycles * 10).to_string());
+    let mut command = Command::new(Program::new("attach_torture.cpp", Build::Optimised).path());
+    let running = process::start(command.args(["--threads", &threads, "--seconds", &seconds, "--only", "memory"]));
+    let _end = End(running.pid);
+    running.wait_for_output("ready\n");
+    let pid = running.pid.as_raw();
+
+    let before_rate = rate(&running);
+    let before = resting(&running);
+    let (mut longest, mut events, mut unloaded, mut gave_up) = (0.0_f64, 0, 0, 0);
+    for cycle in 0..cycles {
+        let file = dir.path().join("capture.hound");
+        let session = loop {
+            match attach::try_attach(pid, &file, &[]) {
+                Ok(session) => break session,
+                // Where far more wants to run than there are processors, threads may not all stop in time: nothing has changed then.
+                Err(said) if said.contains("gave up") => gave_up += 1,
+                Err(said) => panic!("cycle {cycle}: hound did not attach: {said}"),
+            }
+            assert!(gave_up < 10 + cycles / 10, "hound gave up {gave_up} times");
+        };
+        // Not in place of a condition: visits are of many lengths.
+        std::thread::sleep(Duration::from_millis(u64::from(cycle * 37 % 60)));
+        let unload = cycle % 10 == 9 || cycle + 1 == cycles;
+        unloaded += u32::from(unload);
+        let (capture, said) = session.detach_and_hear(if unload { &["--unload"] } else { &[] });
+        assert!(!said.contains("stays in process"), "cycle {cycle}: not unloaded: {said}");
+        longest = stalls(&said).fold(longest, f64::max);
+        if cycle % 20 == 0 {
+            let check = capture.check();
+            assert!(check.status.success(), "hound check: {}{}", check.out(), check.err());
+            events += capture.report().totals.allocations;
+        }
+        let _ = std::fs::remove_file(&file); // large, and no longer needed
+        assert!(!running.has_ended(), "the program ended in cycle {cycle}: {}", running.said());
+    }
+    let after = resting(&running);
+    let after_rate = rate(&running);
+
+    kill(running.pid, Signal::SIGTERM).expect("it runs");
+    let outcome = running.finish_within(Duration::from_secs(u64::from(cycles) * 60 + 600));
+    assert_eq!(outcome.shell_status(), 0, "{}", outcome.err());
+    println!(
+        "cycles: {cycles} ({unloaded} unloaded, {gave_up} attempts given up), {THREADS} threads; longest stall {longest:.2} ms; allocations a ms of processor time: \
+         {before_rate:.0} before, {after_rate:.0} after ({:.3}); mappings {} before, {} after; descriptors {}, {}; threads {}, {}",
+        after_rate / before_rate,
+        before.maps.len(),
+        after.maps.len(),
+        before.footprint.descriptors.len(),
+        after.footprint.descriptors.len(),
+        before.footprint.threads,
+        after.footprint.threads,
+    );
+    assert!(events > 0, "nothing was recorded");
+    assert!(longest > 0.0, "no stall was told");
+    after.footprint.must_be_as(&before.footprint, "after all cycles");
+    let appeared = appeared(&before.maps, &after.maps);
+    assert!(appeared.is_empty(), "mappings that were not there before:\n{}", appeared.join("\n"));
+    let told = outcome.out().lines().last().unwrap_or("").to_owned();
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap_or_else(|e| panic!("{e}: {told}"));
+    assert_eq!((&told["failures"], &told["eintr_foreign"]), (&0.into(), &0.into()), "{}", outcome.err());
+}
+
+/// The program does not outlive a test that fails.
+struct End(Pid);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let _ = kill(self.0, Signal::SIGKILL); // it may have ended
+    }
+}
+
+/// A program that holds nothing, seen from outside.
+struct Resting {
+    maps: Vec<String>,
+    footprint: Footprint,
+}
+
+fn resting(running: &Running) -> Resting {
+    order(running, "resting\n");
+    let pid = running.pid.as_raw();
+    let resting = Resting { maps: attach::maps(pid), footprint: Footprint::of(pid) };
+    order(running, "working\n");
+    resting
+}
+
+fn order(running: &Running, answer: &str) {
+    let said = || running.printed().matches(answer).count();
+    let before = said();
+    kill(running.pid, Signal::SIGHUP).expect("it runs");
+    assert!(process::wait_until(|| said() > before), "not {answer}: {}", running.said());
+}
+
+/// Allocations in a millisecond of the program's processor time, from here on.
+fn rate(running: &Running) -> f64 {
+    let ticks = || -> Vec<(f64, f64)> {
+        let printed = running.printed();
+        let numbers = |line: &str| line.split(' ').map(|word| word.parse().ok()).collect::<Option<Vec<f64>>>();
+        let lines = printed.lines().filter_map(|line| numbers(line.strip_prefix("tick ")?));
+        lines.filter_map(|numbers| Some((*numbers.first()?, *numbers.get(1)?))).collect()
+    };
+    let before = ticks().len();
+    assert!(process::wait_until(|| ticks().len() > before + WINDOW), "it tells nothing: {}", running.said());
+    let ticks = ticks();
+    let ((from_time, from), (to_time, to)) = (ticks[before], ticks[before + WINDOW]);
+    (to - from) / (to_time - from_time)
+}
+
+/// The milliseconds of each stall that hound told.
+fn stalls(said: &str) -> impl Iterator<Item = f64> {
+    said.split("stall ").skip(1).filter_map(|rest| rest.split(' ').next()?.parse().ok())
+}
+
+/// Mappings that overlap none of before, but for the program's own arenas.
+fn appeared<'a>(before: &[String], after: &'a [String]) -> Vec<&'a str> {
+    let range = |line: &str| -> Range<u64> {
+        let (start, end) = line.split(' ').next().and_then(|range| range.split_once('-')).expect("a map's line begins so");
+        let number = |hex: &str| u64::from_str_radix(hex, 16).expect("addresses are hexadecimal");
+        number(start)..number(end)
+    };
+    let old: Vec<_> = before.iter().map(|line| range(line)).collect();
+    let new = after.iter().filter(|line| {
+        let at = range(line);
+        !old.iter().any(|old| old.start < at.end && at.start < old.end)
+    });
+    let heaps: Vec<u64> = after.iter().map(|line| range(line).start).filter(|start| start % ARENA_HEAP == 0).collect();
+    let of_an_arena = |line: &str| line.split_whitespace().count() == 5 && heaps.contains(&(range(line).start / ARENA_HEAP * ARENA_HEAP));
+    new.map(String::as_str).filter(|line| !of_an_arena(line)).collect()
+}
+
+#[test]
+fn a_mapping_that_appears_is_noticed() {
+    let line = |range: &str, name: &str| format!("{range} rw-p 00000000 00:00 0 {name}");
+    let before = [line("1000-2000", ""), line("5000-6000", "/lib")];
+    let mut after = before.to_vec();
+    assert!(appeared(&before, &after).is_empty());
+    after.extend([line("3000-4000", ""), line("7f0004000000-7f0004021000", ""), line("7f0004021000-7f0008000000", "")]);
+    assert_eq!(appeared(&before, &after), [after[2].as_str()]);
+}
