@@ -446,7 +446,8 @@ impl Loan {
         let at_rest = match std::mem::replace(&mut self.place, Place::Lost) {
             Place::Own => true,
             Place::Remote => self.come_to_rest(),
-            Place::Lost => return self.since.elapsed(),
+            // Only if it has stopped after all; else the kernel lets go of it when this thread of hound's ends.
+            Place::Lost => false,
         };
         if at_rest {
             if let Some(mend) = self.mend.filter(Mend::ages) {

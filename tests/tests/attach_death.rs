@@ -119,7 +119,9 @@ fn a_step_fails_and_hound_takes_everything_back() {
         if err.contains("--unload` tries again") || err.contains("could not be undone") {
             tally.count("left something and said so");
             let repaired = hound_tests::capture::hound(["detach", "--unload", "-p", &target.pid().to_string()]);
-            assert!(repaired.status.success(), "{when}: {err}\nhound detach --unload: {}", repaired.err());
+            // A call that hound has lost sight of is completed by the thread itself: it may have been the last that was needed.
+            let gone = repaired.err().contains("nothing of hound is in it");
+            assert!(repaired.status.success() || gone, "{when}: {err}\nhound detach --unload: {}", repaired.err());
         }
         target.must_be_as_before(&format!("{when}: {err}"));
         let _ = std::fs::remove_file(target.capture()); // there is none if hound did not get in

@@ -198,7 +198,7 @@ fn covered(found: &[Covered]) -> Vec<String> {
         // "glibc: mappings" beside "glibc".
         let part = family.split_once(": ").and_then(|(of, part)| Some((families.iter().position(|have| have == of)?, part)));
         match part {
-            Some((at, part)) => families[at] = format!("{} ({part})", families[at]),
+            Some((at, part)) => families[at] = format!("{} with {part}", families[at]),
             None if families.contains(family) => {}
             None => families.push(family.clone()),
         }
@@ -364,7 +364,7 @@ mod tests {
             of("pool 1", "/bin/app"),
             of("musl: mappings", "/lib/ld-musl.so.1"),
         ];
-        let lines = ["glibc (mappings) in /lib/libc.so.6", "jemalloc (_rjem_) in /bin/app", "musl: mappings in /lib/ld-musl.so.1"];
+        let lines = ["glibc with mappings in /lib/libc.so.6", "jemalloc (_rjem_) in /bin/app", "musl: mappings in /lib/ld-musl.so.1"];
         assert_eq!(covered(&found), lines);
     }
 }
