@@ -133,12 +133,12 @@ impl Borrowed {
     /// Bytes that [`Borrowed::use_scratch`] needs.
     pub const SCRATCH: u64 = ROOM;
 
-    /// Puts bytes at an address, by the thread that traces: some systems let nobody else write to code.
+    /// Puts bytes at addresses, by the thread that traces: some systems let nobody else write to code.
     ///
     /// # Errors
     /// As [`Memory::write`].
-    pub(crate) fn write(&mut self, address: u64, bytes: Vec<u8>) -> Result<(), Error> {
-        self.tracer.run(move |loan| loan.memory.write(address, &bytes))
+    pub(crate) fn write(&mut self, writes: Vec<(u64, Vec<u8>)>) -> Result<(), Error> {
+        self.tracer.run(move |loan| writes.iter().try_for_each(|(address, bytes)| loan.memory.write(*address, bytes)))
     }
 
     /// Lets it run on as it was. Returns how long it (and the others, if they did) stood still.
