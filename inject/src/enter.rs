@@ -284,12 +284,14 @@ impl Building {
             self.site.memory.write(self.surroundings.made_header, &self.header)?;
         }
         let bytes = image.placed(pieces.image, |name| self.surroundings.symbol(name));
+        let mut writes = Vec::new();
         for part in image.parts() {
             let bytes = &bytes[part.offset as usize..(part.offset + part.bytes) as usize];
             // What is zero is so already, and most of the data is: its pages are the target's to touch.
             let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-            self.borrowed.write(pieces.image + part.offset, bytes[..end].to_vec())?;
+            writes.push((pieces.image + part.offset, bytes[..end].to_vec()));
         }
+        self.borrowed.write(writes)?;
         self.site.memory.write(pieces.mark, &1_u64.to_le_bytes())?;
         let attachment = pieces.image + image.attachment();
         let set = |offset: usize, value: u64| self.site.memory.write(attachment + offset as u64, &value.to_le_bytes());

@@ -32,6 +32,7 @@ mod surroundings;
 mod tasks;
 mod thunk;
 mod trace;
+mod ways;
 
 pub use custom::{CustomHook, HookSyntax, PoolRole};
 pub use enter::{Entered, enter};

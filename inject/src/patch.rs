@@ -156,14 +156,15 @@ impl Staged {
     fn write(&self, site: &Site, plan: &Plan, slots: &[Option<&Row>], borrowed: &mut Borrowed) -> Result<(), Error> {
         let stubs = stubs(site, self.attachment)?;
         let mut at = self.table + self.known * ENTRY as u64;
+        let mut thunks = Vec::new();
         for ((planned, row), _) in plan.planned.iter().zip(&self.rows).zip(slots).filter(|(_, slot)| slot.is_none()) {
             let stub = site.memory.read_u64(stubs + u64::from(row.shape) * 8)?;
             let unfit = |why| Error::Unfit { what: format!("the function at {:#x} cannot be patched: {why}", planned.entry) };
-            borrowed.write(row.thunk, thunk::slot(row.thunk, at, stub, row.shape, &planned.displaced).map_err(unfit)?)?;
+            thunks.push((row.thunk, thunk::slot(row.thunk, at, stub, row.shape, &planned.displaced).map_err(unfit)?));
             site.memory.write(at, &row.to_bytes())?;
             at += ENTRY as u64;
         }
-        Ok(())
+        borrowed.write(thunks)
     }
 
     fn patch(&self, site: &Site, deadline: Instant) -> Result<Patched, Error> {

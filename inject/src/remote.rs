@@ -14,27 +14,21 @@ use std::time::{Duration, Instant};
 
 use libc::user_regs_struct;
 use nix::errno::Errno;
-use nix::sched::{CpuSet, sched_getaffinity};
-use nix::unistd::Pid;
-use procfs::process::{MMPermissions, MMapPath, MemoryMap};
+use procfs::process::MemoryMap;
 
 use crate::error::{Error, Refusal};
-use crate::frame::{self, Frame, WayBack};
+use crate::frame::{self, Frame};
 use crate::freeze::Hold;
 use crate::look::Target;
 use crate::memory::Memory;
+
 use crate::restart::{Mend, Sleepers, restarted_by_hand};
 use crate::seccomp::{self, Call, Filters};
 use crate::step;
 use crate::tasks;
 use crate::trace::{self, Event, Haste, Tracer};
+use crate::ways::Places;
 
-/// `syscall; ret`
-const GADGET: [u8; 3] = [0x0f, 0x05, 0xc3];
-/// What libcs give the kernel to return from signal handlers by: `mov rax, 15; syscall`, in both its lengths.
-const RESTORERS: [&[u8]; 2] = [&[0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05], &[0xb8, 0x0f, 0, 0, 0, 0x0f, 0x05]];
-/// `pop rax; ret`, also as the end of another instruction.
-const POP_RAX: [u8; 2] = [0x58, 0xc3];
 /// Code segment of 64-bit user code.
 const CODE64: u64 = 0x33;
 /// What must be mapped below the stack pointer: the frame reserves 13 KiB (AMX), and touches 3 KiB with AVX-512.
@@ -43,9 +37,6 @@ const ROOM: u64 = 16 * 1024;
 const PATIENCE: Duration = Duration::from_millis(20);
 /// How long a system call may take in the target. The calls hound makes wait for nothing but the target's memory lock.
 const CALL_PATIENCE: Duration = Duration::from_secs(5);
-/// Most code of one mapping that is searched.
-const SEARCHED: u64 = 64 << 20;
-
 /// One thread of the target, stopped; all others run on. Released when dropped, as it was; when hound dies, it goes on by itself.
 #[derive(Debug)]
 pub struct Borrowed {
@@ -67,14 +58,14 @@ impl Borrowed {
         let places = Places::find(pid, memory)?;
         loop {
             let mut last = Refusal::NoThread { why: "none is alive".into() };
-            if is_crowded(pid)? {
+            if tasks::is_crowded(pid)? {
                 match Self::of_a_crowd(target, places, deadline) {
                     // Not all would stop: one will.
                     Err(Error::Deadline { .. } | Error::Refused(_)) => {}
                     borrowed => return borrowed,
                 }
             }
-            for tid in candidates(pid)? {
+            for tid in tasks::candidates(pid)? {
                 match Self::alone(pid, tid, places, deadline) {
                     Ok(borrowed) => return Ok(borrowed),
                     Err(Error::Refused(refusal @ Refusal::NoThread { .. })) => last = refusal,
@@ -97,7 +88,7 @@ impl Borrowed {
 
     /// Stops all, and borrows one of them.
     fn of_a_crowd(target: &Target, places: Places, deadline: Instant) -> Result<Borrowed, Error> {
-        let (pid, order) = (target.pid, candidates(target.pid)?);
+        let (pid, order) = (target.pid, tasks::candidates(target.pid)?);
         let until = deadline.min(Instant::now() + PATIENCE);
         let haste = Haste::begin();
         let (tracer, tid) = Tracer::start(move || Loan::of_a_crowd(pid, &order, places, until))?;
@@ -143,12 +134,12 @@ impl Borrowed {
     /// Bytes that [`Borrowed::use_scratch`] needs.
     pub const SCRATCH: u64 = ROOM;
 
-    /// Puts bytes at an address, by the thread that traces: some systems let nobody else write to code.
+    /// Puts bytes at addresses, by the thread that traces: some systems let nobody else write to code.
     ///
     /// # Errors
     /// As [`Memory::write`].
-    pub(crate) fn write(&mut self, address: u64, bytes: Vec<u8>) -> Result<(), Error> {
-        self.tracer.run(move |loan| loan.memory.write(address, &bytes))
+    pub(crate) fn write(&mut self, writes: Vec<(u64, Vec<u8>)>) -> Result<(), Error> {
+        self.tracer.run(move |loan| writes.iter().try_for_each(|(address, bytes)| loan.memory.write(*address, bytes)))
     }
 
     /// Lets it run on as it was. Returns how long it (and the others, if they did) stood still.
@@ -156,90 +147,6 @@ impl Borrowed {
         let stall = self.tracer.run(Loan::give_back);
         drop(self.haste);
         stall
-    }
-}
-
-/// Whether more threads of the target want to run than it has processors.
-fn is_crowded(pid: i32) -> Result<bool, Error> {
-    let states: Vec<char> = tasks::threads(pid)?.into_iter().filter_map(|tid| tasks::state(pid, tid)).collect();
-    if states.contains(&'D') {
-        return Ok(false); // not all can be stopped
-    }
-    let running = states.iter().filter(|&&state| state == 'R').count();
-    let allowed = sched_getaffinity(Pid::from_raw(pid)).unwrap_or_else(|_| CpuSet::new());
-    let processors = (0..CpuSet::count()).filter(|&cpu| allowed.is_set(cpu).unwrap_or(false)).count();
-    Ok(running > processors.max(1))
-}
-
-/// The threads in the order in which they are to be tried. First those that run: they wait in no system call that would have to be made
-/// again if hound died. The main thread last: while it is traced, a signal that the target ignores wakes another thread (see `freeze.rs`).
-fn candidates(pid: i32) -> Result<Vec<i32>, Error> {
-    let mut list: Vec<(bool, bool, i32)> = Vec::new();
-    for tid in tasks::threads(pid)? {
-        match tasks::state(pid, tid) {
-            // Uninterruptible sleep: it cannot be stopped, and let go, before it wakes.
-            None | Some('Z' | 'X' | 'D') => {}
-            Some(state) => list.push((tid == pid, state != 'R', tid)),
-        }
-    }
-    list.sort_unstable();
-    Ok(list.into_iter().map(|(_, _, tid)| tid).collect())
-}
-
-/// Code of the target's own that remote calls go through.
-#[derive(Clone, Copy, Debug)]
-struct Places {
-    gadget: u64,
-    way_back: WayBack,
-    way_back_bytes: &'static [u8],
-}
-
-impl Places {
-    /// Looks for it in the target's executable mappings, the C library's first: a library that is unloaded would take it along.
-    fn find(pid: i32, memory: &Memory) -> Result<Places, Error> {
-        let mut code = tasks::mappings(pid)?;
-        code.retain(|mapping| mapping.perms.contains(MMPermissions::READ | MMPermissions::EXECUTE) && mapping.address.0 < 1 << 47);
-        code.sort_by_key(rank);
-        let (mut gadget, mut restorer, mut pop) = (None, None, None);
-        for mapping in &code {
-            let (start, end) = mapping.address;
-            let mut bytes = vec![0; (end - start).min(SEARCHED) as usize];
-            if memory.read(start, &mut bytes).is_err() {
-                continue;
-            }
-            let find = |wanted: &[u8]| bytes.windows(wanted.len()).position(|window| window == wanted).map(|at| start + at as u64);
-            gadget = gadget.or_else(|| find(&GADGET));
-            restorer = restorer.or_else(|| RESTORERS.iter().find_map(|&wanted| Some((find(wanted)?, wanted))));
-            pop = pop.or_else(|| find(&POP_RAX));
-            if let (Some(gadget), Some((restorer, way_back_bytes))) = (gadget, restorer) {
-                return Ok(Places { gadget, way_back: WayBack::Restorer(restorer), way_back_bytes });
-            }
-        }
-        // A static program that sets no signal handler needs no restorer, and has none.
-        if let (Some(gadget), Some(pop)) = (gadget, pop) {
-            return Ok(Places { gadget, way_back: WayBack::Chain { pop, syscall: gadget }, way_back_bytes: &POP_RAX });
-        }
-        let what = if gadget.is_none() { "`syscall; ret`" } else { "a way to return from a signal handler" };
-        Err(Refusal::NoThread { why: format!("there is no {what} in its code") }.into())
-    }
-
-    fn still_there(&self, memory: &Memory) -> bool {
-        let is = |address: u64, wanted: &[u8]| {
-            let mut bytes = vec![0; wanted.len()];
-            memory.read(address, &mut bytes).is_ok() && bytes == wanted
-        };
-        let (WayBack::Restorer(first) | WayBack::Chain { pop: first, .. }) = self.way_back;
-        is(self.gadget, &GADGET) && is(first, self.way_back_bytes)
-    }
-}
-
-fn rank(mapping: &MemoryMap) -> u8 {
-    match &mapping.pathname {
-        MMapPath::Path(path) => {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if name.starts_with("libc") || name.starts_with("ld-") { 0 } else { 1 }
-        }
-        _ => 2,
     }
 }
 

@@ -3,6 +3,8 @@
 use std::fs;
 
 use nix::errno::Errno;
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::unistd::Pid;
 use procfs::process::{MMPermissions, MMapPath, MemoryMap, Process};
 
 use crate::error::Error;
@@ -67,4 +69,31 @@ fn same_memory(one: i32, other: i32) -> bool {
 pub(crate) fn filtered(pid: i32, tid: i32) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).unwrap_or_default();
     status.lines().find_map(|line| line.strip_prefix("Seccomp:")).is_some_and(|mode| mode.trim() != "0")
+}
+
+/// Whether more threads of the target want to run than it has processors.
+pub(crate) fn is_crowded(pid: i32) -> Result<bool, Error> {
+    let states: Vec<char> = threads(pid)?.into_iter().filter_map(|tid| state(pid, tid)).collect();
+    if states.contains(&'D') {
+        return Ok(false); // not all can be stopped
+    }
+    let running = states.iter().filter(|&&state| state == 'R').count();
+    let allowed = sched_getaffinity(Pid::from_raw(pid)).unwrap_or_else(|_| CpuSet::new());
+    let processors = (0..CpuSet::count()).filter(|&cpu| allowed.is_set(cpu).unwrap_or(false)).count();
+    Ok(running > processors.max(1))
+}
+
+/// The threads that can be stopped, in the order in which they are to be tried. First those that run: they wait in no system call that would have to be made
+/// again if hound died. The main thread last: while it is traced, a signal that the target ignores wakes another thread (see `freeze.rs`).
+pub(crate) fn candidates(pid: i32) -> Result<Vec<i32>, Error> {
+    let mut list: Vec<(bool, bool, i32)> = Vec::new();
+    for tid in threads(pid)? {
+        match state(pid, tid) {
+            // Uninterruptible sleep: it cannot be stopped, and let go, before it wakes.
+            None | Some('Z' | 'X' | 'D') => {}
+            Some(state) => list.push((tid == pid, state != 'R', tid)),
+        }
+    }
+    list.sort_unstable();
+    Ok(list.into_iter().map(|(_, _, tid)| tid).collect())
 }

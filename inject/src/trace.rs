@@ -191,14 +191,13 @@ pub(crate) fn wait_for_rest(tid: i32, deadline: Instant) -> Option<Event> {
 pub(crate) fn wait_for_late(pid: i32, tid: i32) -> Option<Event> {
     const SLICE: Duration = Duration::from_millis(20);
     const LATEST: Duration = Duration::from_secs(10);
-    let begun = Instant::now();
-    while begun.elapsed() < LATEST {
+    let (begun, mut asleep) = (Instant::now(), 0);
+    // In passing, a thread on its way may have to wait for a lock.
+    while begun.elapsed() < LATEST && asleep < 3 {
         if let Some(event) = wait_for_rest(tid, Instant::now() + SLICE) {
             return Some(event);
         }
-        if tasks::state(pid, tid) == Some('D') {
-            return None;
-        }
+        asleep = if tasks::state(pid, tid) == Some('D') { asleep + 1 } else { 0 };
     }
     None
 }

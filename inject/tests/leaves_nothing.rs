@@ -29,6 +29,7 @@ impl Ring {
         let ring = Ring(Arc::new(entered.ring().as_fd().try_clone_to_owned().expect("descriptors are left").into()));
         ring.set(offset_of!(Control, clock), CLOCK_TSC);
         ring.set(offset_of!(Control, max_wait_ms), 60_000);
+        ring.set(offset_of!(Control, patience_ms), 60_000); // the machine may be busy
         ring
     }
 
