@@ -301,7 +301,8 @@ impl Loan {
             signal = 0;
             match event {
                 Ok(Some(Event::Syscall)) => {
-                    if trace::leaves_syscall(self.tid).unwrap_or(false) {
+                    // Not to know is to have lost it: one more step would take it through the frame.
+                    if trace::leaves_syscall(self.tid).map_err(|errno| self.lose(errno))? {
                         let regs = trace::regs(self.tid).map_err(|errno| self.lose(errno))?;
                         // A restart code: the kernel will make the call again.
                         if !(512..=516).contains(&-(regs.rax as i64)) {
