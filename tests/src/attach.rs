@@ -164,6 +164,22 @@ pub fn refused(pid: i32, capture: &Path) -> Outcome {
     outcome
 }
 
+/// Attaches to a program that may not come to rest in time, for threads that wait for a child's exec or for a processor that others want:
+/// hound gives up then, and has changed nothing. Returns also how often it did.
+///
+/// # Panics
+/// If hound fails otherwise, or again and again.
+pub fn attach_patiently(pid: i32, capture: &Path) -> (Session, u32) {
+    for tries in 0..10 {
+        match try_attach(pid, capture, &[]) {
+            Ok(session) => return (session, tries),
+            Err(said) => assert!(said.contains("gave up, and undid what was begun"), "hound did not attach: {said}"),
+        }
+        assert!(!capture.exists(), "an attach that was given up left a capture");
+    }
+    panic!("hound gave up ten times");
+}
+
 impl Session {
     /// Detaches by `hound detach` and waits for the end of the recording.
     pub fn detach(self, more: &[&str]) -> Capture {

@@ -55,6 +55,15 @@ pub struct Running {
     started: Instant,
 }
 
+/// Ends a process when dropped, so that it does not outlive a test that fails.
+pub struct EndOf(pub Pid);
+
+impl Drop for EndOf {
+    fn drop(&mut self) {
+        let _ = kill(self.0, Signal::SIGKILL); // it may have ended
+    }
+}
+
 /// Starts a program with no standard input.
 pub fn start(command: &mut Command) -> Running {
     start_reading(command, Stdio::null())

@@ -1,6 +1,5 @@
 //! A process that blocks in a system call is attached to and detached from: the call returns what it would have, when it would have.
 
-use std::collections::VecDeque;
 use std::process::Command;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -11,7 +10,7 @@ use hound_tests::process::{self, Running};
 use hound_tests::requirement;
 
 /// How long each call blocks: so long that a busy machine has visited all that block at the same time.
-const TIME: Duration = Duration::from_secs(25);
+const TIME: Duration = Duration::from_secs(35);
 /// How long it has blocked before anybody visits: were it started anew then, it would end so much later.
 const BEFORE: Duration = Duration::from_secs(2);
 /// A visit begins no later than so long before a call ends.
@@ -44,12 +43,15 @@ fn blocked(kind: &str, mode: &str, time: Duration) -> (Running, Instant) {
 }
 
 /// One call in its middle: attached to and detached from, `visits` times.
-fn visited(kind: &str, mode: &str, (running, started): (Running, Instant), visits: u32) -> Result<(), String> {
+fn visited(kind: &str, mode: &str, visitor: &Mutex<()>, visits: u32) -> Result<(), String> {
+    let (running, started) = blocked(kind, mode, TIME);
     let dir = tempfile::tempdir().expect("a temporary directory can be made");
     // Not in place of a condition: the visit must come late in the call's time.
     std::thread::sleep(BEFORE.saturating_sub(started.elapsed()));
     let mut visited_at = None;
     for visit in 0..visits {
+        // One that has panicked has let go of it all the same.
+        let _turn = visitor.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if started.elapsed() > TIME - REST {
             break; // a slow machine: the rest would come too late
         }
@@ -79,19 +81,16 @@ fn all(mode: &str) {
     }
     let kinds = kinds(mode);
     assert!(kinds.len() > 20, "{kinds:?}");
-    let blocked = kinds.into_iter().map(|kind| (blocked(&kind, mode, TIME), kind));
-    let queue = Mutex::new(blocked.collect::<VecDeque<_>>());
     let wrong = Mutex::new(Vec::new());
+    let visitors = [const { Mutex::new(()) }; VISITORS];
     std::thread::scope(|scope| {
-        let mut waiting = Vec::new();
-        for _ in 0..VISITORS {
-            waiting.push(scope.spawn(|| {
-                while let Some((at, kind)) = { queue.lock().expect("no panic while it is held").pop_front() } {
-                    if let Err(why) = visited(&kind, mode, at, 2) {
-                        wrong.lock().expect("no panic while it is held").push(why);
-                    }
+        for (n, kind) in kinds.iter().enumerate() {
+            let (visitor, wrong) = (&visitors[n % VISITORS], &wrong);
+            scope.spawn(move || {
+                if let Err(why) = visited(kind, mode, visitor, 2) {
+                    wrong.lock().expect("no panic while it is held").push(why);
                 }
-            }));
+            });
         }
     });
     let wrong = wrong.into_inner().expect("no panic while it is held");

@@ -8,10 +8,9 @@ use std::time::Duration;
 
 use hound_tests::attach::{self, Footprint};
 use hound_tests::compile::{Build, Program};
-use hound_tests::process::{self, Running};
+use hound_tests::process::{self, EndOf, Running};
 use hound_tests::requirement;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 const THREADS: u32 = 32;
 /// Seconds of the program's own counting, for its throughput.
@@ -29,7 +28,7 @@ fn cycle_after_cycle_leaves_no_mapping_no_descriptor_and_no_thread() {
     let (threads, seconds) = (THREADS.to_string(), (600 + cycles * 10).to_string());
     let mut command = Command::new(Program::new("attach_torture.cpp", Build::Optimised).path());
     let running = process::start(command.args(["--threads", &threads, "--seconds", &seconds, "--only", "memory"]));
-    let _end = End(running.pid);
+    let _end = EndOf(running.pid);
     running.wait_for_output("ready\n");
     let pid = running.pid.as_raw();
 
@@ -38,15 +37,9 @@ fn cycle_after_cycle_leaves_no_mapping_no_descriptor_and_no_thread() {
     let (mut longest, mut events, mut unloaded, mut gave_up) = (0.0_f64, 0, 0, 0);
     for cycle in 0..cycles {
         let file = dir.path().join("capture.hound");
-        let session = loop {
-            match attach::try_attach(pid, &file, &[]) {
-                Ok(session) => break session,
-                // Where far more wants to run than there are processors, threads may not all stop in time: nothing has changed then.
-                Err(said) if said.contains("gave up") => gave_up += 1,
-                Err(said) => panic!("cycle {cycle}: hound did not attach: {said}"),
-            }
-            assert!(gave_up < 10 + cycles / 10, "hound gave up {gave_up} times");
-        };
+        let (session, tries) = attach::attach_patiently(pid, &file);
+        gave_up += tries;
+        assert!(gave_up < 10 + cycles / 10, "hound gave up {gave_up} times");
         // Not in place of a condition: visits are of many lengths.
         std::thread::sleep(Duration::from_millis(u64::from(cycle * 37 % 60)));
         let unload = cycle % 10 == 9 || cycle + 1 == cycles;
@@ -87,15 +80,6 @@ fn cycle_after_cycle_leaves_no_mapping_no_descriptor_and_no_thread() {
     let told = outcome.out().lines().last().unwrap_or("").to_owned();
     let told: serde_json::Value = serde_json::from_str(&told).unwrap_or_else(|e| panic!("{e}: {told}"));
     assert_eq!((&told["failures"], &told["eintr_foreign"]), (&0.into(), &0.into()), "{}", outcome.err());
-}
-
-/// The program does not outlive a test that fails.
-struct End(Pid);
-
-impl Drop for End {
-    fn drop(&mut self) {
-        let _ = kill(self.0, Signal::SIGKILL); // it may have ended
-    }
 }
 
 /// A program that holds nothing, seen from outside.

@@ -111,8 +111,8 @@ fn a_target_that_ends_while_hound_gets_in_leaves_a_complete_capture_or_none() {
         let busy = Busy::start();
         let file = busy.file();
         let hound = process::start(&mut attach::attach_command(busy.running.pid.as_raw(), &file, &[]));
-        // Not in place of a condition: the moment is to be another one each time.
-        std::thread::sleep(Duration::from_millis(round as u64 * 9));
+        // Not in place of a condition: the moment is to be another one each time, from before hound looks to after it records.
+        std::thread::sleep(Duration::from_millis(round as u64 * 25));
         busy.end(order);
         if order == "exec" {
             // hound may have come so late that it is attached to what took its place: that has to end, too.

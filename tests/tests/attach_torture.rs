@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use hound_tests::attach;
 use hound_tests::compile::{Build, Program};
-use hound_tests::process::{self, Outcome};
+use hound_tests::process::{self, EndOf, Outcome};
 use hound_tests::requirement;
 use nix::sys::signal::{Signal, kill};
 
@@ -70,12 +71,14 @@ fn attached_and_detached_again_and_again_the_program_is_unharmed() {
         return;
     }
     let dir = tempfile::tempdir().expect("a temporary directory can be made");
-    let running = process::start(&mut command(32, 25));
+    // Far longer than the visits take on a slow machine: it is told to end.
+    let running = process::start(&mut command(32, 1000));
+    let _end = EndOf(running.pid);
     running.wait_for_output("ready\n");
     let pid = running.pid.as_raw();
     for cycle in 0..6 {
         let file = dir.path().join("capture.hound");
-        let session = attach::attach(pid, &file, &[]);
+        let (session, _) = attach::attach_patiently(pid, &file);
         if cycle == 3 {
             kill(session.running.pid, Signal::SIGKILL).expect("hound runs");
             session.running.finish();
@@ -87,5 +90,6 @@ fn attached_and_detached_again_and_again_the_program_is_unharmed() {
         let _ = std::fs::remove_file(&file); // large, and no longer needed
     }
     assert!(!running.has_ended(), "the program ended before the last visit");
-    unharmed(&running.finish());
+    kill(running.pid, Signal::SIGTERM).expect("it runs");
+    unharmed(&running.finish_within(Duration::from_secs(900)));
 }

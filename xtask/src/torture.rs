@@ -48,6 +48,7 @@ struct Tally {
     cycles: u64,
     unloaded: u64,
     killed: u64,
+    gave_up: u64,
     failures: Vec<String>,
     worst_stall_ms: f64,
 }
@@ -122,6 +123,11 @@ fn cycle(pid: u32, files: &Path, spare: bool, random: &mut Random, tally: &mut T
     if attached.is_err() || !matches!(hound.try_wait(), Ok(None)) {
         let _ = hound.kill(); // it may have ended by itself
         let _ = hound.wait();
+        // Threads may not come to rest in time where others want the processors: nothing has changed then.
+        if read(&said).contains("gave up, and undid what was begun") {
+            tally.gave_up += 1;
+            return Ok(());
+        }
         bail!("hound did not attach: {}", read(&said).trim());
     }
     thread::sleep(Duration::from_millis(random.below(400)));
@@ -170,14 +176,15 @@ fn stalls(said: &str) -> impl Iterator<Item = f64> {
 fn judge(tally: &Tally, success: bool, stdout: &str, stderr: &str, options: &Options) -> Result<Verdict> {
     let last = stdout.lines().last().unwrap_or_default();
     println!("torture: {} minutes, {} threads, seed {}", options.minutes, options.threads, options.seed);
-    println!("torture: {} cycles ({} unloaded, {} ended by hound's death)", tally.cycles, tally.unloaded, tally.killed);
+    let Tally { cycles, unloaded, killed, gave_up, .. } = tally;
+    println!("torture: {cycles} cycles ({unloaded} unloaded, {killed} ended by hound's death, {gave_up} attempts given up)");
     println!("torture: worst stall as hound says: {:.2} ms", tally.worst_stall_ms);
     println!("torture: the program says: {last}");
     tally.failures.iter().for_each(|failure| println!("torture: FAILED: {failure}"));
     stderr.lines().take(20).for_each(|line| println!("torture: the program: {line}"));
     let told = |what: &str| json::parse(last).and_then(|told| json::number(&told, &[what])).unwrap_or(u64::MAX);
     let broken_off = told("eintr_foreign") <= tally.killed * u64::from(options.threads);
-    let good = success && tally.failures.is_empty() && tally.cycles > 0 && told("failures") == 0 && broken_off;
+    let good = success && tally.failures.is_empty() && *cycles > *gave_up && told("failures") == 0 && broken_off;
     println!("torture: {}", if good { "passed" } else { "FAILED" });
     Ok(if good { Verdict::Good } else { Verdict::Bad })
 }
