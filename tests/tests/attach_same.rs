@@ -85,8 +85,8 @@ fn an_attach_records_what_a_launch_records() {
     let session = attach::attach(subject.pid(), &subject.file("attached.hound"), &[]);
     subject.order(&order);
     let capture = session.detach(&[]);
-    subject.end();
     let attached = between(&capture);
+    subject.end();
 
     let mut attached = attached;
     let counts = format!("{} launched, {} attached", launched.len(), attached.len());
