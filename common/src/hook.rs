@@ -464,6 +464,7 @@ pub const EXCEPTED: &[(&str, &str)] = &[
     ("malloc_trim", "gives free memory back; no block changes"),
     ("malloc_set_state", "no more than a stub since glibc 2.26"),
     ("malloc_get_state", "no more than a stub since glibc 2.26"),
+    ("TCMallocGetenvSafe", "reads the environment"),
     ("MallocHook_*", "tells of calls that are hooked"),
     ("MallocExtension_*", TELLS),
     ("malloc_conf", "data"),

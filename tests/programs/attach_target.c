@@ -194,7 +194,9 @@ __attribute__((noinline)) static void everything(char *paths) {
   free(p = aligned_alloc(32, 96));
   free(p = memalign(128, 10));
   free(p = valloc(10));
+#ifdef __GLIBC__
   free(p = pvalloc(10));
+#endif
   p = copied_malloc(4321);
   copied_free(copied_realloc(p, 8765));
   by_libc();

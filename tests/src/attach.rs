@@ -251,12 +251,16 @@ pub fn maps(pid: i32) -> Vec<String> {
 
 /// Kinds of functions that have one address in some module of the process: patching its entry catches all of them as one.
 fn one_function(pid: i32) -> Vec<BTreeSet<String>> {
-    let files =
-        maps(pid).into_iter().filter(|line| line.contains(" r-xp ")).filter_map(|line| line.find('/').map(|at| line[at..].to_owned()));
+    // By the mapping: a path means something else in another mount namespace.
+    let code = maps(pid).into_iter().filter(|line| line.contains(" r-xp ") && line.contains('/'));
+    let range = |line: String| {
+        let (start, end) = line.split(' ').next()?.split_once('-')?;
+        Some(format!("/proc/{pid}/map_files/{}-{}", start.trim_start_matches('0'), end.trim_start_matches('0')))
+    };
     let mut groups: Vec<BTreeSet<String>> = Vec::new();
-    for file in files.collect::<BTreeSet<_>>() {
+    for file in code.filter_map(range) {
         let mut named = BTreeMap::<String, BTreeSet<String>>::new();
-        for (address, symbol) in ["-D", "--no-sort"].iter().flat_map(|table| nm(&format!("/proc/{pid}/root{file}"), table)) {
+        for (address, symbol) in ["-D", "--no-sort"].iter().flat_map(|table| nm(&file, table)) {
             let hook = HOOKS.iter().find(|hook| hook.symbol == symbol).map(|hook| hook.kind);
             if let Some(kind) = hook.or_else(|| PATCHES.iter().find(|patch| patch.symbol == symbol).map(|patch| patch.kind)) {
                 named.entry(address).or_default().insert(kind.name().to_owned());
