@@ -278,6 +278,7 @@ pub const PATCHES: &[Patch] = &[
     patch("__libc_valloc", Origin::Glibc, Kind::Valloc, Shape::Alloc),
     patch("__libc_pvalloc", Origin::Glibc, Kind::Pvalloc, Shape::Alloc),
     patch("__libc_free", Origin::Glibc, Kind::Free, Shape::Free),
+    patch("__libc_reallocarray", Origin::Glibc, Kind::Reallocarray, Shape::Reallocarray),
     patch("__libc_cfree", Origin::Glibc, Kind::Cfree, Shape::Free),
     patch("__posix_memalign", Origin::Glibc, Kind::PosixMemalign, Shape::PosixMemalign),
     patch("_aligned_malloc", Origin::Glibc, Kind::AlignedAlloc, Shape::Memalign),
