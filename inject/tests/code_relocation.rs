@@ -19,10 +19,24 @@ fn compare(displaced: &Displaced, moved: &[u8]) -> bool {
     assert!(moved.starts_with(&ENDBR64));
     let (body, back) = moved[ENDBR64.len()..].split_at(moved.len() - ENDBR64.len() - 14);
     assert_eq!(back[..6], [0xff, 0x25, 0, 0, 0, 0]);
-    assert_eq!(back[6..], displaced.end().to_le_bytes());
-    let (old, new) = (decode(&displaced.bytes, displaced.address), decode(body, THERE + 4));
-    assert_eq!(old.len(), new.len());
+    let mut old = decode(&displaced.bytes, displaced.address);
     let mut moving = false;
+    // A call, always the last one, becomes a push of what is behind it and a jump to what it calls.
+    let (onward, body) = match displaced.last_call() {
+        Some(target) => {
+            let call = old.pop().expect("the call");
+            assert_eq!((call.near_branch_target(), call.next_ip()), (target, displaced.end()));
+            let (body, push) = body.split_at(body.len() - 13);
+            let [low, high] = [&displaced.end().to_le_bytes()[..4], &displaced.end().to_le_bytes()[4..]];
+            assert_eq!(push, [&[0x68], low, &[0xc7, 0x44, 0x24, 0x04], high].concat());
+            moving = true;
+            (target, body)
+        }
+        None => (displaced.end(), body),
+    };
+    assert_eq!(back[6..], onward.to_le_bytes());
+    let new = decode(body, THERE + 4);
+    assert_eq!(old.len(), new.len());
     for (old, new) in old.iter().zip(&new) {
         assert_eq!(old.mnemonic(), new.mnemonic());
         let bytes = |code: &[u8], start: u64, i: &Instruction| code[(i.ip() - start) as usize..][..i.len()].to_vec();
