@@ -253,8 +253,9 @@ fn function(names: &Names, name: &str, kind: u8, shape: Shape) -> Option<Functio
 pub fn not_covered(module: &Module, memory: &Memory, found: &[Family]) -> Vec<(String, String)> {
     let mut missing = Vec::new();
     let named = |name: &str| found.iter().any(|family| family.name.starts_with(name));
-    for (name, message) in [("jemalloc", &b"<jemalloc>"[..]), ("mimalloc", b"mimalloc: "), ("tcmalloc", b"tcmalloc: ")] {
-        if module.is_executable && !named(name) && module.mentions(message) {
+    let messages = if module.is_executable { module.mentions([b"<jemalloc>", b"mimalloc: ", b"tcmalloc: "]) } else { [false; 3] };
+    for (name, is_mentioned) in ["jemalloc", "mimalloc", "tcmalloc"].into_iter().zip(messages) {
+        if is_mentioned && !named(name) {
             missing.push((
                 name.to_owned(),
                 "it is linked in, but its symbols are stripped or incomplete: hound cannot tell where it is".to_owned(),

@@ -1,12 +1,14 @@
 //! The target's modules: mapped ELF files, their symbols and the bytes of their code.
 
+use core::cell::OnceCell;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
+use memchr::memmem;
 use object::elf;
 use object::read::ReadCache;
-use object::read::elf::{ElfFile64, FileHeader, ProgramHeader, Sym};
-use object::{LittleEndian as LE, Object, ObjectSection, ObjectSymbol, ObjectSymbolTable, SymbolFlags, SymbolKind};
+use object::read::elf::{ElfFile64, FileHeader, ProgramHeader, SectionHeader, Sym};
+use object::{LittleEndian as LE, Object, ObjectSection};
 
 use crate::error::Error;
 use crate::memory::Memory;
@@ -14,6 +16,17 @@ use crate::place::{Mapping, PAGE};
 
 /// Most symbols believed in a table that is read from the target's memory.
 const MAX_SYMBOLS: u64 = 1 << 20;
+
+/// Most bytes of a table that is read from a file.
+const MAX_TABLE: u64 = 1 << 30;
+/// So many bytes of a file are looked through at a time.
+const CHUNK: usize = 1 << 20;
+
+/// A symbol table as it stands in a file or in memory: read in one go, for there are hundreds of thousands of symbols.
+struct Table {
+    symbols: Vec<u8>,
+    strings: Vec<u8>,
+}
 
 /// A PT_LOAD segment.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +69,7 @@ pub struct Module {
     pub segments: Vec<Segment>,
     dynamic: Option<(u64, u64)>,
     file: Option<File>,
+    tables: OnceCell<Vec<Table>>,
 }
 
 impl core::fmt::Debug for Module {
@@ -189,6 +203,7 @@ impl Module {
             segments,
             dynamic,
             file: pid.and_then(|pid| open(pid, first)),
+            tables: OnceCell::new(),
         }))
     }
 
@@ -217,21 +232,29 @@ impl Module {
         self.file.as_ref()?.read_exact_at(bytes, segment.offset + (svma - segment.svma)).ok()
     }
 
-    /// Whether the file's read-only data contain `needle`: for allocators without symbols, which still have their messages.
-    pub fn mentions(&self, needle: &[u8]) -> bool {
-        let Some(first) = needle.first() else { return true };
-        self.segments.iter().any(|s| {
-            let mut bytes = vec![0; s.in_file as usize];
-            let read = self.file.as_ref().and_then(|f| f.read_exact_at(&mut bytes, s.offset).ok());
-            let mut from = 0;
-            while let Some(at) = bytes[from..].iter().position(|b| b == first).filter(|_| read.is_some()) {
-                if bytes[from + at..].starts_with(needle) {
-                    return true;
+    /// Which of `needles` the file's loaded data contain: for allocators without symbols, which still have their messages. One pass, for
+    /// files have a hundred megabytes.
+    pub fn mentions<const N: usize>(&self, needles: [&[u8]; N]) -> [bool; N] {
+        let mut found = [false; N];
+        let Some(file) = &self.file else { return found };
+        let finders = needles.map(memmem::Finder::new);
+        let overlap = needles.iter().map(|needle| needle.len()).max().unwrap_or(0).saturating_sub(1) as u64;
+        let mut bytes = vec![0; CHUNK];
+        for segment in &self.segments {
+            let (mut at, end) = (segment.offset, segment.offset + segment.in_file);
+            while at < end && found.contains(&false) {
+                let bytes = &mut bytes[..(end - at).min(CHUNK as u64) as usize];
+                if file.read_exact_at(bytes, at).is_err() {
+                    break;
                 }
-                from += at + 1;
+                for (found, finder) in found.iter_mut().zip(&finders) {
+                    *found = *found || finder.find(bytes).is_some();
+                }
+                // One that lies across the end of this piece is whole in the next.
+                at = if bytes.len() < CHUNK { end } else { at + CHUNK as u64 - overlap };
             }
-            false
-        })
+        }
+        found
     }
 
     /// Whether the file has a section of this name.
@@ -278,24 +301,28 @@ impl Module {
 
     /// False when there is no file, or it has no table that its section headers tell of.
     fn symbols_of_file(&self, see: &mut dyn FnMut(Symbol<'_>, bool)) -> bool {
-        let Some(file) = &self.file else { return false };
-        let cache = ReadCache::new(file);
-        let Ok(elf) = ElfFile64::<LE, _>::parse(&cache) else { return false };
-        let tables = [elf.dynamic_symbol_table(), elf.symbol_table()];
-        let any = tables.iter().any(Option::is_some);
-        for symbol in tables.iter().flatten().flat_map(|table| table.symbols()) {
-            let indirect = matches!(symbol.flags(), SymbolFlags::Elf { st_info, .. } if st_info.st_type() == elf::STT_GNU_IFUNC);
-            if !symbol.is_definition() && symbol.kind() != SymbolKind::Unknown || symbol.is_undefined() || symbol.address() == 0 || indirect
+        let tables = self.tables.get_or_init(|| self.file.as_ref().map(tables).unwrap_or_default());
+        for table in tables {
+            self.symbols_of(table, see);
+        }
+        !tables.is_empty()
+    }
+
+    fn symbols_of(&self, table: &Table, see: &mut dyn FnMut(Symbol<'_>, bool)) {
+        let Ok(symbols) = object::pod::slice_from_all_bytes::<elf::Sym64<LE>>(&table.symbols) else { return };
+        for symbol in symbols {
+            let kind = symbol.st_type();
+            if symbol.is_undefined(LE) || symbol.st_value(LE) == 0 || matches!(kind, elf::STT_GNU_IFUNC | elf::STT_SECTION | elf::STT_FILE)
             {
                 continue;
             }
-            let Ok(name) = symbol.name() else { continue };
-            let name = name.split('@').next().unwrap_or(name);
-            let is_code =
-                self.is_code(symbol.address()) && matches!(symbol.kind(), SymbolKind::Text | SymbolKind::Unknown | SymbolKind::Label);
-            see(Symbol { name, address: self.bias.wrapping_add(symbol.address()), size: symbol.size() }, is_code);
+            let name = table.strings.get(symbol.st_name(LE) as usize..).unwrap_or_default();
+            let name = &name[..memchr::memchr2(0, b'@', name).unwrap_or(name.len())];
+            let Ok(name) = core::str::from_utf8(name) else { continue };
+            let address = self.bias.wrapping_add(symbol.st_value(LE));
+            let is_code = matches!(kind, elf::STT_FUNC | elf::STT_NOTYPE) && self.is_code(symbol.st_value(LE));
+            see(Symbol { name, address, size: symbol.st_size(LE) }, is_code);
         }
-        any
     }
 
     fn is_code(&self, svma: u64) -> bool {
@@ -305,22 +332,9 @@ impl Module {
     /// The dynamic table as the loader sees it: for files without section headers, and for those that cannot be opened.
     fn symbols_of_memory(&self, memory: &Memory, see: &mut dyn FnMut(Symbol<'_>, bool)) {
         let Some(tables) = self.dynamic_tables(memory) else { return };
-        let mut symbols = vec![0; (tables.count * 24) as usize];
-        let mut strings = vec![0; tables.string_bytes as usize];
-        if memory.read(tables.symbols, &mut symbols).and_then(|()| memory.read(tables.strings, &mut strings)).is_err() {
-            return;
-        }
-        let Ok(symbols) = object::pod::slice_from_all_bytes::<elf::Sym64<LE>>(&symbols) else { return };
-        for symbol in symbols {
-            let indirect = symbol.st_type() == elf::STT_GNU_IFUNC;
-            if symbol.is_undefined(LE) || symbol.st_value(LE) == 0 || indirect {
-                continue;
-            }
-            let name = strings.get(symbol.st_name(LE) as usize..).unwrap_or_default();
-            let Ok(name) = core::str::from_utf8(name.split(|b| *b == 0).next().unwrap_or_default()) else { continue };
-            let address = self.bias.wrapping_add(symbol.st_value(LE));
-            let is_code = self.is_code(symbol.st_value(LE)) && matches!(symbol.st_type(), elf::STT_FUNC | elf::STT_NOTYPE);
-            see(Symbol { name, address, size: symbol.st_size(LE) }, is_code);
+        let mut table = Table { symbols: vec![0; (tables.count * 24) as usize], strings: vec![0; tables.string_bytes as usize] };
+        if memory.read(tables.symbols, &mut table.symbols).and_then(|()| memory.read(tables.strings, &mut table.strings)).is_ok() {
+            self.symbols_of(&table, see);
         }
     }
 
@@ -357,6 +371,23 @@ impl Module {
         let string_bytes = entry(DT_STRSZ)?.min(self.end - self.start);
         Some(DynamicTables { symbols: address(DT_SYMTAB)?, count: count.min(MAX_SYMBOLS), strings: address(DT_STRTAB)?, string_bytes })
     }
+}
+
+/// The symbol tables that a file's section headers tell of, the dynamic one first.
+fn tables(file: &File) -> Vec<Table> {
+    let cache = ReadCache::new(file);
+    let Ok(elf) = ElfFile64::<LE, _>::parse(&cache) else { return Vec::new() };
+    let sections = elf.elf_section_table();
+    let read = |header: &elf::SectionHeader64<LE>| {
+        let mut bytes = vec![0; header.sh_size(LE).min(MAX_TABLE) as usize];
+        file.read_exact_at(&mut bytes, header.sh_offset(LE)).ok().map(|()| bytes)
+    };
+    let table = |kind: elf::SectionType| {
+        let symbols = sections.iter().find(|section| section.sh_type(LE) == kind)?;
+        let strings = sections.section(object::SectionIndex(symbols.sh_link(LE) as usize)).ok()?;
+        Some(Table { symbols: read(symbols)?, strings: read(strings)? })
+    };
+    [elf::SHT_DYNSYM, elf::SHT_SYMTAB].into_iter().filter_map(table).collect()
 }
 
 struct DynamicTables {

@@ -175,7 +175,7 @@ fn has_shadow_stack(pid: i32) -> bool {
 fn may_throw(module: &Module, memory: &Memory) -> bool {
     // The C++ runtime's functions, its operator new, and what it and Rust's panics come down to.
     const THROWERS: [&str; 4] = ["__cxa_throw", "_Znwm", "_Znam", "_Unwind_RaiseException"];
-    THROWERS.iter().any(|name| module.mentions(name.as_bytes()) || module.address_of(memory, name).is_some())
+    module.mentions(THROWERS.map(str::as_bytes)).contains(&true) || THROWERS.iter().any(|name| module.address_of(memory, name).is_some())
 }
 
 /// The custom hooks that name a function of the module.
