@@ -34,6 +34,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("common/src/control.rs", "memory shared with a process that may scribble on it"),
     ("hound-ebpf/src", "reads memory of kernel and targets"),
     ("inject/src", "ptrace"),
+    ("inject/tests/process.rs", "signals to its own children"),
     ("hound-user/src/session", "maps memory shared with targets"),
     ("unwind/tests", "compares rows with the live stack of the test itself"),
     ("tests/programs", "programs that misbehave on purpose"),
