@@ -62,7 +62,7 @@ macro_rules! stub {
                 ".cfi_restore_state",
                 "8:",
                 "push rbp",
-                ".cfi_adjust_cfa_offset 8",
+                ".cfi_def_cfa_offset 32", // said whole: the assembler's own sum does not come back with the state
                 ".cfi_rel_offset rbp, 0",
                 "mov rbp, rsp",
                 ".cfi_def_cfa_register rbp",

@@ -62,18 +62,18 @@ struct attachment {
     _Atomic uint32_t version, mapped;
     _Atomic uint64_t ring, states, fork_mark, threads, image_start, image_end, entries, entry_count, dl_find_object, r_debug, modules;
     _Atomic uint64_t module_count, loader_start, loader_end, tid_offset, executable_headers, executable_header_count, executable_bias;
-    _Atomic uint64_t session, clock_gettime, reserved[6];
+    _Atomic uint64_t session, clock_gettime, image, own_pieces, own_piece_count, reserved[3];
 };
 struct entry {
     uint64_t real, helper, inside_start, inside_end, address, thunk;
     uint8_t kind, shape, flags, size_argument, count_argument, block_argument, pool, length, original[24], patched[24];
 };
 struct known {
-    uint64_t start, end, bias, eh_frame_hdr, headers, header_count;
+    uint64_t start, end, bias, eh_frame_hdr, headers, header_count, made_header;
 };
 enum shape {
     ALLOC, CALLOC, REALLOC, REALLOCARRAY, POSIX_MEMALIGN, MEMALIGN, ALLOC_FIRST, RALLOCX, XALLOCX, FREE, NEW, MMAP, MUNMAP, MREMAP, EXEC,
-    POOL_ALLOC, POOL_FREE, POOL_REALLOC, REGISTER_FRAME, DEREGISTER_FRAME, SHAPES
+    POOL_ALLOC, POOL_FREE, POOL_REALLOC, REGISTER_FRAME, DEREGISTER_FRAME, WIDE, WIDE_REALLOC, TEXT, REALLOCARR, SHAPES
 };
 enum kind {
     K_MALLOC = 1, K_CALLOC = 2, K_REALLOC = 3, K_REALLOCARRAY = 4, K_POSIX_MEMALIGN = 5, K_MEMALIGN = 6, K_NEW = 10, K_MALLOCX = 12,
@@ -138,7 +138,7 @@ static void load_image(const char *path) {
             }
         }
     }
-    CHECK(attachment && stubs && memcmp(attachment, "HOUNDATT", 8) == 0 && attachment->version == 1);
+    CHECK(attachment && stubs && memcmp(attachment, "HOUNDATT", 8) == 0 && attachment->version == 2);
     for (int i = 0; i < header->e_phnum; i++) {
         if (programs[i].p_type != PT_LOAD) continue;
         uint64_t from = programs[i].p_vaddr / 4096 * 4096;
@@ -236,10 +236,15 @@ static void *patch(enum shape shape, enum kind kind, void *real) {
     uint8_t *thunk = thunks + entry_count++ * 32;
     *e = (struct entry){.real = (uint64_t)real, .kind = kind, .shape = shape, .thunk = (uint64_t)thunk, .size_argument = 255,
                         .count_argument = 255, .block_argument = 255};
-    memcpy(thunk, (uint8_t[]){0x49, 0xbb}, 2); // mov r11, imm64
-    memcpy(thunk + 2, &e, 8);
-    memcpy(thunk + 10, (uint8_t[]){0xff, 0x25, 0, 0, 0, 0}, 6); // jmp [rip]
-    memcpy(thunk + 16, &stubs[shape], 8);
+    uint8_t *at = thunk;
+    if (shape == POOL_ALLOC || shape == POOL_FREE || shape == POOL_REALLOC) {
+        memcpy(at, (uint8_t[]){0x41, 0x53}, 2); // push r11
+        at += 2;
+    }
+    memcpy(at, (uint8_t[]){0x49, 0xbb}, 2); // mov r11, imm64
+    memcpy(at + 2, &e, 8);
+    memcpy(at + 10, (uint8_t[]){0xff, 0x25, 0, 0, 0, 0}, 6); // jmp [rip]
+    memcpy(at + 16, &stubs[shape], 8);
     return thunk;
 }
 

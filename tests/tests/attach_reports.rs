@@ -105,7 +105,8 @@ fn what_was_there_before_is_told_with_its_blocks_by_size() {
         }
     }
     let text = capture.ask("report", &[]).out();
-    for part in ["attached to in full mode for ", "attached after ", " at the attach, ", " at the detach", "recorded: glibc (mappings) in "]
+    for part in
+        ["attached to in full mode for ", "attached after ", " at the attach, ", " at the detach", "recorded: glibc with mappings in "]
     {
         assert!(text.contains(part), "not said: {part:?}:\n{text}");
     }

@@ -47,10 +47,8 @@ pub fn module_paths(pid: u32, control: &Control) -> ModulePaths {
             _ => {}
         }
     }
-    let image = control.attachment.load(Ordering::Acquire);
-    let piece = control.pieces.iter().map(|piece| (piece.start.load(Ordering::Acquire), piece.bytes.load(Ordering::Acquire)));
-    let piece = piece.map(|(start, bytes)| start..start.saturating_add(bytes)).find(|piece| piece.contains(&image));
-    places.extend(piece.map(|piece| (piece, MAPPED_LIBRARY.to_owned())));
+    let library = control.library_start.load(Ordering::Acquire)..control.library_end.load(Ordering::Acquire);
+    places.push((library, MAPPED_LIBRARY.to_owned()));
     ModulePaths::new(places)
 }
 
