@@ -16,8 +16,8 @@ use crate::look::Target;
 use crate::memory::Memory;
 use crate::place::{Mapping, mappings};
 use crate::remote::Borrowed;
-use crate::tasks;
 use crate::surroundings::made_header;
+use crate::tasks;
 use crate::thunk::{ENTRY, Row, SLOT};
 
 /// Entries that the table has room for.
