@@ -16,6 +16,7 @@ use crate::look::Target;
 use crate::memory::Memory;
 use crate::place::{Mapping, mappings};
 use crate::remote::Borrowed;
+use crate::surroundings::made_header;
 use crate::tasks;
 use crate::thunk::{ENTRY, Row, SLOT};
 
@@ -322,7 +323,8 @@ impl Site {
             offset_of!(Attachment, entries),
             offset_of!(Attachment, modules),
         ];
-        let tables = tables.into_iter().map(|table| self.word(attachment, table)).collect::<Result<Vec<_>, _>>()?;
+        let mut tables = tables.into_iter().map(|table| self.word(attachment, table)).collect::<Result<Vec<_>, _>>()?;
+        tables.push(made_header(self, attachment)?); // the dormant library reads it as soon as it records again
         let mut unused = self.journal().pieces()?;
         unused.retain(|piece| {
             let holds = |at: u64| (piece.start..piece.start + piece.bytes).contains(&at);

@@ -54,15 +54,7 @@ impl Surroundings {
 
     /// What an earlier hound has made for the executable, which stays as long as the library.
     pub fn take_over(&mut self, site: &Site, attachment: u64) -> Result<(), Error> {
-        let table = site.word(attachment, offset_of!(Attachment, modules))?;
-        let count = site.word(attachment, offset_of!(Attachment, module_count))?.min(MAX_MODULES);
-        let start = self.executable().map(|m| m.start);
-        for row in 0..count {
-            let word = |offset: usize| site.memory.read_u64(table + row * size_of::<KnownModule>() as u64 + offset as u64);
-            if Some(word(offset_of!(KnownModule, start))?) == start {
-                self.made_header = word(offset_of!(KnownModule, made_header))?;
-            }
-        }
+        self.made_header = made_header(site, attachment)?;
         Ok(())
     }
 
@@ -106,6 +98,21 @@ impl Surroundings {
         set(offset_of!(Attachment, executable_header_count), executable.map_or(0, |m| m.header_count))?;
         set(offset_of!(Attachment, executable_bias), executable.map_or(0, |m| m.bias))
     }
+}
+
+/// The header that the library reads for the executable, 0 if none.
+pub(crate) fn made_header(site: &Site, attachment: u64) -> Result<u64, Error> {
+    let table = site.word(attachment, offset_of!(Attachment, modules))?;
+    // To the first row that is empty: a hound that died while it wrote the table has left the count at 0.
+    for row in 0..MAX_MODULES {
+        let word = |offset: usize| site.memory.read_u64(table + row * size_of::<KnownModule>() as u64 + offset as u64);
+        match (word(offset_of!(KnownModule, start))?, word(offset_of!(KnownModule, made_header))?) {
+            (0, _) => break,
+            (_, 0) => {}
+            (_, made) => return Ok(made),
+        }
+    }
+    Ok(0)
 }
 
 /// A thread's number as the thread sees it.

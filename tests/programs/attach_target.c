@@ -6,7 +6,6 @@
 //   libc           has libc allocate (strdup, getline, fopen, asprintf); tells the addresses
 //   library PATH   opens a library and has it allocate; tells the address
 //   everything C CPP  all that allocates, between two blocks of 77777 and 77778 bytes; opens the two libraries
-//   pool           takes blocks from a pool of its own and puts them back
 //   children       makes children in every way that copies or shares its memory; they allocate, check and end
 //   child NAME     makes a child that allocates until "children end", and then says by its status whether all was right
 //   observe        prints descriptors and threads
@@ -215,30 +214,6 @@ __attribute__((noinline)) static void everything(char *paths) {
 }
 #endif
 
-// A pool over one static array: never calls the allocator. Its blocks are told as facts.
-static char pool[64][256];
-static uint64_t pool_used;
-__attribute__((noinline)) void *pool_get(size_t size) {
-  if (size > sizeof pool[0]) return NULL;
-  for (int i = 0; i < 64; i++)
-    if (!(pool_used >> i & 1)) {
-      pool_used |= 1ull << i;
-      return pool[i];
-    }
-  return NULL;
-}
-__attribute__((noinline)) void pool_put(void *block) { pool_used &= ~(1ull << (((char *)block - pool[0]) / 256)); }
-void *(*volatile pool_getter)(size_t) = pool_get;
-void (*volatile pool_putter)(void *) = pool_put;
-static void use_pool(void) {
-  void *p[20];
-  for (int i = 0; i < 20; i++) {
-    O_CHECK((p[i] = pool_getter(200 + (size_t)i)));
-    tell(p[i]);
-  }
-  for (int i = 0; i < 10; i++) pool_putter(p[i]);
-}
-
 // What a child does: a mistake in a hook's state, or a patch half there, would show here.
 static int child_work(unsigned rounds) {
   unsigned char *kept[64] = {0};
@@ -366,7 +341,6 @@ int main(void) {
       everything(paths);
     }
 #endif
-    else if (!strcmp(line, "pool")) use_pool();
     else if (!strcmp(line, "children")) children();
     else if (!strncmp(line, "child ", 6)) lasting_child();
     else if (!strcmp(line, "children end")) end_lasting();

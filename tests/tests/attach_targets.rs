@@ -231,31 +231,6 @@ fn a_library_opened_later_with_an_allocator_of_its_own_is_named_as_not_recorded(
 }
 
 #[test]
-fn a_pool_named_by_hook_is_counted_beside_the_heap() {
-    if !requirement::root() {
-        return;
-    }
-    let mut subject = subject(&target(Build::Optimised, &[]));
-    let file = subject.file("capture.hound");
-    let hooks = ["--hook", "alloc=pool_get(size=0)", "--hook", "free=pool_put(ptr=0)"];
-    let session = attach::attach(subject.pid(), &file, &hooks);
-    subject.order("noted");
-    subject.order("pool");
-    let capture = session.detach(&[]);
-    let (events, addresses) = (capture.events(), told(&subject));
-    assert_eq!(addresses.len(), 20);
-    let taken: Vec<_> = events.iter().filter(|e| e.event == "alloc" && addresses.contains(&e.addr)).collect();
-    assert_eq!(taken.iter().map(|e| e.size).collect::<Vec<_>>(), (200..220).collect::<Vec<u64>>(), "sizes of the pool's blocks");
-    let back = events.iter().filter(|e| e.event == "free" && addresses.contains(&e.addr)).count();
-    assert_eq!(back, 10, "blocks put back");
-    // The heap's own record is what it is without the pool.
-    let heap: u64 = subject.oracle().phase(0).notes.iter().filter(|n| n.addr != 0 && n.size != 0).count() as u64;
-    let report = capture.report();
-    assert!(report.totals.allocations >= heap && report.totals.allocations < heap + 20, "the pool's blocks were added to the heap's");
-    subject.end();
-}
-
-#[test]
 fn unloading_takes_every_mapping_away() {
     if !requirement::root() {
         return;
