@@ -57,7 +57,7 @@ fn cycle_after_cycle_leaves_no_mapping_no_descriptor_and_no_thread() {
         unloaded += u32::from(unload);
         let (capture, said) = session.detach_and_hear(if unload { &["--unload"] } else { &[] });
         assert!(!said.contains("stays in process"), "cycle {cycle}: not unloaded: {said}");
-        stalled.extend(stalls(&said));
+        stalled.extend(attach::stalls(&said));
         if cycle % 20 == 0 {
             let check = capture.check();
             assert!(check.status.success(), "hound check: {}{}", check.out(), check.err());
@@ -142,11 +142,6 @@ fn rate(running: &Running) -> f64 {
     let ticks = ticks();
     let ((from_time, from), (to_time, to)) = (ticks[before], ticks[before + WINDOW]);
     (to - from) / (to_time - from_time)
-}
-
-/// The milliseconds of each stall that hound told.
-fn stalls(said: &str) -> impl Iterator<Item = f64> {
-    said.split("stall ").skip(1).filter_map(|rest| rest.split(' ').next()?.parse().ok())
 }
 
 /// Mappings that overlap none of before, but for the program's own arenas.
