@@ -38,6 +38,7 @@
 
 #define B_TIMES_OUT 1 // ends by itself after the time it was given
 #define B_WOKEN 2     // ends when a peer acts
+#define B_OF_SOCKET 4 // its timeout is the socket's, SO_RCVTIMEO or SO_SNDTIMEO: each stop begins it anew (docs/safety.md)
 #define B_FOREVER (-1)
 #define B_CHILD_STATUS 37
 #define B_SIGNAL (SIGRTMIN + 7) // the caller blocks it in all threads
@@ -507,12 +508,12 @@ static const struct blocking blockings[] = {
     {"sigtimedwait", SYS_rt_sigtimedwait, B_TIMES_OUT | B_WOKEN, 0, b_nothing, b_sigtimedwait, b_signal, -1, EAGAIN, 0},
     {"wait4", SYS_wait4, B_TIMES_OUT, 0, b_child, b_wait4, NULL, B_THE_CHILD, 0, 0},
     {"waitid", SYS_waitid, B_TIMES_OUT, 0, b_child, b_waitid, NULL, B_THE_CHILD, 0, 0},
-    {"recv", SYS_recvfrom, B_TIMES_OUT | B_WOKEN, 8, b_pair, b_recv, b_put, -1, EAGAIN, 1},
-    {"recvmsg", SYS_recvmsg, B_TIMES_OUT | B_WOKEN, 8, b_pair, b_recvmsg, b_put, -1, EAGAIN, 1},
-    {"read_socket", SYS_read, B_TIMES_OUT | B_WOKEN, 8, b_pair, b_read_socket, b_put, -1, EAGAIN, 1},
-    {"send", SYS_sendto, B_TIMES_OUT | B_WOKEN, 8, b_full_pair, b_send, b_drain_pair, -1, EAGAIN, 1},
-    {"accept", SYS_accept4, B_TIMES_OUT | B_WOKEN, 8, b_listen, b_accept, b_call, -1, EAGAIN, B_ANY_FD},
-    {"connect", SYS_connect, B_TIMES_OUT | B_WOKEN, 8, b_full_listen, b_connect, b_take_call, -1, EAGAIN, 0},
+    {"recv", SYS_recvfrom, B_TIMES_OUT | B_WOKEN | B_OF_SOCKET, 8, b_pair, b_recv, b_put, -1, EAGAIN, 1},
+    {"recvmsg", SYS_recvmsg, B_TIMES_OUT | B_WOKEN | B_OF_SOCKET, 8, b_pair, b_recvmsg, b_put, -1, EAGAIN, 1},
+    {"read_socket", SYS_read, B_TIMES_OUT | B_WOKEN | B_OF_SOCKET, 8, b_pair, b_read_socket, b_put, -1, EAGAIN, 1},
+    {"send", SYS_sendto, B_TIMES_OUT | B_WOKEN | B_OF_SOCKET, 8, b_full_pair, b_send, b_drain_pair, -1, EAGAIN, 1},
+    {"accept", SYS_accept4, B_TIMES_OUT | B_WOKEN | B_OF_SOCKET, 8, b_listen, b_accept, b_call, -1, EAGAIN, B_ANY_FD},
+    {"connect", SYS_connect, B_TIMES_OUT | B_WOKEN | B_OF_SOCKET, 8, b_full_listen, b_connect, b_take_call, -1, EAGAIN, 0},
     {"semop", SYS_semop, B_WOKEN, 0, b_semaphore, b_semop, b_post, 0, 0, 0},
     {"semtimedop", SYS_semtimedop, B_TIMES_OUT | B_WOKEN, 8, b_semaphore, b_semtimedop, b_post, -1, EAGAIN, 0},
     {"msgrcv", SYS_msgrcv, B_WOKEN, 0, b_queue, b_msgrcv, b_msg, 0, 0, 1},

@@ -2,6 +2,8 @@
 //   attach_torture [--seconds N] [--threads N] [--seed N] [--library PATH] [--late-ms N] [--only ROLE]
 // At SIGHUP all threads give back what they hold and rest ("resting"); at the next they go on ("working"). Each second it says
 // "tick MS-OF-PROCESSOR-TIME ALLOCATIONS".
+// A call that ends more than --late-ms behind its time is told on standard error, and the latest at the end: its caller knows how long the
+// program was stopped, and judges.
 // Says "ready" when all its threads work; ends after N seconds or at SIGTERM; prints one line of JSON; exit status 1 if anything was wrong.
 // Needs no network. What is wrong is told on standard error at once.
 #include "attach_torture.h"

@@ -244,6 +244,11 @@ impl Footprint {
     }
 }
 
+/// The milliseconds of each stall that hound told.
+pub fn stalls(said: &str) -> impl Iterator<Item = f64> {
+    said.split("stall ").skip(1).filter_map(|rest| rest.split(' ').next()?.parse().ok())
+}
+
 /// Lines of a process's memory map.
 pub fn maps(pid: i32) -> Vec<String> {
     fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default().lines().map(String::from).collect()

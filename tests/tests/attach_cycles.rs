@@ -1,10 +1,11 @@
 //! Attached to and detached from again and again, a busy program is as it was: nothing of its memory map, descriptors and threads is more.
 //!
-//! `HOUND_CYCLES` says how often; `cargo xtask torture --cycles 1000` is the long version and shows the figures.
+//! `HOUND_CYCLES` says how often, `HOUND_CYCLES_SECONDS` for how long at most; `cargo xtask torture --cycles 1000` is the long version and shows
+//! the figures.
 
 use std::ops::Range;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hound_tests::attach::{self, Footprint};
 use hound_tests::compile::{Build, Program};
@@ -13,19 +14,24 @@ use hound_tests::requirement;
 use nix::sys::signal::{Signal, kill};
 
 const THREADS: u32 = 32;
+/// Without the variables: what a test may take. A slow machine comes to fewer cycles, and to no less than [`FEWEST`].
+const CYCLES: u32 = 30;
+const SECONDS: u32 = 45;
+const FEWEST: u32 = 3;
 /// Seconds of the program's own counting, for its throughput.
 const WINDOW: usize = 6;
 /// glibc's arenas beside the first consist of heaps at multiples of this.
 const ARENA_HEAP: u64 = 64 << 20;
 
+// One piece, though long: what is measured before, on the way and after belongs together.
 #[test]
 fn cycle_after_cycle_leaves_no_mapping_no_descriptor_and_no_thread() {
     if !requirement::root() {
         return;
     }
-    let cycles: u32 = std::env::var("HOUND_CYCLES").ok().and_then(|n| n.parse().ok()).unwrap_or(60);
+    let (wanted, limit) = extent();
     let dir = tempfile::tempdir().expect("a temporary directory can be made");
-    let (threads, seconds) = (THREADS.to_string(), (600 + cycles * 10).to_string());
+    let (threads, seconds) = (THREADS.to_string(), (600 + wanted * 60).to_string());
     let mut command = Command::new(Program::new("attach_torture.cpp", Build::Optimised).path());
     let running = process::start(command.args(["--threads", &threads, "--seconds", &seconds, "--only", "memory"]));
     let _end = EndOf(running.pid);
@@ -34,19 +40,24 @@ fn cycle_after_cycle_leaves_no_mapping_no_descriptor_and_no_thread() {
 
     let before_rate = rate(&running);
     let before = resting(&running);
-    let (mut longest, mut events, mut unloaded, mut gave_up) = (0.0_f64, 0, 0, 0);
-    for cycle in 0..cycles {
+    let (mut stalled, mut events, mut unloaded, mut gave_up, mut cycles) = (Vec::new(), 0, 0, 0, 0);
+    let first = Instant::now();
+    let mut last = false;
+    while !last {
+        let cycle = cycles;
+        cycles += 1;
+        last = cycles == wanted || (cycles >= FEWEST && limit.is_some_and(|limit| first.elapsed() > limit));
         let file = dir.path().join("capture.hound");
         let (session, tries) = attach::attach_patiently(pid, &file);
         gave_up += tries;
-        assert!(gave_up < 10 + cycles / 10, "hound gave up {gave_up} times");
+        assert!(gave_up < 10 + wanted / 10, "hound gave up {gave_up} times");
         // Not in place of a condition: visits are of many lengths.
         std::thread::sleep(Duration::from_millis(u64::from(cycle * 37 % 60)));
-        let unload = cycle % 10 == 9 || cycle + 1 == cycles;
+        let unload = cycle % 10 == 9 || last;
         unloaded += u32::from(unload);
         let (capture, said) = session.detach_and_hear(if unload { &["--unload"] } else { &[] });
         assert!(!said.contains("stays in process"), "cycle {cycle}: not unloaded: {said}");
-        longest = stalls(&said).fold(longest, f64::max);
+        stalled.extend(attach::stalls(&said));
         if cycle % 20 == 0 {
             let check = capture.check();
             assert!(check.status.success(), "hound check: {}{}", check.out(), check.err());
@@ -55,15 +66,22 @@ fn cycle_after_cycle_leaves_no_mapping_no_descriptor_and_no_thread() {
         let _ = std::fs::remove_file(&file); // large, and no longer needed
         assert!(!running.has_ended(), "the program ended in cycle {cycle}: {}", running.said());
     }
+    let seconds = first.elapsed().as_secs();
     let after = resting(&running);
     let after_rate = rate(&running);
 
     kill(running.pid, Signal::SIGTERM).expect("it runs");
-    let outcome = running.finish_within(Duration::from_secs(u64::from(cycles) * 60 + 600));
+    let outcome = running.finish_within(Duration::from_secs(u64::from(wanted) * 60 + 600));
     assert_eq!(outcome.shell_status(), 0, "{}", outcome.err());
+    assert!(!stalled.is_empty(), "no stall was told");
+    stalled.sort_by(f64::total_cmp);
     println!(
-        "cycles: {cycles} ({unloaded} unloaded, {gave_up} attempts given up), {THREADS} threads; longest stall {longest:.2} ms; allocations a ms of processor time: \
-         {before_rate:.0} before, {after_rate:.0} after ({:.3}); mappings {} before, {} after; descriptors {}, {}; threads {}, {}",
+        "cycles: {cycles} of {wanted} in {seconds} s ({unloaded} unloaded, {gave_up} attempts given up), {THREADS} threads; {} stalls, median {:.2} ms, \
+         longest {:.2} ms; allocations a ms of processor time: {before_rate:.0} before, {after_rate:.0} after ({:.3}); mappings {} before, {} after; \
+         descriptors {}, {}; threads {}, {}",
+        stalled.len(),
+        stalled[stalled.len() / 2],
+        stalled[stalled.len() - 1],
         after_rate / before_rate,
         before.maps.len(),
         after.maps.len(),
@@ -73,13 +91,21 @@ fn cycle_after_cycle_leaves_no_mapping_no_descriptor_and_no_thread() {
         after.footprint.threads,
     );
     assert!(events > 0, "nothing was recorded");
-    assert!(longest > 0.0, "no stall was told");
+    assert!(stalled[stalled.len() - 1] > 0.0, "no stall has a length");
     after.footprint.must_be_as(&before.footprint, "after all cycles");
     let appeared = appeared(&before.maps, &after.maps);
     assert!(appeared.is_empty(), "mappings that were not there before:\n{}", appeared.join("\n"));
     let told = outcome.out().lines().last().unwrap_or("").to_owned();
     let told: serde_json::Value = serde_json::from_str(&told).unwrap_or_else(|e| panic!("{e}: {told}"));
     assert_eq!((&told["failures"], &told["eintr_foreign"]), (&0.into(), &0.into()), "{}", outcome.err());
+}
+
+/// How many cycles, and for how long at most.
+fn extent() -> (u32, Option<Duration>) {
+    let told = |name: &str| std::env::var(name).ok().map(|n| n.parse::<u32>().unwrap_or_else(|e| panic!("{name}: {e}")));
+    let cycles = told("HOUND_CYCLES");
+    let seconds = told("HOUND_CYCLES_SECONDS").or_else(|| cycles.is_none().then_some(SECONDS));
+    (cycles.unwrap_or(CYCLES).max(1), seconds.map(|s| Duration::from_secs(s.into())))
 }
 
 /// A program that holds nothing, seen from outside.
@@ -116,11 +142,6 @@ fn rate(running: &Running) -> f64 {
     let ticks = ticks();
     let ((from_time, from), (to_time, to)) = (ticks[before], ticks[before + WINDOW]);
     (to - from) / (to_time - from_time)
-}
-
-/// The milliseconds of each stall that hound told.
-fn stalls(said: &str) -> impl Iterator<Item = f64> {
-    said.split("stall ").skip(1).filter_map(|rest| rest.split(' ').next()?.parse().ok())
 }
 
 /// Mappings that overlap none of before, but for the program's own arenas.
