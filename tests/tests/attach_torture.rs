@@ -38,6 +38,7 @@ fn unharmed(outcome: &Outcome, stall_ms: f64) {
     assert_eq!(told["failures"], 0, "{}", outcome.err());
     assert_eq!(told["eintr_foreign"], 0, "{}", outcome.err());
     let latest = told["latest_ms"].as_f64().unwrap_or(f64::MAX);
+    println!("latest call: {latest} ms behind its time ({}), longest stall {stall_ms} ms", told["latest_in"]);
     assert!(latest <= LATE_MS + 4.0 * stall_ms, "late by {latest} ms, stalls of {stall_ms} ms: {}", outcome.err());
     let done = ["allocations", "thrown", "jumped", "forks", "vforks", "spawns", "dlopens", "threads", "signals_handled", "blocked_woken"];
     for what in done {
