@@ -20,7 +20,7 @@ inline std::atomic<bool> stopping{false};
 inline std::atomic<bool> resting{false}; // workers give back what they hold, and wait
 inline std::atomic<uint64_t> failures{0};
 inline uint64_t seed = 1;
-inline double late_limit_ms = 1500;
+inline double late_limit_ms = 2500;
 inline const char *library = nullptr;
 
 inline void say(const char *format, va_list list) {
