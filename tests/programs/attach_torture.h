@@ -86,6 +86,7 @@ struct Worker {
   std::atomic<uint64_t> sent{0}, handled{0}; // queued signals: none may be lost
   std::atomic<uint64_t> handlers{0};         // every handler's run
   std::atomic<bool> done{false}, rests{false};
+  std::atomic<const char *> blocked_in{""}; // the last of its calls that block
   void *own = nullptr; // what the role keeps
 };
 
