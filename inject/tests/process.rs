@@ -221,9 +221,10 @@ fn a_thread_that_is_slow_to_stop_keeps_its_system_call() {
     let target = look(program.pid()).expect("may be traced");
     let memory = Memory::open(program.pid()).expect("open");
     let mut late = 0;
-    for _ in 0..15 {
-        let begun = Instant::now();
-        let frozen = Frozen::all(&target, begun + Duration::from_millis(15));
+    // It gets its turn now and then: once it comes too late, whatever the machine does besides.
+    let until = soon();
+    while late < 5 && Instant::now() < until {
+        let frozen = Frozen::all(&target, Instant::now() + Duration::from_millis(3));
         late += u32::from(matches!(frozen, Err(Error::Deadline { .. })));
         drop(frozen);
         let borrowed = Borrowed::any(&target, &memory, Instant::now() + Duration::from_millis(15));

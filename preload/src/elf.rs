@@ -153,6 +153,59 @@ pub fn modules_carefully<R>(look: impl Fn(&'static LinkMap) -> Option<R>) -> Opt
     None
 }
 
+/// Whether `is_it` is true of a module that the process started with. Those come first in the list and end, at the latest, with what was
+/// loaded later; the loader's own entry is taken for the last of them. They are never unloaded and their order never changes, so this may
+/// be asked at any time.
+pub fn is_of_the_start(is_it: impl Fn(&'static LinkMap) -> bool) -> bool {
+    // SAFETY: `_r_debug` is the loader's own structure, valid for the life of the process.
+    let Some(debug) = (unsafe { loader_debug().as_ref() }) else { return false };
+    let mut next = debug.map;
+    // SAFETY: an entry that is never freed: the first, or one that comes before the loader's own.
+    while let Some(module) = unsafe { next.as_ref() } {
+        if is_it(module) {
+            return true;
+        }
+        if debug.loader == 0 || module.bias == debug.loader {
+            return false;
+        }
+        next = module.next;
+    }
+    false
+}
+
+/// Whether a module of this bias is in the loader's list, while other threads may be loading and unloading; `None` if the list changed
+/// under the eyes.
+pub fn is_listed(bias: u64) -> Option<bool> {
+    const MOST: usize = 4096;
+    if is_of_the_start(|map| map.bias == bias) {
+        return Some(true);
+    }
+    // SAFETY: `_r_debug` is the loader's own structure, valid for the life of the process.
+    let debug = unsafe { loader_debug().as_ref() }?;
+    let (mut next, mut before) = (debug.map, core::ptr::null());
+    let mut stays = debug.loader != 0;
+    for _ in 0..MOST {
+        if next.is_null() {
+            return Some(false);
+        }
+        let last = next.wrapping_add(1) as u64 - 8;
+        if !stays && (!next.is_aligned() || !crate::sys::is_readable(next as u64) || !crate::sys::is_readable(last)) {
+            return None;
+        }
+        // SAFETY: an entry that is never freed, or readable as just found.
+        let map = unsafe { next.read_volatile() };
+        if map.previous != before {
+            return None; // freed, and something else is there
+        }
+        if map.bias == bias {
+            return Some(true);
+        }
+        stays &= map.bias != debug.loader;
+        (before, next) = (next, map.next);
+    }
+    None
+}
+
 /// First and end avma of the dynamic loader itself; both 0 where there is none.
 pub fn loader() -> (u64, u64) {
     let debug = weak_address!("_r_debug") as *const RDebug;

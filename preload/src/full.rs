@@ -44,6 +44,7 @@ pub fn climb(thread: &mut Thread, slot: u64, bp: u64) -> (usize, EndReason) {
     thread.window.enter(regs.sp);
     let mut recording = false;
     let mut exact = false;
+    let mut sure = true;
     let mut count = 0;
     loop {
         if !recording && regs.sp > slot {
@@ -63,7 +64,7 @@ pub fn climb(thread: &mut Thread, slot: u64, bp: u64) -> (usize, EndReason) {
             *thread.path.fresh(count) = Fresh { slot: regs.sp.wrapping_sub(8), ra, bp: regs.bp, bp_slot: 0, flags: 0 };
             count += 1;
         }
-        let stepped = one_step(thread, &mut regs, exact);
+        let stepped = one_step(thread, &mut regs, exact, &mut sure);
         exact = stepped == Stepped::SignalFrame;
         match stepped {
             Stepped::Frame { .. } => thread.count(Counter::Stepped, 1),
@@ -81,14 +82,17 @@ pub fn climb(thread: &mut Thread, slot: u64, bp: u64) -> (usize, EndReason) {
     }
 }
 
-fn one_step(thread: &mut Thread, regs: &mut FullRegs, exact: bool) -> Stepped {
+/// `sure` becomes false with a step by a frame pointer: see [`rows::module_of`].
+fn one_step(thread: &mut Thread, regs: &mut FullRegs, exact: bool, sure: &mut bool) -> Stepped {
     let (key, lookup) = if exact { (regs.ip | rows::EXACT, regs.ip) } else { (regs.ip, regs.ip - 1) };
-    let row = rows::row(thread, key);
+    let row = rows::row(thread, key, *sure);
+    let module = if row.kind() == RowKind::General { rows::module_of(thread, lookup, *sure) } else { None };
+    *sure &= row.kind() != RowKind::FramePointer;
     if row.kind() != RowKind::General {
         let window = &mut thread.window;
         return step_full(row, regs, |addr| window.read(addr));
     }
-    let sections = match rows::module_of(thread, lookup).map(|module| modules::sections(&module)) {
+    let sections = match module.map(|module| modules::sections(&module)) {
         Some(Ok(sections)) => sections,
         Some(Err(reason)) => return Stepped::End(reason),
         None => return Stepped::End(EndReason::NoModule),

@@ -4,7 +4,7 @@
 //! serves, and then the loader's. Each module met is kept in a table that only grows while modules come; when one
 //! goes, its entry is marked gone. Frames registered at run time (`__register_frame`, JIT compilers) are kept beside.
 
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use hound_common::attach::KnownModule;
 use hound_unwind::{EndReason, Sections};
@@ -28,6 +28,8 @@ pub struct Module {
     pub eh_frame_hdr: u64,
     /// The loader's entry.
     pub link_map: *const LinkMap,
+    /// It was there from the start: no loader takes it away.
+    pub stays: bool,
     /// Where its program headers are and what to add to their addresses, if not to be found through the loader's entry.
     image: Option<(u64, &'static [elf::Phdr])>,
 }
@@ -39,6 +41,7 @@ struct Slot {
     code: AtomicU64,
     eh_frame_hdr: AtomicU64,
     link_map: AtomicUsize,
+    stays: AtomicBool,
     /// [`Module::image`]; all 0 for `None`.
     bias: AtomicU64,
     headers: AtomicUsize,
@@ -52,6 +55,7 @@ static SLOTS: [Slot; MODULES] = [const {
         code: AtomicU64::new(0),
         eh_frame_hdr: AtomicU64::new(0),
         link_map: AtomicUsize::new(0),
+        stays: AtomicBool::new(false),
         bias: AtomicU64::new(0),
         headers: AtomicUsize::new(0),
         header_count: AtomicUsize::new(0),
@@ -71,24 +75,21 @@ struct DlFindObject {
     reserved: [u64; 7],
 }
 
-/// Asks the loader which module holds `avma`.
-pub fn ask_loader(avma: u64) -> Option<Module> {
-    let address = elf::dl_find_object_address();
-    if attached::is_mapped()
-        && let Some(module) = own(avma).or_else(|| if address == 0 { known_to_hound(avma).or_else(|| listed(avma)) } else { None })
-    {
-        return Some(module);
+/// Asks the loader which module holds `avma`. If that is not `sure` to be the address of a frame of this thread, another thread may be
+/// unloading the module: then it is found only if it stays, for what has gone must not be read.
+pub fn ask_loader(avma: u64, sure: bool) -> Option<Module> {
+    if attached::is_mapped() {
+        let without_loader = || if elf::dl_find_object_address() == 0 { known_to_hound(avma).or_else(|| listed(avma, sure)) } else { None };
+        if let Some(module) = own(avma).or_else(without_loader) {
+            return Some(module).filter(|module| sure || module.stays);
+        }
     }
-    if address == 0 {
-        return None;
-    }
-    // SAFETY: glibc's function of that name, with this signature since 2.35; async-signal-safe by its documentation.
-    let find = unsafe { core::mem::transmute::<usize, extern "C" fn(u64, *mut DlFindObject) -> i32>(address) };
-    let mut found = DlFindObject::default();
-    if find(avma, &mut found) != 0 {
-        return None;
-    }
+    let found = find(avma)?;
     let link_map = found.link_map as *const LinkMap;
+    let stays = elf::is_of_the_start(|map| core::ptr::eq(map, link_map));
+    if !sure && !stays {
+        return None;
+    }
     // The loader may answer with one segment only (executables that are not position-independent): the headers know the whole module.
     let (bias, headers) = image(found.map_start, link_map);
     let loads = || headers.iter().filter(|h| h.kind == elf::PT_LOAD);
@@ -96,7 +97,19 @@ pub fn ask_loader(avma: u64) -> Option<Module> {
     let end = loads().map(|h| bias.wrapping_add(h.svma + h.memory_size)).max().unwrap_or(found.map_end);
     let holds = avma >= start && avma < end;
     let (start, end) = if holds { (start, end) } else { (found.map_start, found.map_end) };
-    Some(Module { start, end, code: found.map_start, eh_frame_hdr: found.eh_frame, link_map, image: None })
+    Some(Module { start, end, code: found.map_start, eh_frame_hdr: found.eh_frame, link_map, stays, image: None })
+}
+
+/// What the loader says of an address, without a look at the module itself.
+fn find(avma: u64) -> Option<DlFindObject> {
+    let address = elf::dl_find_object_address();
+    if address == 0 {
+        return None;
+    }
+    // SAFETY: glibc's function of that name, with this signature since 2.35; async-signal-safe by its documentation.
+    let find = unsafe { core::mem::transmute::<usize, extern "C" fn(u64, *mut DlFindObject) -> i32>(address) };
+    let mut found = DlFindObject::default();
+    (find(avma, &mut found) == 0).then_some(found)
 }
 
 /// This library, which no loader knows.
@@ -108,7 +121,7 @@ fn own(avma: u64) -> Option<Module> {
     }
     // SAFETY: hound has mapped the image with its header.
     let headers = unsafe { elf::program_headers(start) };
-    Some(made_of(start, headers, start, end, core::ptr::null()))
+    Some(Module { stays: true, ..made_of(start, headers, start, end, core::ptr::null()) })
 }
 
 /// hound's list of modules.
@@ -133,33 +146,44 @@ fn known_to_hound(avma: u64) -> Option<Module> {
         // SAFETY: hound's word for where they are mapped.
         start => unsafe { core::slice::from_raw_parts(start as *const elf::Phdr, header_count) },
     };
+    let bias = found.bias.load(Ordering::Relaxed);
+    // A program without a loader unloads nothing.
+    let has_loader = attached::attachment().r_debug.load(Ordering::Relaxed) != 0;
     Some(Module {
         start: found.start.load(Ordering::Relaxed),
         end: found.end.load(Ordering::Relaxed),
         code: avma,
         eh_frame_hdr: found.eh_frame_hdr.load(Ordering::Relaxed),
         link_map: core::ptr::null(),
-        image: Some((found.bias.load(Ordering::Relaxed), headers)),
+        stays: !has_loader || elf::is_of_the_start(|map| map.bias == bias),
+        image: Some((bias, headers)),
     })
 }
 
 /// A module of the loader's list that hound did not see: loaded since.
-fn listed(avma: u64) -> Option<Module> {
+fn listed(avma: u64, sure: bool) -> Option<Module> {
+    if !sure {
+        return None;
+    }
+    // Modules do not overlap: only the nearest one below can hold it. The others are not looked at, they may be going.
+    let nearest = core::cell::Cell::new(None::<&'static LinkMap>);
     elf::modules_carefully(|map| {
-        if map.bias == 0 || map.bias > avma || !sys::is_readable(map.bias) {
-            return None;
+        if map.bias != 0 && map.bias <= avma && nearest.get().is_none_or(|found| map.bias > found.bias) {
+            nearest.set(Some(map));
         }
-        // SAFETY: a library's first page, just found to be there; only its beginning is looked at if it is not an ELF header.
-        let headers = unsafe { elf::program_headers(map.bias) };
-        let end = headers.iter().filter(|h| h.kind == elf::PT_LOAD).map(|h| map.bias.wrapping_add(h.svma + h.memory_size)).max()?;
-        (avma < end).then(|| made_of(map.bias, headers, map.bias, end, &raw const *map))
-    })
+        None::<()>
+    });
+    let map = nearest.get().filter(|map| sys::is_readable(map.bias))?;
+    // SAFETY: a library's first page, just found to be there; only its beginning is looked at if it is not an ELF header.
+    let headers = unsafe { elf::program_headers(map.bias) };
+    let end = headers.iter().filter(|h| h.kind == elf::PT_LOAD).map(|h| map.bias.wrapping_add(h.svma + h.memory_size)).max()?;
+    (avma < end).then(|| made_of(map.bias, headers, map.bias, end, &raw const *map))
 }
 
 /// A library with these program headers.
 fn made_of(bias: u64, headers: &'static [elf::Phdr], start: u64, end: u64, link_map: *const LinkMap) -> Module {
     let eh_frame_hdr = headers.iter().find(|h| h.kind == elf::PT_GNU_EH_FRAME).map_or(0, |h| bias.wrapping_add(h.svma));
-    Module { start, end, code: start, eh_frame_hdr, link_map, image: Some((bias, headers)) }
+    Module { start, end, code: start, eh_frame_hdr, link_map, stays: false, image: Some((bias, headers)) }
 }
 
 /// A module's bias and program headers.
@@ -200,6 +224,7 @@ impl Slot {
         self.code.store(module.code, Ordering::Relaxed);
         self.eh_frame_hdr.store(module.eh_frame_hdr, Ordering::Relaxed);
         self.link_map.store(module.link_map as usize, Ordering::Relaxed);
+        self.stays.store(module.stays, Ordering::Relaxed);
         self.bias.store(bias, Ordering::Relaxed);
         self.header_count.store(headers.len(), Ordering::Relaxed);
         let headers = if headers.is_empty() { core::ptr::null() } else { headers.as_ptr() };
@@ -213,6 +238,7 @@ impl Slot {
             code: self.code.load(Ordering::Relaxed),
             eh_frame_hdr: self.eh_frame_hdr.load(Ordering::Relaxed),
             link_map: self.link_map.load(Ordering::Relaxed) as *const LinkMap,
+            stays: self.stays.load(Ordering::Relaxed),
             image: self.image(),
         }
     }
@@ -271,28 +297,31 @@ pub fn forget_unloaded(mut gone: impl FnMut(Module)) {
         if module.start == 0 || module.end == 0 {
             continue;
         }
-        let still = !has_left_the_list(&module)
-            && ask_loader(module.code).is_some_and(|now| now.link_map == module.link_map && now.start == module.start);
-        if !still {
+        if !is_still_there(&module) {
             slot.end.store(0, Ordering::Relaxed);
             gone(module);
         }
     }
 }
 
-/// Whether a module of hound's list is not in the loader's any more; it is taken out of hound's then. Only from inside the loader's own
-/// call to free.
-fn has_left_the_list(module: &Module) -> bool {
-    let attachment = attached::attachment();
-    let Some((bias, _)) = module.image.filter(|_| module.link_map.is_null()) else { return false };
-    let is_own = module.start == attachment.image_start.load(Ordering::Relaxed);
-    if is_own || attachment.r_debug.load(Ordering::Relaxed) == 0 || elf::modules().any(|map| map.bias == bias) {
-        return false;
+/// Whether the loader still has a module. Nothing of the module itself is read: the loader's own frees are also those of threads that end
+/// or make room for thread-local storage, which do not hold its lock while another thread unloads the module.
+fn is_still_there(module: &Module) -> bool {
+    if module.stays {
+        return true;
+    }
+    if elf::dl_find_object_address() != 0 {
+        return find(module.code).is_some_and(|now| now.link_map == module.link_map as usize && now.map_start == module.code);
+    }
+    let Some((bias, _)) = module.image else { return true };
+    // Where the list is being changed just now, it is not known; then the next free tells.
+    if elf::is_listed(bias) != Some(false) {
+        return true;
     }
     for known in hounds_modules().iter().filter(|known| known.start.load(Ordering::Relaxed) == module.start) {
         known.end.store(0, Ordering::Release);
     }
-    true
+    false
 }
 
 /// The call frame information of a module.

@@ -194,7 +194,7 @@ fn note_places(control: &Control) {
     let (start, end) = elf::loader();
     LOADER_START.store(start, Ordering::Relaxed);
     LOADER_BYTES.store(end - start, Ordering::Relaxed);
-    if let Some(own) = modules::ask_loader(ready as *const () as u64) {
+    if let Some(own) = modules::ask_loader(ready as *const () as u64, true) {
         control.library_start.store(own.start, Ordering::Relaxed);
         control.library_end.store(own.end, Ordering::Relaxed);
     }

@@ -160,13 +160,13 @@ pub fn prefetch(ra: u64) {
     unsafe { core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>((&raw const *slot).cast()) };
 }
 
-/// The row for a return address, or for an ip marked [`EXACT`]. From the cache, or computed and cached.
+/// The row for a return address, or for an ip marked [`EXACT`]. From the cache, or computed and cached. `sure`: as for [`module_of`].
 #[inline(always)]
-pub fn row(thread: &mut Thread, key: u64) -> Row {
+pub fn row(thread: &mut Thread, key: u64, sure: bool) -> Row {
     if let Some(row) = View::now().find(key) {
         return row;
     }
-    miss(thread, key)
+    miss(thread, key, sure)
 }
 
 /// The cache as it is now, for several look-ups in a row.
@@ -205,10 +205,10 @@ impl View {
 
 #[cold]
 #[inline(never)]
-fn miss(thread: &mut Thread, key: u64) -> Row {
+fn miss(thread: &mut Thread, key: u64, sure: bool) -> Row {
     thread.count(Counter::Evaluated, 1);
     let ip = lookup_ip(key);
-    let Some(module) = module_of(thread, ip) else {
+    let Some(module) = module_of(thread, ip, sure) else {
         // Code made at run time: registered frames, else the frame pointer. Not cached: such code comes and goes.
         return registered(thread, ip).unwrap_or(Row::FRAME_POINTER);
     };
@@ -248,11 +248,15 @@ fn without_rules(ip: u64) -> Row {
 }
 
 /// The module that holds `avma`; if it is met for the first time, hound is told.
-pub fn module_of(thread: &mut Thread, avma: u64) -> Option<Module> {
+///
+/// `sure` says that rules led to `avma`, frame by frame: it is an address of a frame of this thread, so its module stays as long as that.
+/// Behind a frame pointer that was taken on trust, it may be any old word, of a module that another thread is just unmapping: of those
+/// only modules that are never unloaded are read.
+pub fn module_of(thread: &mut Thread, avma: u64, sure: bool) -> Option<Module> {
     if let Some(module) = modules::known(avma) {
-        return Some(module);
+        return Some(module).filter(|module| sure || module.stays);
     }
-    let module = modules::ask_loader(avma)?;
+    let module = modules::ask_loader(avma, sure)?;
     if modules::remember(module) && !record::module(thread, &module) {
         modules::forget(&module); // hound is told at the next miss
     }

@@ -69,6 +69,8 @@ pub struct Walk {
     /// A run was given up for another one: what is recorded behind the path may hang together otherwise than it says.
     spilled: bool,
     frame_pointers: bool,
+    /// A frame pointer was trusted on the way to where the walk is: there may be no such frame.
+    guessed: bool,
     /// Frames found by comparing and by applying a row.
     verified: usize,
     stepped: usize,
@@ -111,13 +113,25 @@ fn any_walk(thread: &mut Thread, slot: u64, bp: u64, matched: Option<usize>) -> 
         keep: true,
         spilled: false,
         frame_pointers: false,
+        guessed: false,
         verified: 0,
         stepped: 0,
     };
     let mut outcome = walk.climb(thread, slot, bp, matched);
     if walk.total(&outcome) > MAX_FRAMES || matches!(outcome, Outcome::Ended(EndReason::DepthLimit)) {
         thread.path.clear();
-        walk = Walk { fresh: 0, lead: 0, run: None, run_flags: 0, below: 0, limit: CUT_FRAMES, keep: false, frame_pointers: false, ..walk };
+        walk = Walk {
+            fresh: 0,
+            lead: 0,
+            run: None,
+            run_flags: 0,
+            below: 0,
+            limit: CUT_FRAMES,
+            keep: false,
+            frame_pointers: false,
+            guessed: false,
+            ..walk
+        };
         outcome = walk.climb(thread, slot, bp, None);
     }
     let (root, end) = match outcome {
@@ -146,6 +160,7 @@ impl Walk {
             keep: true,
             spilled: false,
             frame_pointers: false,
+            guessed: false,
             verified,
             stepped,
         }
@@ -166,6 +181,7 @@ impl Walk {
             let met = if self.keep { self.meet(&mut thread.path, &frame) } else { None };
             let from_run = match met {
                 Some(k) => {
+                    self.guessed |= thread.path.frame_pointers;
                     let low = match matched.take() {
                         Some(low) => low,
                         None => thread.path.verify_met(k),
@@ -201,7 +217,7 @@ impl Walk {
                 None => frame.ra,
             };
             interrupted = false;
-            let row = rows::row(thread, key);
+            let row = rows::row(thread, key, !self.guessed);
             self.flag(&mut thread.path, from_run, row);
             let window = &mut thread.window;
             match step(row, &mut regs, |addr| window.read(addr)) {
@@ -224,7 +240,7 @@ impl Walk {
                 Stepped::End(reason) => return Outcome::Ended(reason),
             }
             if row.kind() == RowKind::FramePointer {
-                self.frame_pointers = true;
+                (self.frame_pointers, self.guessed) = (true, true);
                 thread.count(Counter::FramePointer, 1);
             }
         }

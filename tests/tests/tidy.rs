@@ -16,7 +16,7 @@ const FUNCTION_LINES: usize = 100;
 const MAY_USE: &[(&str, &[&str])] = &[
     ("hound-common", &[]),
     ("hound-unwind", &[]),
-    ("hound-inject", &["hound-common"]),
+    ("hound-inject", &["hound-common", "hound-unwind"]),
     ("hound-ebpf", &["hound-common"]),
     ("hound-preload", &["hound-common", "hound-unwind"]),
     ("hound-user", &["hound-common", "hound-unwind", "hound-inject", "hound-ebpf"]),
@@ -34,6 +34,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("common/src/control.rs", "memory shared with a process that may scribble on it"),
     ("hound-ebpf/src", "reads memory of kernel and targets"),
     ("inject/src", "ptrace"),
+    ("inject/tests/process.rs", "signals to its own children"),
     ("hound-user/src/session", "maps memory shared with targets"),
     ("unwind/tests", "compares rows with the live stack of the test itself"),
     ("tests/programs", "programs that misbehave on purpose"),

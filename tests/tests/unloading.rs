@@ -1,0 +1,57 @@
+//! Libraries are unloaded by other threads while the stack holds words that look like their code: what has gone is not read.
+
+use std::process::{Command, Stdio};
+
+use hound_tests::attach;
+use hound_tests::compile::{Build, Program};
+use hound_tests::process::{self, EndOf};
+use hound_tests::record::{Target, Way};
+use hound_tests::requirement;
+
+const ROUNDS: &str = "300";
+
+fn library(name: &str) -> std::path::PathBuf {
+    Program::new("lib_unloading.c", Build::Optimised).with(&["-Wl,--build-id"]).shared(name).path()
+}
+
+/// What it says at its end: "guesses N threads N".
+fn has_come_to_its_point(printed: &str) {
+    let line = printed.lines().last().unwrap_or("");
+    let numbers: Vec<u64> = line.split(' ').filter_map(|word| word.parse().ok()).collect();
+    assert!(numbers.len() == 2 && numbers.iter().all(|number| *number > 0), "{printed}");
+}
+
+#[test]
+fn a_launched_program_that_unloads_libraries_is_unharmed() {
+    let (goes, stays) = (library("libgoes.so"), library("libstays.so"));
+    let rounds = std::path::PathBuf::from(ROUNDS);
+    let recording = Target::new("unloading.c", Build::Optimised).args(&[goes, stays, rounds]).record(Way::Run);
+    assert_eq!(recording.outcome.shell_status(), 0, "{}", recording.outcome.err());
+    has_come_to_its_point(&recording.outcome.out());
+}
+
+#[test]
+fn an_attached_program_that_unloads_libraries_is_unharmed() {
+    if !requirement::root() {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a temporary directory can be made");
+    let mut command = Command::new(Program::new("unloading.c", Build::Optimised).path());
+    command.args([library("libgoes.so"), library("libstays.so")]).arg("0");
+    let (reader, writer) = std::io::pipe().expect("descriptors are left");
+    let running = process::start_reading(&mut command, Stdio::from(reader));
+    let _end = EndOf(running.pid);
+    running.wait_for_output("ready");
+    for _ in 0..3 {
+        let rounds = || running.printed().matches("round").count();
+        let (session, _) = attach::attach_patiently(running.pid.as_raw(), &dir.path().join("capture.hound"));
+        let before = rounds();
+        assert!(process::wait_until(|| rounds() > before + 1 || running.has_ended()), "it stands still");
+        assert!(!running.has_ended(), "the program ended under hound: {}", running.said());
+        assert!(session.detach(&[]).report().totals.allocations > 0, "nothing was recorded");
+    }
+    drop(writer);
+    let outcome = running.finish();
+    assert_eq!(outcome.shell_status(), 0, "{}", outcome.err());
+    has_come_to_its_point(&outcome.out());
+}
