@@ -103,7 +103,8 @@ void watch(std::vector<uint64_t> &seen, std::vector<double> &since) {
     uint64_t at = workers[i]->progress;
     if (at != seen[i] || workers[i]->done || workers[i]->rests) seen[i] = at, since[i] = now;
     if (now - since[i] < 60000) continue;
-    fail("role %s (thread %d) has made no progress for a minute", workers[i]->role, (int)workers[i]->tid);
+    fail("role %s (thread %d) has made no progress for a minute; it last blocked in %s", workers[i]->role, (int)workers[i]->tid,
+         workers[i]->blocked_in.load());
     _exit(1);
   }
 }

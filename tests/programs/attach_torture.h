@@ -20,7 +20,7 @@ inline std::atomic<bool> stopping{false};
 inline std::atomic<bool> resting{false}; // workers give back what they hold, and wait
 inline std::atomic<uint64_t> failures{0};
 inline uint64_t seed = 1;
-inline double late_limit_ms = 1500;
+inline double late_limit_ms = 2500;
 inline const char *library = nullptr;
 
 inline void say(const char *format, va_list list) {
@@ -86,6 +86,7 @@ struct Worker {
   std::atomic<uint64_t> sent{0}, handled{0}; // queued signals: none may be lost
   std::atomic<uint64_t> handlers{0};         // every handler's run
   std::atomic<bool> done{false}, rests{false};
+  std::atomic<const char *> blocked_in{""}; // the last of its calls that block
   void *own = nullptr; // what the role keeps
 };
 

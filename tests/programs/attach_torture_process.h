@@ -188,8 +188,10 @@ inline void step_blocking(Worker &w) {
   const blocking *k = &blockings[w.random.below(BLOCKINGS)];
   bool may_time_out = k->modes & B_TIMES_OUT, may_be_woken = k->modes & B_WOKEN;
   bool woken = may_time_out && may_be_woken ? w.random.below(2) : may_be_woken;
-  int ms = w.random.below(12) == 0 && !stopping ? 2500 : 1 + (int)w.random.below(80);
-  if (w.signals != none && ms > 200) ms = 80;
+  int ms = w.random.below(12) == 0 && !stopping ? 5000 : 1 + (int)w.random.below(80);
+  // A socket's own time that begins anew at each stop would not be over before the visits are.
+  if ((w.signals != none || k->modes & B_OF_SOCKET) && ms > 200) ms = 80;
+  w.blocked_in = k->name;
   blocker b;
   uint64_t handlers = w.handlers;
   double start = b_now_ms(), starved = b_starved_ms();

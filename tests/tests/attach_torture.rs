@@ -25,12 +25,12 @@ fn command(threads: u32, seconds: u32) -> Command {
     command
 }
 
-/// How far behind its time a call may end, without the time its thread waits for a processor or is stopped: one of 2.5 s that were started anew
+/// How far behind its time a call may end, without the time its thread waits for a processor or is stopped: one of 5 s that were started anew
 /// would be later. For a socket's own timeout, which each stop begins anew (docs/safety.md), the program allows its time for each stop more.
-const LATE_MS: f64 = 1200.0;
+const LATE_MS: f64 = 2500.0;
 
 /// Nothing failed, and all was done that the program is for. `stall_ms` is the longest stall that hound told: a call that was to end
-/// meanwhile ends after it, and one of 2.5 s may have seen two visits of two stalls each.
+/// meanwhile ends after it, and one of 5 s may have seen three visits of two stalls each.
 fn unharmed(outcome: &Outcome, stall_ms: f64) {
     assert_eq!(outcome.shell_status(), 0, "{}\n{}", outcome.err(), outcome.out());
     let told = outcome.out().lines().last().unwrap_or("").to_owned();
@@ -38,7 +38,8 @@ fn unharmed(outcome: &Outcome, stall_ms: f64) {
     assert_eq!(told["failures"], 0, "{}", outcome.err());
     assert_eq!(told["eintr_foreign"], 0, "{}", outcome.err());
     let latest = told["latest_ms"].as_f64().unwrap_or(f64::MAX);
-    assert!(latest <= LATE_MS + 4.0 * stall_ms, "late by {latest} ms, stalls of {stall_ms} ms: {}", outcome.err());
+    println!("latest call: {latest} ms behind its time ({}), longest stall {stall_ms} ms", told["latest_in"]);
+    assert!(latest <= LATE_MS + 6.0 * stall_ms, "late by {latest} ms, stalls of {stall_ms} ms: {}", outcome.err());
     let done = ["allocations", "thrown", "jumped", "forks", "vforks", "spawns", "dlopens", "threads", "signals_handled", "blocked_woken"];
     for what in done {
         assert!(told[what].as_u64().is_some_and(|n| n > 0), "no {what}: {told}");

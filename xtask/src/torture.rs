@@ -22,11 +22,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How long the program may take to end after its time: it waits for the longest of its calls.
 const PROGRAM_PATIENCE: Duration = Duration::from_secs(120);
 
-/// How far behind its time a call of the program may end, without the time its thread waits for a processor or is stopped: one of 2.5 s that were
+/// How far behind its time a call of the program may end, without the time its thread waits for a processor or is stopped: one of 5 s that were
 /// started anew would be later. For a socket's own timeout, which each stop begins anew (docs/safety.md), the program itself allows more.
-const LATE_MS: f64 = 1200.0;
+const LATE_MS: f64 = 2500.0;
 /// The longest of the program's calls: the time of some begins anew where hound was killed (docs/safety.md).
-const LONGEST_MS: f64 = 2500.0;
+const LONGEST_MS: f64 = 5000.0;
 
 /// Options of `cargo xtask torture`.
 #[derive(Args)]
@@ -174,18 +174,9 @@ fn killed(hound: &mut Child, tally: &mut Tally) -> Result<()> {
     hound.wait().context("cannot wait for hound").map(drop)
 }
 
-/// The milliseconds of every `stalled … N.N ms` (or `µs`) in what hound said.
+/// The milliseconds of every `stall N.N ms` in what hound said.
 fn stalls(said: &str) -> impl Iterator<Item = f64> {
-    let lines = said.lines().filter(|line| line.contains("stall"));
-    lines.flat_map(|line| {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let measured = words.windows(2).filter_map(|pair| {
-            let number: f64 = pair[0].trim_start_matches('(').parse().ok()?;
-            let unit = pair[1].trim_end_matches(|c: char| !c.is_alphabetic());
-            [("ms", 1.0), ("µs", 1e-3), ("us", 1e-3), ("s", 1e3)].iter().find(|(name, _)| *name == unit).map(|(_, factor)| number * factor)
-        });
-        measured.collect::<Vec<_>>()
-    })
+    said.split("stall ").skip(1).filter_map(|rest| rest.split_once(" ms")?.0.parse().ok())
 }
 
 fn judge(tally: &Tally, success: bool, stdout: &str, stderr: &str, options: &Options) -> Result<Verdict> {
@@ -203,8 +194,8 @@ fn judge(tally: &Tally, success: bool, stdout: &str, stderr: &str, options: &Opt
     stderr.lines().take(20).for_each(|line| println!("torture: the program: {line}"));
     let told = |what: &str| json::parse(last).and_then(|told| json::number(&told, &[what])).unwrap_or(u64::MAX);
     let broken_off = told("eintr_foreign") <= tally.killed * u64::from(options.threads);
-    // A call of that length may have seen two visits of two stalls each.
-    let allowed = LATE_MS + 4.0 * longest + if *killed > 0 { LONGEST_MS } else { 0.0 };
+    // A call of that length may have seen three visits of two stalls each.
+    let allowed = LATE_MS + 6.0 * longest + if *killed > 0 { LONGEST_MS } else { 0.0 };
     let in_time =
         json::parse(last).is_ok_and(|told| told.get("latest_ms").and_then(|late| late.as_f64()).is_some_and(|late| late <= allowed));
     println!("torture: the latest call may have been late by {allowed:.0} ms");
@@ -260,8 +251,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stalls_are_read_in_every_unit_and_other_figures_are_not() {
-        let said = "hound: attached to 12 (stalled 1.5 ms)\nhound: longest stall 300 µs,\nhound: took 77 ms\n";
+    fn stalls_are_read_and_other_times_are_not() {
+        let said = "hound: attached to 12: 3 functions, longest stall 1.5 ms\nattached after 59 s of running; longest stall 0.3 ms at the attach\n";
         assert_eq!(stalls(said).collect::<Vec<_>>(), [1.5, 0.3]);
     }
 }
