@@ -11,9 +11,9 @@ use super::recording::Recording;
 /// What an event costs the target, in nanoseconds: half of what is added to a pair of malloc and free, the mean of the four kinds of call
 /// path at depth 30 in `docs/overhead.md`. Measured there, not in the target: which kind of path it has, and what misses its caches cost,
 /// moves this by a factor of two and more either way. So what comes of it is an estimate, and is to be called one.
-const EVENT_NS: f64 = 49.0;
+const EVENT_NS: f64 = 29.5;
 /// Likewise, with stacks of frees.
-const EVENT_WITH_FREE_STACKS_NS: f64 = 83.0;
+const EVENT_WITH_FREE_STACKS_NS: f64 = 45.0;
 /// Shorter measurements say nothing: the kernel counts processor time in ticks of 10 ms.
 const SHORTEST: Duration = Duration::from_millis(400);
 

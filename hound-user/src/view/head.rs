@@ -74,7 +74,8 @@ pub fn totals(out: &mut String, summary: &Summary, answer: &Answer<'_>) {
     match totals.unknown_frees {
         0 => {}
         number if summary.is_attached() => {
-            line(out, &format!("           and {} that were allocated before the attach, of sizes not known", blocks(number)));
+            let were = if number == 1 { "was" } else { "were" };
+            line(out, &format!("           and {} that {were} allocated before the attach, of sizes not known", blocks(number)));
         }
         number => line(out, &format!("           and {} whose allocation was not recorded", blocks(number))),
     }
