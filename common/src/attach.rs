@@ -67,7 +67,7 @@ pub struct Attachment {
     pub entries: AtomicU64,
     /// How many entries there are.
     pub entry_count: AtomicU64,
-    /// The loader's `_dl_find_object`, 0 if it has none: musl, static, glibc before 2.35.
+    /// glibc's `_dl_find_object`, 0 if there is none: musl, stripped static programs, glibc before 2.35.
     pub dl_find_object: AtomicU64,
     /// The loader's `_r_debug`, 0 if there is none.
     pub r_debug: AtomicU64,

@@ -33,8 +33,10 @@ impl Surroundings {
         let maps = mappings(target.pid)?;
         let modules = modules(target.pid, memory, &maps)?;
         let mut symbols: Vec<(&'static str, u64)> = ["_r_debug", "_dl_find_object", "__libc_stack_end"].map(|name| (name, 0)).into();
-        // Of the loader, or of the program where that is linked statically.
-        for module in modules.iter().filter(|m| m.is_loader).chain(modules.iter().filter(|m| m.is_executable)) {
+        // Of the loader, of glibc (which has `_dl_find_object`), or of the program where those are linked into it.
+        let of_loader = modules.iter().filter(|m| m.is_loader);
+        let of_libc = modules.iter().filter(|m| !m.is_loader && m.name().starts_with("libc.so"));
+        for module in of_loader.chain(of_libc).chain(modules.iter().filter(|m| m.is_executable)) {
             for (name, address) in symbols.iter_mut().filter(|(_, address)| *address == 0) {
                 *address = module.address_of(memory, name).unwrap_or(0);
             }

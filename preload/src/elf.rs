@@ -217,7 +217,7 @@ pub fn loader() -> (u64, u64) {
     (start, end.unwrap_or(start))
 }
 
-/// Address of the loader's `_dl_find_object` (glibc 2.35), 0 if it has none.
+/// Address of glibc's `_dl_find_object` (since 2.35), 0 if it has none.
 pub fn dl_find_object_address() -> usize {
     if attached::is_mapped() {
         return attached::attachment().dl_find_object.load(Ordering::Relaxed) as usize;

@@ -1,7 +1,7 @@
 //! Which module a code address is in, and where that module's call frame information lies.
 //!
-//! The loader's `_dl_find_object` answers without locks; where hound has mapped the library into a target that has none, hound's own list
-//! serves, and then the loader's. Each module met is kept in a table that only grows while modules come; when one
+//! glibc's `_dl_find_object` answers without locks; where hound has mapped the library into a target that has none, hound's own list
+//! serves for what stays, and the loader's for the rest. Each module met is kept in a table that only grows while modules come; when one
 //! goes, its entry is marked gone. Frames registered at run time (`__register_frame`, JIT compilers) are kept beside.
 
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -79,9 +79,12 @@ struct DlFindObject {
 /// unloading the module: then it is found only if it stays, for what has gone must not be read.
 pub fn ask_loader(avma: u64, sure: bool) -> Option<Module> {
     if attached::is_mapped() {
-        let without_loader = || if elf::dl_find_object_address() == 0 { known_to_hound(avma).or_else(|| listed(avma, sure)) } else { None };
-        if let Some(module) = own(avma).or_else(without_loader) {
-            return Some(module).filter(|module| sure || module.stays);
+        if let Some(module) = own(avma) {
+            return Some(module);
+        }
+        if elf::dl_find_object_address() == 0 {
+            // Of hound's list only what stays: the rest is as it was when hound looked, and another library may lie there now.
+            return known_to_hound(avma).filter(|module| module.stays).or_else(|| listed(avma, sure));
         }
     }
     let found = find(avma)?;

@@ -26,6 +26,10 @@ __attribute__((noinline)) void *realloc(void *p, size_t n) {
 }
 #endif
 
+#ifdef ROOM // takes more room than the others
+char room[1 << 20];
+#endif
+
 static char *kept;
 __attribute__((constructor)) static void begin(void) {
   kept = malloc(777);

@@ -1,5 +1,6 @@
 //! Libraries are unloaded by other threads while the stack holds words that look like their code: what has gone is not read.
 
+use std::io::Write;
 use std::process::{Command, Stdio};
 
 use hound_tests::attach;
@@ -54,4 +55,28 @@ fn an_attached_program_that_unloads_libraries_is_unharmed() {
     let outcome = running.finish();
     assert_eq!(outcome.shell_status(), 0, "{}", outcome.err());
     has_come_to_its_point(&outcome.out());
+}
+
+#[test]
+fn a_library_in_the_place_of_one_that_was_there_at_the_attach_is_what_it_is() {
+    if !requirement::root() {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a temporary directory can be made");
+    let library = |name: &str, flags: &[&str]| Program::new("attach_library.c", Build::Optimised).with(flags).shared(name).path();
+    let mut command = Command::new(Program::new("elsewhere.c", Build::Optimised).path());
+    command.args([library("big", &["-DROOM"]), library("small", &[])]);
+    let (reader, mut writer) = std::io::pipe().expect("descriptors are left");
+    let running = process::start_reading(&mut command, Stdio::from(reader));
+    let _end = EndOf(running.pid);
+    running.wait_for_output("ready");
+    let (session, _) = attach::attach_patiently(running.pid.as_raw(), &dir.path().join("capture.hound"));
+    writer.write_all(b"\n").expect("the program reads");
+    running.wait_for_output("done");
+    let report = session.detach(&[]).report();
+    drop(writer);
+    let outcome = running.finish();
+    assert_eq!((outcome.shell_status(), outcome.out().contains("unharmed")), (0, true), "{}", outcome.err());
+    let site = report.sites.iter().find(|site| site.passes("library_malloc")).expect("its function has its name");
+    assert_eq!((site.allocations, site.allocated_bytes), (100, 100 * 12345));
 }
