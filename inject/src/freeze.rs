@@ -150,7 +150,7 @@ impl Hold {
             Ok(threads)
         };
         let mut threads = list()?;
-        let sleepers = Sleepers::of(pid, &threads);
+        let sleepers = Sleepers::of(pid, &threads, &memory);
         let mut hold = Hold { pid, memory, since: Instant::now(), held: Vec::new(), pending: Vec::new(), sleepers };
         let mut seen = HashSet::new();
         // A thread that runs may have made another; when all that were listed stand still, nobody is left who could.
@@ -182,7 +182,11 @@ impl Hold {
     }
 
     fn ask(&mut self, tid: i32) -> Result<(), Error> {
-        match trace::seize(tid).and_then(|()| trace::interrupt(tid)) {
+        let asked = trace::seize(tid).and_then(|()| {
+            self.sleepers.about_to_stop(tid);
+            trace::interrupt(tid)
+        });
+        match asked {
             Ok(()) => {
                 self.pending.push(tid);
                 Ok(())
@@ -211,7 +215,7 @@ impl Hold {
     /// Notes a stopped thread. An EINTR of ours is taken back at once, so that it is gone even if hound dies now.
     fn take(&mut self, tid: i32) {
         let Ok(regs) = trace::regs(tid) else { return };
-        let mend = self.sleepers.mend(self.pid, tid, &regs, &self.memory);
+        let mend = self.sleepers.mend(tid, &regs, &self.memory);
         let regs = match &mend {
             Some(mend) => {
                 let mended = mend.regs(&self.memory);

@@ -191,10 +191,11 @@ struct Loan {
 impl Loan {
     fn of(pid: i32, tid: i32, places: Places, deadline: Instant) -> Result<Loan, Error> {
         let memory = Memory::open(pid)?;
-        let sleepers = Sleepers::of(pid, &[tid]);
+        let mut sleepers = Sleepers::of(pid, &[tid], &memory);
         let mappings = tasks::mappings(pid)?;
         trace::seize(tid).map_err(|errno| Error::os(format!("tracing thread {tid}"), errno))?;
         let since = Instant::now();
+        sleepers.about_to_stop(tid);
         trace::interrupt(tid).map_err(|errno| Error::os("stopping a thread", errno))?;
         // A thread that waits for a processor is waited for: let go now, it would keep the EINTR it was stopped with.
         let soon = deadline.min(Instant::now() + PATIENCE);
@@ -205,7 +206,7 @@ impl Loan {
         }
         let os = |errno| Error::os("reading a stopped thread", errno);
         let mut regs = trace::regs(tid).map_err(os)?;
-        let mend = sleepers.mend(pid, tid, &regs, &memory);
+        let mend = sleepers.mend(tid, &regs, &memory);
         if let Some(mend) = &mend {
             regs = mend.regs(&memory);
             trace::set_regs(tid, &regs).map_err(os)?;

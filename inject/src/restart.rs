@@ -6,8 +6,11 @@
 //! the place of their EINTR: the kernel then makes EINTR of it again if a handler really runs, and else calls anew.
 //!
 //! The time left has to be put into the arguments. When a thread fell asleep stands in /proc/PID/task/TID/sched, in the clock of the
-//! processor it slept on; hound's own thread, moved there for a moment, tells how that clock stands. Where this is not to be had, the time
-//! begins anew: a wait may become longer through hound, never shorter. It also begins anew for recvmmsg, and for SO_RCVTIMEO and
+//! processor it fell asleep on; hound's own thread, moved there for a moment, tells how that clock stands. These clocks differ (by what
+//! interrupts and other guests of the host took: 0.7 s after 17 hours were seen), and the scheduler may move a thread that sleeps already:
+//! which processor it was, the thread's rseq area tells, which the kernel writes only on the way to user mode. Where it does not, the latest
+//! moment that is possible counts; where even that is not to be had, the time begins anew: a wait may become longer through hound, never
+//! shorter. It also begins anew for recvmmsg, and for SO_RCVTIMEO and
 //! SO_SNDTIMEO: such a time belongs to the socket, which other threads and other processes use too. To set it for one call and set it back
 //! would give them a wrong one meanwhile, and for ever if hound died in between.
 //!
@@ -17,18 +20,20 @@
 //! `freeze.rs`); a thread that sleeps in one of these calls and is not stopped at that moment gets EINTR. And a call that had moved a part
 //! of its bytes (a write to a full pipe, recv with MSG_WAITALL) returns that part, as it would with any handled signal or debugger.
 
-use std::collections::HashMap;
-use std::fs;
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use libc::user_regs_struct;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::time::{ClockId, clock_gettime};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, SysconfVar, sysconf};
 use procfs::process::MemoryMap;
 
 use crate::memory::Memory;
 use crate::tasks;
+use crate::trace;
 
 /// The kernel's code for "call again, unless a handler runs".
 pub(crate) const ERESTARTNOHAND: i64 = 514;
@@ -65,36 +70,47 @@ fn interrupted(number: i64) -> Option<Timeout> {
     })
 }
 
-/// When the calls of threads that sleep with a timeout began, as far as it matters; taken before the threads are stopped.
+/// The calls of threads that sleep with a timeout, as they were before the threads are stopped.
 #[derive(Debug, Default)]
 pub(crate) struct Sleepers {
     sleeps: HashMap<i32, Sleep>,
+    clocks: Clocks,
     /// Read only if a thread's timeout lies in memory.
     mappings: Vec<MemoryMap>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Sleep {
-    /// In CLOCK_MONOTONIC.
-    since: Duration,
+    /// When the thread fell asleep, in the clock of the processor it did on.
+    exec_start: Duration,
+    /// The processor it belonged to when it was looked at.
+    processor: usize,
     /// How often the thread had gone to sleep by then.
     switches: u64,
+    /// Its timeout.
+    total: Duration,
+    /// /proc/PID/task/TID/sched, opened.
+    scheduling: File,
+    /// When it was last seen asleep, in CLOCK_MONOTONIC.
+    seen: Duration,
 }
 
 impl Sleepers {
     /// Looks at these threads of the process.
-    pub(crate) fn of(pid: i32, tids: &[i32]) -> Sleepers {
+    pub(crate) fn of(pid: i32, tids: &[i32], memory: &Memory) -> Sleepers {
         let mut sleepers = Sleepers::default();
-        let mut clocks = Clocks::default();
         let mut in_memory = false;
         for &tid in tids {
-            let Some(timeout) = sleeping_call(pid, tid) else { continue };
+            let Some((timeout, total)) = sleeping_call(pid, tid, memory) else { continue };
+            let Ok(file) = File::open(format!("/proc/{pid}/task/{tid}/sched")) else { continue };
+            let (Some(before), Some(processor)) = (scheduling(&file), processor(pid, tid)) else { continue };
             in_memory |= matches!(timeout, Timeout::Timespec(_));
-            let (Some(before), Some(processor)) = (scheduling(pid, tid), processor(pid, tid)) else { continue };
-            let Some(offset) = clocks.offset(processor) else { continue };
-            let since = u64::try_from(nanos(before.exec_start) + offset).map(Duration::from_nanos);
-            let Ok(since) = since else { continue };
-            sleepers.sleeps.insert(tid, Sleep { since, switches: before.switches });
+            let Scheduling { exec_start, switches } = before;
+            let sleep = Sleep { exec_start, processor, switches, total, scheduling: file, seen: monotonic() };
+            sleepers.sleeps.insert(tid, sleep);
+        }
+        if !sleepers.sleeps.is_empty() {
+            sleepers.clocks = Clocks::read(&sleepers.sleeps.values().map(|sleep| sleep.processor).collect());
         }
         if in_memory {
             sleepers.mappings = tasks::mappings(pid).unwrap_or_default();
@@ -102,8 +118,30 @@ impl Sleepers {
         sleepers
     }
 
+    /// To be called right before a thread is asked to stop: from now on it must not have come to its next call unnoticed.
+    pub(crate) fn about_to_stop(&mut self, tid: i32) {
+        if let Some(sleep) = self.sleeps.get_mut(&tid) {
+            sleep.seen = monotonic();
+            if scheduling(&sleep.scheduling).is_none_or(|now| now.switches != sleep.switches) {
+                self.sleeps.remove(&tid);
+            }
+        }
+    }
+
+    /// When the call began that a stopped thread was in, whose timeout is `total`. Never too early; `None` if it is not known.
+    fn since(&self, tid: i32, total: Duration, memory: &Memory) -> Option<Duration> {
+        let sleep = self.sleeps.get(&tid).filter(|sleep| sleep.total == total)?;
+        // It was left once, for the stop. Another call would have been fallen asleep in, too.
+        if scheduling(&sleep.scheduling)?.switches > sleep.switches + 1 {
+            return None;
+        }
+        let since = self.clocks.latest(last_processor(tid, memory).map(|ran_on| [ran_on, sleep.processor]), sleep)?;
+        // Its timer had run out when it was asked to stop: so it was in another call by then.
+        (since + total + slack(total) > sleep.seen).then_some(since)
+    }
+
     /// Looks at a thread that has just stopped: `Some` if its call has to be made again.
-    pub(crate) fn mend(&self, pid: i32, tid: i32, regs: &user_regs_struct, memory: &Memory) -> Option<Mend> {
+    pub(crate) fn mend(&self, tid: i32, regs: &user_regs_struct, memory: &Memory) -> Option<Mend> {
         let number = regs.orig_rax as i64;
         if number < 0 || regs.rax as i64 != -EINTR {
             return None;
@@ -113,9 +151,10 @@ impl Sleepers {
         mend.regs.rax = (-ERESTARTNOHAND) as u64;
         let arguments = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9];
         let (total, place) = match timeout {
-            Timeout::Millis(index) if (arguments[index] as i32) > 0 => {
-                (Duration::from_millis(u64::from(arguments[index] as u32)), Place::Register(index))
-            }
+            Timeout::Millis(index) => match millis(arguments[index]) {
+                Some(total) => (total, Place::Register(index)),
+                None => return Some(mend),
+            },
             Timeout::Timespec(index) if arguments[index] != 0 => {
                 // 128 bytes below the stack pointer belong to the function that made the call.
                 let copy = (regs.rsp - 128 - 16) & !15;
@@ -127,9 +166,7 @@ impl Sleepers {
             }
             _ => return Some(mend),
         };
-        // The same sleep as the one looked at before: it was left once, for the stop.
-        let sleep = self.sleeps.get(&tid).filter(|sleep| scheduling(pid, tid).is_some_and(|now| now.switches <= sleep.switches + 1));
-        mend.since = sleep.map(|sleep| sleep.since);
+        mend.since = self.since(tid, total, memory);
         mend.timeout = Some((total, place));
         Some(mend)
     }
@@ -200,18 +237,28 @@ fn argument(regs: &mut user_regs_struct, index: usize) -> &mut u64 {
 }
 
 /// The timeout of the call a thread sleeps in, if it is one that will give EINTR and has an end.
-fn sleeping_call(pid: i32, tid: i32) -> Option<Timeout> {
+fn sleeping_call(pid: i32, tid: i32, memory: &Memory) -> Option<(Timeout, Duration)> {
     let text = fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall")).ok()?;
     // "running", or: number, six arguments, stack pointer, instruction pointer.
     let mut words = text.split_whitespace();
     let timeout = interrupted(words.next()?.parse().ok()?)?;
     let mut value = |index: usize| u64::from_str_radix(words.nth(index)?.trim_start_matches("0x"), 16).ok();
-    let ends = match timeout {
-        Timeout::None => false,
-        Timeout::Millis(index) => (value(index)? as i32) > 0,
-        Timeout::Timespec(index) => value(index)? != 0,
+    let total = match timeout {
+        Timeout::None => None,
+        Timeout::Millis(index) => millis(value(index)?),
+        Timeout::Timespec(index) => read_timespec(memory, value(index)?),
     };
-    ends.then_some(timeout)
+    Some((timeout, total?))
+}
+
+/// A timeout in an argument, `None` for ever.
+fn millis(argument: u64) -> Option<Duration> {
+    (argument as i32 > 0).then(|| Duration::from_millis(u64::from(argument as u32)))
+}
+
+/// How much later than it was asked for the kernel may let a timer run out.
+fn slack(total: Duration) -> Duration {
+    Duration::from_millis(1) + total / 1000
 }
 
 fn read_timespec(memory: &Memory, address: u64) -> Option<Duration> {
@@ -234,12 +281,11 @@ struct Scheduling {
     switches: u64,
 }
 
-fn scheduling(pid: i32, tid: i32) -> Option<Scheduling> {
-    read_scheduling(&format!("/proc/{pid}/task/{tid}/sched"))
-}
-
-fn read_scheduling(path: &str) -> Option<Scheduling> {
-    let text = fs::read_to_string(path).ok()?;
+/// From a /proc/PID/task/TID/sched.
+fn scheduling(file: &File) -> Option<Scheduling> {
+    let mut bytes = [0; 8192];
+    let read = file.read_at(&mut bytes, 0).ok()?;
+    let text = str::from_utf8(bytes.get(..read)?).ok()?;
     let value = |name: &str| text.lines().find_map(|line| Some(line.strip_prefix(name)?.trim_start().strip_prefix(':')?.trim()));
     // Milliseconds, a dot, six digits.
     let (millis, nanos) = value("se.exec_start")?.split_once('.')?;
@@ -253,32 +299,98 @@ fn processor(pid: i32, tid: i32) -> Option<usize> {
     text.rsplit_once(')')?.1.split_whitespace().nth(36)?.parse().ok()
 }
 
+/// The processor on which a stopped thread was last in user mode; `None` if it has not told the kernel where to write that (glibc since
+/// 2.35 has).
+fn last_processor(tid: i32, memory: &Memory) -> Option<usize> {
+    const LEAST_INVALID: u32 = 0xffff_fff0; // uninitialised, registration failed
+    let area = trace::rseq(tid);
+    // struct rseq: cpu_id_start, cpu_id.
+    let number = (memory.read_u64(area).ok().filter(|_| area != 0)? >> 32) as u32;
+    (number < LEAST_INVALID).then_some(number as usize)
+}
+
 fn nanos(time: Duration) -> i64 {
     i64::try_from(time.as_nanos()).unwrap_or(i64::MAX / 2)
 }
 
 /// How many nanoseconds CLOCK_MONOTONIC is ahead of each processor's clock of running threads.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Clocks {
-    offsets: HashMap<usize, Option<i64>>,
+    offsets: HashMap<usize, i64>,
+    /// These are all processors of the machine.
+    complete: bool,
 }
 
 impl Clocks {
-    /// Reads it on that processor. The clock hound sees there may be a little old, never new: a sleep looks shorter than it was.
-    fn offset(&mut self, processor: usize) -> Option<i64> {
-        *self.offsets.entry(processor).or_insert_with(|| {
-            let own = Pid::from_raw(0);
-            let everywhere = sched_getaffinity(own).ok()?;
+    /// Where there are more processors, only those named are read: each takes some 50 µs.
+    const MOST: usize = 16;
+
+    /// Reads them. The clocks hound sees may be a little old, never new: a sleep looks shorter than it was.
+    fn read(wanted: &HashSet<usize>) -> Clocks {
+        let mut clocks = Clocks::default();
+        let own = Pid::from_raw(0);
+        let (Ok(everywhere), Ok(file)) = (sched_getaffinity(own), File::open("/proc/thread-self/sched")) else { return clocks };
+        let online = sysconf(SysconfVar::_NPROCESSORS_ONLN).ok().flatten().and_then(|count| usize::try_from(count).ok());
+        let all = online.is_some_and(|count| count <= Self::MOST);
+        for processor in (0..CpuSet::count()).filter(|cpu| everywhere.is_set(*cpu).unwrap_or(false) && (all || wanted.contains(cpu))) {
             let mut there = CpuSet::new();
-            there.set(processor).ok()?;
-            sched_setaffinity(own, &there).ok()?;
+            if there.set(processor).and_then(|()| sched_setaffinity(own, &there)).is_err() {
+                continue;
+            }
             // Brings the scheduler's note of this thread up to date, else it is as old as the last tick.
             std::thread::yield_now();
-            let read = read_scheduling("/proc/thread-self/sched");
+            let read = scheduling(&file);
             let now = monotonic();
-            // A failure leaves this thread of hound's on one processor: slower, not wrong.
-            let _ = sched_setaffinity(own, &everywhere);
-            Some(nanos(now) - nanos(read?.exec_start))
-        })
+            if let Some(read) = read {
+                clocks.offsets.insert(processor, nanos(now) - nanos(read.exec_start));
+            }
+        }
+        // A failure leaves this thread of hound's on one processor: slower, not wrong.
+        let _ = sched_setaffinity(own, &everywhere);
+        clocks.complete = online == Some(clocks.offsets.len());
+        clocks
+    }
+
+    /// The latest moment at which a thread can have fallen asleep, on one of these processors if it is known that it was on one of them.
+    fn latest(&self, processors: Option<[usize; 2]>, sleep: &Sleep) -> Option<Duration> {
+        let offsets: Vec<i64> = match processors {
+            Some(known) => known.iter().map(|processor| self.offsets.get(processor).copied()).collect::<Option<_>>()?,
+            None if self.complete => self.offsets.values().copied().collect(),
+            None => return None,
+        };
+        let since = |offset: i64| u64::try_from(nanos(sleep.exec_start) + offset).map(Duration::from_nanos).ok();
+        offsets.into_iter().filter_map(since).filter(|since| *since <= sleep.seen).max()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asleep(exec_start: u64, seen: u64, processor: usize) -> Sleep {
+        let scheduling = File::open("/proc/thread-self/sched").expect("the kernel tells of threads");
+        let [exec_start, total, seen] = [exec_start, 5, seen].map(Duration::from_secs);
+        Sleep { exec_start, processor, switches: 0, total, scheduling, seen }
+    }
+
+    #[test]
+    fn a_sleep_never_begins_too_early() {
+        let second = 1_000_000_000;
+        let clocks = Clocks { offsets: [(0, 10 * second), (1, 12 * second), (2, 90 * second)].into(), complete: true };
+        let sleep = asleep(100, 120, 0);
+        let since = |processors| clocks.latest(processors, &sleep).map(|since| since.as_secs());
+        assert_eq!(since(Some([0, 0])), Some(110), "its clock is known");
+        assert_eq!(since(Some([1, 0])), Some(112), "it was moved, maybe after it fell asleep");
+        assert_eq!(since(None), Some(112), "by the third clock it fell asleep after it was seen asleep");
+        assert_eq!(since(Some([7, 0])), None, "a clock that is not known");
+        assert_eq!(Clocks { complete: false, ..clocks }.latest(None, &sleep), None);
+    }
+
+    #[test]
+    fn this_machine_s_clocks_are_read() {
+        let clocks = Clocks::read(&[0].into());
+        assert!(clocks.complete || clocks.offsets.contains_key(&0), "{clocks:?}");
+        let own = File::open("/proc/thread-self/sched").expect("the kernel tells of threads");
+        assert!(scheduling(&own).is_some());
     }
 }
