@@ -66,10 +66,10 @@ impl Frozen {
         for attempt in 0u32.. {
             wait_until_stoppable(pid, deadline)?;
             let patience = PATIENCE * 2u32.saturating_pow(attempt.saturating_sub(SHORT_ATTEMPTS - 1).min(8));
-            let until = deadline.min(Instant::now() + patience.min(MOST_PATIENCE));
+            let patience = patience.min(MOST_PATIENCE);
             let haste = Haste::begin();
             let only = only.map(<[i32]>::to_vec);
-            match Tracer::start(move || Hold::all(pid, only.as_deref(), until)) {
+            match Tracer::start(move || Hold::all(pid, only.as_deref(), patience, deadline)) {
                 Ok((tracer, threads)) => return Ok(Frozen { threads, tracer, haste }),
                 Err(error @ (Error::Deadline { .. } | Error::Refused(Refusal::SharedMemory { .. }))) if Instant::now() >= deadline => {
                     return Err(error);
@@ -141,8 +141,9 @@ pub(crate) struct Hold {
 }
 
 impl Hold {
-    /// Stops all threads, or only those named. On the thread that is to trace them.
-    pub(crate) fn all(pid: i32, only: Option<&[i32]>, deadline: Instant) -> Result<(Hold, Vec<Stopped>), Error> {
+    /// Stops all threads, or only those named. On the thread that is to trace them. Those that have stopped wait no longer than `patience`
+    /// for the others: it counts from the first that is asked, for until hound itself has its turn nobody waits.
+    pub(crate) fn all(pid: i32, only: Option<&[i32]>, patience: Duration, deadline: Instant) -> Result<(Hold, Vec<Stopped>), Error> {
         let memory = Memory::open(pid)?;
         let list = || -> Result<Vec<i32>, Error> {
             let mut threads = tasks::threads(pid)?;
@@ -152,6 +153,7 @@ impl Hold {
         let mut threads = list()?;
         let sleepers = Sleepers::of(pid, &threads, &memory);
         let mut hold = Hold { pid, memory, since: Instant::now(), held: Vec::new(), pending: Vec::new(), sleepers };
+        let deadline = deadline.min(hold.since + patience);
         let mut seen = HashSet::new();
         // A thread that runs may have made another; when all that were listed stand still, nobody is left who could.
         loop {

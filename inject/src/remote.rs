@@ -89,9 +89,8 @@ impl Borrowed {
     /// Stops all, and borrows one of them.
     fn of_a_crowd(target: &Target, places: Places, deadline: Instant) -> Result<Borrowed, Error> {
         let (pid, order) = (target.pid, tasks::candidates(target.pid)?);
-        let until = deadline.min(Instant::now() + PATIENCE);
         let haste = Haste::begin();
-        let (tracer, tid) = Tracer::start(move || Loan::of_a_crowd(pid, &order, places, until))?;
+        let (tracer, tid) = Tracer::start(move || Loan::of_a_crowd(pid, &order, places, deadline))?;
         Ok(Borrowed { tid, tracer, haste })
     }
 
@@ -217,7 +216,7 @@ impl Loan {
 
     /// Stops all threads and takes the first in `order` that serves.
     fn of_a_crowd(pid: i32, order: &[i32], places: Places, deadline: Instant) -> Result<(Loan, i32), Error> {
-        let (mut others, stopped) = Hold::all(pid, None, deadline)?;
+        let (mut others, stopped) = Hold::all(pid, None, PATIENCE, deadline)?;
         let (mappings, since) = (tasks::mappings(pid)?, others.since());
         let mut last = unusable(pid, "is not alive");
         for tid in order.iter().copied().filter(|tid| stopped.iter().any(|thread| thread.tid == *tid)) {

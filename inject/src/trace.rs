@@ -202,8 +202,8 @@ pub(crate) fn wait_for_late(pid: i32, tid: i32) -> Option<Event> {
     None
 }
 
-/// While it lives, a thread of hound's runs before others, if the system allows it: the target stands still while hound waits for a
-/// processor, and may have many threads that want one. The scheduling of the target is never touched.
+/// While it lives, a thread of hound's runs before others, if the system allows it, and so do threads it starts: the target stands still
+/// while hound waits for a processor, and may have many threads that want one. The scheduling of the target is never touched.
 #[derive(Debug)]
 pub(crate) struct Haste {
     tid: i32,
@@ -226,8 +226,8 @@ impl Haste {
         let haste = Haste { tid, policy, priority: parameters.sched_priority, nice };
         let first = libc::sched_param { sched_priority: 1 };
         if policy == libc::SCHED_OTHER || policy == libc::SCHED_BATCH || policy == libc::SCHED_IDLE {
-            // SAFETY: `first` is a live object of the kernel's type. Threads made meanwhile are ordinary ones.
-            let done = unsafe { libc::sched_setscheduler(tid, libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, &raw const first) };
+            // SAFETY: `first` is a live object of the kernel's type.
+            let done = unsafe { libc::sched_setscheduler(tid, libc::SCHED_RR, &raw const first) };
             if done != 0 {
                 // SAFETY: takes numbers only. A refusal costs time, no more.
                 unsafe { libc::setpriority(libc::PRIO_PROCESS, tid as libc::id_t, -20) };
@@ -244,12 +244,7 @@ impl Drop for Haste {
             return;
         }
         // SAFETY: `before` is a live object of the kernel's type. The thread is hound's own, ended or not.
-        let done = unsafe { libc::sched_setscheduler(self.tid, self.policy, &raw const before) };
-        if done != 0 {
-            // Without the capability the flag of the threads to come stays.
-            // SAFETY: as above.
-            unsafe { libc::sched_setscheduler(self.tid, self.policy | libc::SCHED_RESET_ON_FORK, &raw const before) };
-        }
+        unsafe { libc::sched_setscheduler(self.tid, self.policy, &raw const before) };
         // SAFETY: takes numbers only.
         unsafe { libc::setpriority(libc::PRIO_PROCESS, self.tid as libc::id_t, self.nice) };
     }
@@ -272,15 +267,12 @@ impl<S: 'static> Tracer<S> {
     pub(crate) fn start<T: Send + 'static>(begin: impl FnOnce() -> Result<(S, T), Error> + Send + 'static) -> Result<(Self, T), Error> {
         let (jobs, orders) = mpsc::channel::<Job<S>>();
         let (report, begun) = mpsc::channel();
-        let body = move || {
-            let _haste = Haste::begin();
-            match begin() {
-                Err(error) => drop(report.send(Err(error))),
-                Ok((mut state, value)) => {
-                    drop(report.send(Ok(value)));
-                    for job in orders {
-                        job(&mut state);
-                    }
+        let body = move || match begin() {
+            Err(error) => drop(report.send(Err(error))),
+            Ok((mut state, value)) => {
+                drop(report.send(Ok(value)));
+                for job in orders {
+                    job(&mut state);
                 }
             }
         };
