@@ -7,7 +7,7 @@ use hound_tests::attach::{self, Footprint, Subject};
 use hound_tests::capture::Event;
 use hound_tests::compare::Rules;
 use hound_tests::compile::{Build, Program, cargo_program};
-use hound_tests::{process, requirement};
+use hound_tests::{binaries, process, requirement};
 
 fn target(build: Build, flags: &[&str]) -> Program {
     Program::new("attach_target.c", build).with(flags)
@@ -109,6 +109,29 @@ fn other_allocator(library: &str) {
 #[test]
 fn tcmalloc_is_captured_exactly_linked_and_preloaded() {
     other_allocator("libtcmalloc_minimal.so.4");
+}
+
+#[test]
+fn tcmalloc_is_captured_exactly_in_a_program_that_holds_it() {
+    const LIBRARY: &str = "libtcmalloc_minimal.a";
+    let there = PathBuf::from("/usr/lib/x86_64-linux-gnu").join(LIBRARY).exists();
+    if !requirement::root() || !requirement::fulfilled(LIBRARY, there) {
+        return;
+    }
+    let own = [
+        "-DNO_REALLOCARRAY",
+        "-DSECTIONED",
+        "-Wl,--whole-archive",
+        "-l:libtcmalloc_minimal.a",
+        "-Wl,--no-whole-archive",
+        "-lstdc++",
+        "-lm",
+    ];
+    let program = target(Build::Optimised, &own);
+    let mut subject = Subject::start(&mut Command::new(program.path()));
+    assert!(!attach::maps(subject.pid()).iter().any(|line| line.contains("libtcmalloc")), "it is a library, not the program's own");
+    subject.rules.usable_unknown = true;
+    visited_twice(subject, [FIRST, SECOND]);
 }
 
 #[test]
@@ -222,9 +245,10 @@ fn a_library_opened_later_with_an_allocator_of_its_own_is_named_as_not_recorded(
     let mut subject = subject(&target(Build::Optimised, &[]));
     let session = attach::attach(subject.pid(), &subject.file("capture.hound"), &[]);
     subject.order(&format!("library {}", library.path().display()));
-    let (capture, said) = session.detach_and_hear(&[]);
-    let named = said.lines().any(|l| l.contains("NOT recorded") && l.contains("attach_library") && l.contains("after the attach"));
-    assert!(named, "hound did not say that it missed an allocator: {said}");
+    let capture = session.detach(&[]);
+    let text = process::run(Command::new(binaries::hound()).arg("report").arg(&capture.path)).out();
+    let named = text.lines().any(|l| l.contains("NOT recorded") && l.contains("attach_library") && l.contains("after the attach"));
+    assert!(named, "the report does not say that an allocator was missed: {text}");
     // The library's malloc is its own: its blocks lie in its own array, and no event has them.
     assert!(!capture.events().iter().any(|e| e.event == "alloc" && e.size == 12345));
     subject.end();

@@ -31,6 +31,7 @@ const PACKAGES: &[(&str, &[Purpose])] = &[
     // What full mode is attached to: other C libraries, other allocators, real servers; and the tracers that it must notice.
     ("musl-tools", &[Test]),
     ("libtcmalloc-minimal4", &[Test]),
+    ("libgoogle-perftools-dev", &[Test]),
     ("libjemalloc2", &[Test]),
     ("libmimalloc2.0", &[Test]),
     ("gdb", &[Test]),

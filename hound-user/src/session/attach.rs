@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use hound_common::event::{END_DETACH, MODE_FULL, tag};
 use hound_common::ring::{OPTION_DROP, OPTION_FREE_STACKS, OPTION_MAPS, OPTION_SHADOW_STACK};
-use hound_inject::{Covered, CustomHook, Entered, Plan, Refusal, State, Target, moment};
+use hound_inject::{Covered, CustomHook, Entered, NotCovered, Plan, Refusal, State, Target, moment};
 
 use super::answers::{Answers, requests};
 use super::before::glance as glance_before;
@@ -130,15 +130,17 @@ pub fn attach(attach: &Attach, glance: impl FnMut(&Glance) -> anyhow::Result<()>
         talk.iter().for_each(Talk::ready);
         let at = started.elapsed();
         eprintln!("hound: attached to {} in {} ms: {inside}", attach.pid, at.as_millis());
-        record(attach, inside, process, signals, Answers::new(attach.pid, "full", requests), glance).await
+        let appeared = || missed(&plan.appeared(&target).unwrap_or_default());
+        record(attach, inside, process, signals, Answers::new(attach.pid, "full", requests), glance, appeared).await
     });
     signals::let_go();
     drop(talk);
-    // The capture's list of what is not recorded was written at the beginning.
-    for not in plan.appeared(&target).unwrap_or_default() {
-        eprintln!("hound: NOT recorded: {} in {}: {}", not.what, not.module, not.why);
-    }
     result
+}
+
+/// As the capture lists it.
+fn missed(list: &[NotCovered]) -> Vec<String> {
+    list.iter().map(|not| format!("{} in {}: {}", not.what, not.module, not.why)).collect()
 }
 
 /// What another hound records has a better reason to be refused than what comes of looking at its patched code.
@@ -178,7 +180,7 @@ fn session(attach: &Attach, plan: &Plan, clock: crate::capture::Clock) -> Sessio
         before: glance_before(attach.pid),
         covered: covered(plan.covered()),
         pools: pools::of(&attach.hooks),
-        not_covered: plan.not_covered().iter().map(|not| format!("{} in {}: {}", not.what, not.module, not.why)).collect(),
+        not_covered: missed(plan.not_covered()),
         ..launch::here(clock)
     }
 }
@@ -247,7 +249,8 @@ impl Into<'_> {
                 return Err(error.context(cannot()));
             }
         };
-        let mut inside = Inside { entered, recording, longest: Duration::ZERO, entries: 0, threads: 0, holder: Holder::default() };
+        let mut inside =
+            Inside { entered, recording, longest: Duration::ZERO, entries: 0, threads: 0, holder: Holder::default(), missed: Vec::new() };
         inside.holder.look(pid);
         inside.recording.set_files(files::of_target(pid, inside.holder.held()));
         match inside.entered.patch(self.plan, Instant::now() + PATIENCE) {
@@ -296,8 +299,11 @@ impl Into<'_> {
 
 /// Takes out what was brought in. Where that fails, the library stays, asleep, and the next attach uses it or takes it out.
 fn back_out(pid: u32, entered: Entered) {
-    if let Err(error) = entered.unload(Instant::now() + PATIENCE) {
-        eprintln!("hound: what was brought into process {pid} stays there, asleep: {error}; `hound detach -p {pid} --unload` tries again");
+    match entered.unload(Instant::now() + PATIENCE) {
+        Ok(()) | Err(hound_inject::Error::Gone) => {}
+        Err(error) => eprintln!(
+            "hound: what was brought into process {pid} stays there, asleep: {error}; `hound detach -p {pid} --unload` tries again"
+        ),
     }
 }
 
@@ -314,6 +320,8 @@ pub struct Inside {
     threads: usize,
     /// The target's files.
     pub holder: Holder,
+    /// What allocates there since, and is not recorded.
+    pub missed: Vec<String>,
 }
 
 impl std::fmt::Display for Inside {
@@ -333,6 +341,7 @@ async fn record(
     signals: Signals,
     answers: Answers,
     glance: impl FnMut(&Glance) -> anyhow::Result<()> + Send + 'static,
+    appeared: impl Fn() -> Vec<String>,
 ) -> anyhow::Result<Attached> {
     let mut watch = Watch::new(attach, process, signals, answers)?;
     let glances = attach.every.map(|every| super::glances::start(every, &inside, glance)).transpose()?;
@@ -342,7 +351,10 @@ async fn record(
         glances.stop();
     }
     match why {
-        Why::Asked { unload, answer } => leave::detach(attach.pid, inside, watch, unload || attach.unload, answer).await,
+        Why::Asked { unload, answer } => {
+            inside.missed = appeared();
+            leave::detach(attach.pid, inside, watch, unload || attach.unload, answer).await
+        }
         Why::Ended => leave::ended(attach.pid, inside, watch, false).await,
         Why::Replaced => leave::ended(attach.pid, inside, watch, true).await,
     }

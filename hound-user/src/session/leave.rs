@@ -23,7 +23,7 @@ const TRIES: u32 = 6;
 
 /// Switches off, restores the code, completes the capture.
 pub async fn detach(pid: u32, inside: Inside, mut watch: Watch, unload: bool, answer: Option<Reply>) -> anyhow::Result<Attached> {
-    let Inside { entered, recording, .. } = inside;
+    let Inside { entered, mut recording, missed, .. } = inside;
     let wall = watch.started().elapsed();
     moment();
     recording.ring().control().change(false);
@@ -50,8 +50,12 @@ pub async fn detach(pid: u32, inside: Inside, mut watch: Watch, unload: bool, an
                 true => watch.patiently("taking the library out", move || entered.unload(Instant::now() + PATIENCE)).await?,
                 false => Ok(()),
             };
-            if let Err(error) = library {
-                warnings.push(format!("the library stays in process {pid}, asleep: {error}; `hound detach -p {pid} --unload` tries again"));
+            match library {
+                Ok(()) | Err(Error::Gone) => {}
+                Err(error) => {
+                    warnings
+                        .push(format!("the library stays in process {pid}, asleep: {error}; `hound detach -p {pid} --unload` tries again"));
+                }
             }
             eprintln!("hound: detached from {pid} (stall {:.1} ms)", stall.as_secs_f64() * 1e3);
         }
@@ -65,6 +69,7 @@ pub async fn detach(pid: u32, inside: Inside, mut watch: Watch, unload: bool, an
             ));
         }
     }
+    recording.missed(missed);
     let attached = complete(recording, &mut watch, end, warnings, not_left).await?;
     if let Some(answer) = answer {
         let failed = attached.not_left.clone().map(|why| Answer::Failed { why });

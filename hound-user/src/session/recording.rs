@@ -46,8 +46,8 @@ pub struct Recording {
     files: Option<Files>,
     /// Lost in earlier recordings through the same ring.
     lost_before: u64,
-    /// The look at what was there before, under way.
-    looking: Option<JoinHandle<()>>,
+    /// The look at what was there before, under way; it gives the session record as it has stored it.
+    looking: Option<JoinHandle<SessionInfo>>,
 }
 
 /// What [`Recording::start`] is given.
@@ -124,10 +124,23 @@ impl Recording {
                 }
                 Err(error) => Before { not_looked: Some(format!("{error:#}")), ..earlier },
             });
-            orders.session(session);
+            orders.session(session.clone());
+            session
         };
         // Without it the report says less, and the recording is as good.
         self.looking = std::thread::Builder::new().name("hound-before".into()).spawn(body).ok();
+    }
+
+    /// Stores what else allocates in the target and is not recorded. Waits for the look at what was there before.
+    pub fn missed(&mut self, what: Vec<String>) {
+        if what.is_empty() {
+            return;
+        }
+        if let Some(Ok(session)) = self.looking.take().map(JoinHandle::join) {
+            self.session = session;
+        }
+        self.session.not_covered.extend(what);
+        self.orders.session(self.session.clone());
     }
 
     /// Where to look for the target's files when it is gone, or while it lives.
