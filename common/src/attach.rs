@@ -56,8 +56,8 @@ pub struct Attachment {
     pub states: AtomicU64,
     /// A page that a fork wipes; its first word is 1.
     pub fork_mark: AtomicU64,
-    /// Table of [`THREAD_SLOTS`] pairs (thread pointer, state), zeroed, in memory that a fork wipes: how a library without thread-local
-    /// storage finds a thread's state.
+    /// Table of [`THREAD_SLOTS`] states, then as many thread pointers, zeroed, in memory that a fork wipes: how a library without
+    /// thread-local storage finds a thread's state.
     pub threads: AtomicU64,
     /// The library's image.
     pub image_start: AtomicU64,

@@ -13,7 +13,7 @@ use hound_common::ring::{OPTION_FREE_STACKS, OPTION_MAPS, STATE_RECORDING};
 
 use crate::modules::{self, Module};
 use crate::thread::{self, Thread};
-use crate::{clock, process, real, walk};
+use crate::{attached, clock, directory, process, real, walk};
 
 /// The function that an event is of: one that this library exports (a [`Kind`]), or one that hound has patched.
 pub trait Function: Copy {
@@ -143,7 +143,7 @@ fn unusual(state: &'static mut Thread, caller: Caller) -> Option<&'static mut Th
     if !process::ready() {
         return None;
     }
-    let mut state = state;
+    let mut state = if attached::is_mapped() { still_own(state)? } else { state };
     loop {
         if state.busy != 0 {
             if !was_left(state, caller) {
@@ -172,6 +172,18 @@ fn unusual(state: &'static mut Thread, caller: Caller) -> Option<&'static mut Th
         take(state, caller);
         return Some(state);
     }
+}
+
+/// The calling thread's state as it is now, where it was found when the function was entered: the session may have changed since.
+#[cold]
+fn still_own(state: &'static mut Thread) -> Option<&'static mut Thread> {
+    let found = directory::find();
+    if core::ptr::eq(found, state) {
+        return Some(state);
+    }
+    let found = if found.is_null() { make_state()? } else { found };
+    // SAFETY: this thread's own; `state` is not used any more.
+    Some(unsafe { &mut *found })
 }
 
 /// What glibc's chunk header says of a block: (usable bytes, `ALLOC_…` flags).
