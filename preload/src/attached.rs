@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use hound_common::attach::{Attachment, ENTRY_GLIBC, Entry, OWN_PIECES, Shape};
 use hound_common::ring::{CLOCK_MONOTONIC, Control, LIBRARY_ABSENT, LIBRARY_READY, OUT_NOT_PREPARED};
 
-use crate::record::{self, Function};
+use crate::record::{self, Caller, Function};
 use crate::thread::Thread;
 use crate::{clock, directory, elf, modules, own, process, rows};
 
@@ -118,7 +118,7 @@ impl<const POOL: bool> Function for Patched<POOL> {
     }
 
     #[inline(always)]
-    fn is_inside(self, _ra: u64) -> bool {
+    fn is_inside(self, _caller: Caller) -> bool {
         false
     }
 

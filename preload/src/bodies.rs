@@ -10,12 +10,22 @@ use hound_common::attach::{ENTRY_FREES, ENTRY_GLIBC, Entry, NO_ARGUMENT};
 use hound_common::event::{ALLOC_MMAPPED, PROCESS_EXEC, tag};
 
 use crate::attached::{self, Patched};
-use crate::nesting::{self, Call};
+use crate::nesting::{self, Call, Entered};
 use crate::record::{self, Caller};
 use crate::{clock, directory, modules, process, rows, stack, sys};
 
-/// A call of a function of the heap.
-type HeapCall = Call<false>;
+/// Marks a call of a function of the heap as at work: `Some` call to record when the real function has returned. Where another one is at
+/// work on another stack, the body returns what `$again` does, the same body with the same arguments.
+macro_rules! enter {
+    ($entry:expr, $caller:expr, $again:expr) => {
+        match Call::<false>::enter($entry, $caller) {
+            Entered::Outermost(call) => Some(call),
+            Entered::Nested => None,
+            // SAFETY: the caller's own call, begun anew.
+            Entered::Elsewhere => return nesting::elsewhere::<false, _>(move || unsafe { $again }),
+        }
+    };
+}
 
 /// What a stub saves of a call whose arguments do not all fit the registers of a body's.
 #[repr(C, align(16))]
@@ -63,7 +73,7 @@ macro_rules! alloc_body {
         pub unsafe extern "C" fn $name($($arg: usize,)* entry: &'static Entry, slot: u64, bp: u64) -> *mut c_void {
             // SAFETY: hound gives a shape only to functions of its type; more arguments than a function takes do no harm.
             let real = unsafe { real::<unsafe extern "C" fn($(alloc_body!(@type $arg)),*) -> *mut c_void>(entry) };
-            let Some(call) = HeapCall::enter(entry, Caller { slot, bp }) else {
+            let Some(call) = enter!(entry, Caller { slot, bp }, $name($($arg,)* entry, slot, bp)) else {
                 // SAFETY: the caller's own call, passed on.
                 return unsafe { real($($arg),*) };
             };
@@ -101,7 +111,7 @@ pub unsafe extern "C" fn posix_memalign(
 ) -> i32 {
     // SAFETY: as in `alloc_body`.
     let real = unsafe { real::<unsafe extern "C" fn(*mut *mut c_void, usize, usize) -> i32>(entry) };
-    let call = HeapCall::enter(entry, Caller { slot, bp });
+    let call = enter!(entry, Caller { slot, bp }, posix_memalign(out, align, size, entry, slot, bp));
     // SAFETY: the caller's own call, passed on.
     let result = unsafe { real(out, align, size) };
     if let Some(call) = call {
@@ -118,7 +128,7 @@ pub unsafe extern "C" fn posix_memalign(
 pub unsafe extern "C" fn realloc(old: *mut c_void, size: usize, entry: &'static Entry, slot: u64, bp: u64) -> *mut c_void {
     // SAFETY: as in `alloc_body`.
     let real = unsafe { real::<unsafe extern "C" fn(*mut c_void, usize) -> *mut c_void>(entry) };
-    let call = HeapCall::enter(entry, Caller { slot, bp });
+    let call = enter!(entry, Caller { slot, bp }, realloc(old, size, entry, slot, bp));
     let before = clock::now();
     // SAFETY: the caller's own call, passed on.
     let new = unsafe { real(old, size) };
@@ -140,7 +150,7 @@ pub unsafe extern "C" fn reallocarray(
 ) -> *mut c_void {
     // SAFETY: as in `alloc_body`.
     let real = unsafe { real::<unsafe extern "C" fn(*mut c_void, usize, usize) -> *mut c_void>(entry) };
-    let call = HeapCall::enter(entry, Caller { slot, bp });
+    let call = enter!(entry, Caller { slot, bp }, reallocarray(old, count, size, entry, slot, bp));
     let before = clock::now();
     // SAFETY: the caller's own call, passed on.
     let new = unsafe { real(old, count, size) };
@@ -157,7 +167,7 @@ pub unsafe extern "C" fn reallocarray(
 pub unsafe extern "C" fn rallocx(old: *mut c_void, size: usize, flags: usize, entry: &'static Entry, slot: u64, bp: u64) -> *mut c_void {
     // SAFETY: as in `alloc_body`.
     let real = unsafe { real::<unsafe extern "C" fn(*mut c_void, usize, usize) -> *mut c_void>(entry) };
-    let call = HeapCall::enter(entry, Caller { slot, bp });
+    let call = enter!(entry, Caller { slot, bp }, rallocx(old, size, flags, entry, slot, bp));
     let before = clock::now();
     // SAFETY: the caller's own call, passed on.
     let new = unsafe { real(old, size, flags) };
@@ -191,7 +201,7 @@ pub fn resized<const POOL: bool>(
 pub unsafe extern "C" fn reallocarr(place: *mut *mut c_void, count: usize, size: usize, entry: &'static Entry, slot: u64, bp: u64) -> i32 {
     // SAFETY: as in `alloc_body`.
     let real = unsafe { real::<unsafe extern "C" fn(*mut *mut c_void, usize, usize) -> i32>(entry) };
-    let call = HeapCall::enter(entry, Caller { slot, bp });
+    let call = enter!(entry, Caller { slot, bp }, reallocarr(place, count, size, entry, slot, bp));
     let before = clock::now();
     // SAFETY: the function reads it first thing, unless it is null.
     let old = if place.is_null() { core::ptr::null_mut() } else { unsafe { place.read() } };
@@ -226,7 +236,7 @@ unsafe fn pass_on(frame: &Frame) -> u64 {
 
 /// `Shape::Wide`
 pub unsafe extern "C" fn wide(frame: &Frame) -> u64 {
-    let call = HeapCall::enter(frame.entry, frame.caller());
+    let call = enter!(frame.entry, frame.caller(), wide(frame));
     // SAFETY: hound gives this shape only to such functions.
     let block = unsafe { pass_on(frame) };
     if let Some(call) = call {
@@ -238,7 +248,7 @@ pub unsafe extern "C" fn wide(frame: &Frame) -> u64 {
 
 /// `Shape::WideRealloc`
 pub unsafe extern "C" fn wide_realloc(frame: &Frame) -> u64 {
-    let call = HeapCall::enter(frame.entry, frame.caller());
+    let call = enter!(frame.entry, frame.caller(), wide_realloc(frame));
     let before = clock::now();
     // SAFETY: as in `wide`.
     let new = unsafe { pass_on(frame) };
@@ -252,7 +262,7 @@ pub unsafe extern "C" fn wide_realloc(frame: &Frame) -> u64 {
 
 /// `Shape::Text`
 pub unsafe extern "C" fn text(frame: &Frame) -> u64 {
-    let call = HeapCall::enter(frame.entry, frame.caller());
+    let call = enter!(frame.entry, frame.caller(), text(frame));
     // SAFETY: as in `wide`.
     let block = unsafe { pass_on(frame) };
     if let Some(call) = call {
@@ -272,7 +282,7 @@ pub unsafe extern "C" fn xallocx(frame: &Frame) -> u64 {
     let [block, size, extra, flags, ..] = frame.args;
     // SAFETY: as in `alloc_body`.
     let real = unsafe { real::<unsafe extern "C" fn(u64, u64, u64, u64) -> u64>(frame.entry) };
-    let call = HeapCall::enter(frame.entry, frame.caller());
+    let call = enter!(frame.entry, frame.caller(), xallocx(frame));
     let before = clock::now();
     // SAFETY: the caller's own call, passed on.
     let result = unsafe { real(block, size, extra, flags) };
@@ -322,13 +332,13 @@ pub fn release<const POOL: bool>(entry: &'static Entry, caller: Caller, block: u
 }
 
 /// `Shape::New`. The block, or null: then the function itself is to be jumped to.
-pub extern "C" fn new(frame: &Frame) -> *mut c_void {
+pub unsafe extern "C" fn new(frame: &Frame) -> *mut c_void {
     static NOTHROW: u64 = 0;
     let helper = frame.entry.helper.load(Ordering::Relaxed);
     if helper == 0 {
         return core::ptr::null_mut();
     }
-    let Some(call) = HeapCall::enter(frame.entry, frame.caller()) else { return core::ptr::null_mut() };
+    let Some(call) = enter!(frame.entry, frame.caller(), new(frame)) else { return core::ptr::null_mut() };
     let [first, second, third, ..] = frame.args;
     let placed = frame.entry.size_argument != NO_ARGUMENT;
     let third = if placed { third } else { &raw const NOTHROW as u64 };

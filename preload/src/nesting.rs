@@ -5,7 +5,6 @@
 //! a signal handler's), stands in nobody's way. Functions of pools nest apart from those of the heap: what a pool takes from the heap is
 //! a block of the heap.
 
-use core::mem::MaybeUninit;
 use core::sync::atomic::{Ordering, compiler_fence};
 
 use hound_common::attach::Entry;
@@ -51,29 +50,37 @@ pub struct Call<const POOL: bool> {
     pub function: Patched<POOL>,
     /// From where.
     pub caller: Caller,
-    /// Whether one was at work on another stack, to which the thread comes back.
-    comes_back: bool,
-    /// Written only if so: nearly no call pays for it.
-    before: MaybeUninit<Inside>,
+}
+
+/// What [`Call::enter`] has found.
+pub enum Entered<const POOL: bool> {
+    /// To be recorded when the real function has returned.
+    Outermost(Call<POOL>),
+    /// Not to be recorded.
+    Nested,
+    /// A function is at work on another stack, to which the thread comes back: this call is to be begun anew by way of [`elsewhere`].
+    Elsewhere,
 }
 
 impl<const POOL: bool> Call<POOL> {
-    /// Marks a call as at work. `None` if it is not to be recorded.
+    /// Marks a call as at work.
     #[inline(always)]
-    pub fn enter(entry: &'static Entry, caller: Caller) -> Option<Self> {
+    pub fn enter(entry: &'static Entry, caller: Caller) -> Entered<POOL> {
         let ra = caller.ra();
-        let function = outermost::<POOL>(entry, ra)?;
+        let Some(function) = outermost::<POOL>(entry, ra) else { return Entered::Nested };
         // SAFETY: this thread's own state; signal handlers leave it as they have found it.
         let state = unsafe { &mut *function.state };
         let place = usize::from(POOL);
-        let mut before = MaybeUninit::uninit();
-        let comes_back = state.inside[place].slot != 0 && outer(state, place, caller.slot)?.is_some_and(|inside| {
-            before.write(inside);
-            true
-        });
+        if state.inside[place].slot != 0 {
+            match outer(state, place, caller.slot) {
+                Outer::AtWork => return Entered::Nested,
+                Outer::Elsewhere => return Entered::Elsewhere,
+                Outer::Gone => {}
+            }
+        }
         state.inside[place] = Inside { slot: caller.slot, ra, nested: 0 };
         compiler_fence(Ordering::SeqCst);
-        Some(Self { function, caller, comes_back, before })
+        Entered::Outermost(Self { function, caller })
     }
 
     /// The real function has returned.
@@ -84,14 +91,40 @@ impl<const POOL: bool> Call<POOL> {
         let state = unsafe { &mut *self.function.state };
         let inside = &mut state.inside[usize::from(POOL)];
         if inside.slot == self.caller.slot {
-            if self.comes_back {
-                // SAFETY: written where it is said so.
-                *inside = unsafe { self.before.assume_init() };
-            } else {
-                inside.slot = 0;
-            }
+            inside.slot = 0;
         }
     }
+}
+
+/// Makes a call while nothing is said to be at work, and says it again. Apart, so that no other call has room to keep for it.
+#[cold]
+#[inline(never)]
+pub fn elsewhere<const POOL: bool, R>(again: impl FnOnce() -> R) -> R {
+    let thread = directory::find();
+    // SAFETY: null or this thread's own state.
+    let Some(state) = (unsafe { thread.as_mut() }) else { return again() };
+    let before = core::mem::replace(&mut state.inside[usize::from(POOL)], NOTHING);
+    let result = again();
+    // SAFETY: states stay mapped; after a fork this one is zero, and nobody's.
+    let state = unsafe { &mut *thread };
+    let inside = &mut state.inside[usize::from(POOL)];
+    if inside.slot == 0 && state.owner != 0 {
+        *inside = before;
+    }
+    result
+}
+
+const NOTHING: Inside = Inside { slot: 0, ra: 0, nested: 0 };
+
+/// What has become of a function that was at work.
+#[derive(PartialEq)]
+enum Outer {
+    /// The call is made by it.
+    AtWork,
+    /// It is on another stack, to which the thread comes back.
+    Elsewhere,
+    /// It was left.
+    Gone,
 }
 
 /// The function with the calling thread's state, made if need be. `None` if the call is the allocator's own, or nothing can be recorded.
@@ -105,19 +138,19 @@ pub fn outermost<const POOL: bool>(entry: &'static Entry, ra: u64) -> Option<Pat
     Some(Patched { entry, state })
 }
 
-/// What to put back when a call from `slot` has returned; `None` if that call is nested.
+/// What the function that is said to be at work is to a call from `slot`.
 #[cold]
 #[inline(never)]
-fn outer(state: &mut Thread, place: usize, slot: u64) -> Option<Option<Inside>> {
+fn outer(state: &mut Thread, place: usize, slot: u64) -> Outer {
     let inside = state.inside[place];
     if !is_near(inside.slot, slot) {
-        return Some(Some(inside)); // on another stack, to which the thread comes back
+        return Outer::Elsewhere;
     }
     if inside.slot > slot && inside.nested < MOST_NESTED && word(state, inside.slot, slot) == Some(inside.ra) {
         state.inside[place].nested += 1;
-        return None;
+        return Outer::AtWork;
     }
-    Some(None)
+    Outer::Gone
 }
 
 fn is_near(a: u64, b: u64) -> bool {
@@ -138,7 +171,7 @@ fn word(state: &Thread, addr: u64, slot: u64) -> Option<u64> {
 pub fn is_in_heap(caller: Caller) -> bool {
     // SAFETY: null or this thread's own state.
     let Some(state) = (unsafe { directory::find().as_mut() }) else { return false };
-    state.inside[0].slot != 0 && outer(state, 0, caller.slot).is_none()
+    state.inside[0].slot != 0 && outer(state, 0, caller.slot) == Outer::AtWork
 }
 
 /// Whether the release of a block is to be recorded, by a function that will be jumped to.
@@ -147,7 +180,7 @@ pub fn releases<const POOL: bool>(function: Patched<POOL>, caller: Caller, block
     // SAFETY: this thread's own state.
     let state = unsafe { &mut *function.state };
     let place = usize::from(POOL);
-    if state.inside[place].slot != 0 && outer(state, place, caller.slot).is_none() {
+    if state.inside[place].slot != 0 && outer(state, place, caller.slot) == Outer::AtWork {
         return false;
     }
     let last = state.released[place];

@@ -21,8 +21,8 @@ pub trait Function: Copy {
     fn kind(self) -> u8;
     /// Number of its pool, 0 if it is of the heap.
     fn pool(self) -> u8;
-    /// Whether a call from `ra` is the allocator calling itself.
-    fn is_inside(self, ra: u64) -> bool;
+    /// Whether a call is the allocator calling itself.
+    fn is_inside(self, caller: Caller) -> bool;
     /// What is known of a block it returned just now: (usable bytes, `ALLOC_…` flags).
     fn usable(self, addr: u64) -> Option<(u64, u8)>;
     /// The calling thread's state, null before its first event.
@@ -41,8 +41,8 @@ impl Function for Kind {
     }
 
     #[inline(always)]
-    fn is_inside(self, ra: u64) -> bool {
-        real::is_allocator_inside(ra)
+    fn is_inside(self, caller: Caller) -> bool {
+        real::is_allocator_inside(caller.ra())
     }
 
     #[inline(always)]
@@ -208,7 +208,7 @@ pub fn is_mapping(addr: *mut c_void) -> bool {
 /// A block was allocated.
 #[inline(always)]
 pub fn alloc(caller: Caller, function: impl Function, addr: *mut c_void, size: usize) {
-    if addr.is_null() || function.is_inside(caller.ra()) {
+    if addr.is_null() || function.is_inside(caller) {
         return;
     }
     if let Some(thread) = begin(function, caller) {
@@ -264,11 +264,10 @@ fn write_alloc(thread: &mut Thread, caller: Caller, function: impl Function, add
 /// A block is about to be released.
 #[inline(always)]
 pub fn free(caller: Caller, function: impl Function, addr: *mut c_void) {
-    let ra = caller.ra();
-    if function.is_inside(ra) {
+    if function.is_inside(caller) {
         return;
     }
-    if process::is_loader(ra) {
+    if process::is_loader(caller.ra()) {
         loader_freed(function, caller);
     }
     if let Some(thread) = begin(function, caller) {
@@ -301,7 +300,7 @@ fn write_free(thread: &mut Thread, caller: Caller, function: impl Function, addr
 /// A block was moved or resized from `old` (released at `before`) to `new`.
 #[inline(always)]
 pub fn realloc(caller: Caller, function: impl Function, before: u64, old: *mut c_void, new: *mut c_void, size: usize) {
-    if function.is_inside(caller.ra()) {
+    if function.is_inside(caller) {
         return;
     }
     if let Some(thread) = begin(function, caller) {
