@@ -181,14 +181,7 @@ pub unsafe extern "C" fn rallocx(old: *mut c_void, size: usize, flags: usize, en
 /// A resize returned: with a block, or without one because it failed (nothing happened, mostly) or, where that is its way, because size 0
 /// released the old one.
 #[inline(always)]
-pub fn resized<const POOL: bool>(
-    call: &Call<POOL>,
-    before: u64,
-    old: *mut c_void,
-    new: *mut c_void,
-    size: usize,
-    zero_releases: bool,
-) {
+pub fn resized<const POOL: bool>(call: &Call<POOL>, before: u64, old: *mut c_void, new: *mut c_void, size: usize, zero_releases: bool) {
     let gives_up = call.function.entry.flags & ENTRY_FREES != 0;
     let released = new.is_null() && !old.is_null() && (zero_releases && size == 0 || gives_up);
     if !new.is_null() || released {
