@@ -204,7 +204,7 @@ pub enum Shape {
     Rallocx = 7,
     /// `(block, size, extra, flags) → new size`: xallocx resizes in place.
     Xallocx = 8,
-    /// `(block, …)`: free, cfree, dallocx, sdallocx, every `operator delete`.
+    /// `(block, …)`, two more arguments at most: free, cfree, dallocx, sdallocx, every `operator delete`.
     Free = 9,
     /// `operator new` that throws: the nothrow one of [`Entry::helper`] is called first; where it fails the real one is jumped to, so
     /// that no frame of ours is on the stack when it throws.
