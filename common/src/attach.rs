@@ -56,8 +56,8 @@ pub struct Attachment {
     pub states: AtomicU64,
     /// A page that a fork wipes; its first word is 1.
     pub fork_mark: AtomicU64,
-    /// Table of [`THREAD_SLOTS`] pairs (thread pointer, state), zeroed, in memory that a fork wipes: how a library without thread-local
-    /// storage finds a thread's state.
+    /// Table of [`THREAD_SLOTS`] states, then as many thread pointers, zeroed, in memory that a fork wipes: how a library without
+    /// thread-local storage finds a thread's state.
     pub threads: AtomicU64,
     /// The library's image.
     pub image_start: AtomicU64,
@@ -204,7 +204,7 @@ pub enum Shape {
     Rallocx = 7,
     /// `(block, size, extra, flags) → new size`: xallocx resizes in place.
     Xallocx = 8,
-    /// `(block, …)`: free, cfree, dallocx, sdallocx, every `operator delete`.
+    /// `(block, …)`, two more arguments at most: free, cfree, dallocx, sdallocx, every `operator delete`.
     Free = 9,
     /// `operator new` that throws: the nothrow one of [`Entry::helper`] is called first; where it fails the real one is jumped to, so
     /// that no frame of ours is on the stack when it throws.

@@ -6,13 +6,13 @@
 //! hound may give a new session (`Attachment::session`) while no function is being recorded. Whichever thread comes first takes over what
 //! is new; several may do so at once, and all do the same.
 
-use core::arch::global_asm;
+use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use hound_common::attach::{Attachment, ENTRY_GLIBC, Entry, OWN_PIECES, Shape};
 use hound_common::ring::{CLOCK_MONOTONIC, Control, LIBRARY_ABSENT, LIBRARY_READY, OUT_NOT_PREPARED};
 
-use crate::record::{self, Function};
+use crate::record::{self, Caller, Function};
 use crate::thread::Thread;
 use crate::{clock, directory, elf, modules, own, process, rows};
 
@@ -24,10 +24,16 @@ pub static hound_attachment: Attachment = Attachment::new();
 // Exported, yet nobody else's can take its place: the stubs reach it without a table of addresses.
 global_asm!(".protected hound_attachment");
 
-/// The block.
+/// The block. Not by way of the table of addresses, which the compiler would ask for an exported symbol's.
 #[inline(always)]
 pub fn attachment() -> &'static Attachment {
-    &hound_attachment
+    let block: *const Attachment;
+    // SAFETY: an address relative to here, as the stubs have it: the symbol is protected.
+    unsafe {
+        asm!("lea {}, [rip + {}]", out(reg) block, sym hound_attachment, options(pure, nomem, nostack, preserves_flags));
+    }
+    // SAFETY: the static's address.
+    unsafe { &*block }
 }
 
 /// Whether hound has mapped the library itself.
@@ -47,7 +53,7 @@ pub fn ready() -> bool {
     if unsafe { mark.as_ref() }.is_none_or(|mark| *mark != 1) {
         // The child of a fork runs on unrecorded: the stubs look no further than here.
         attachment.ring.store(process::no_ring() as u64, Ordering::Relaxed);
-        process::use_ring(core::ptr::null_mut());
+        process::use_ring(process::no_ring());
         return false;
     }
     let session = attachment.session.load(Ordering::Acquire); // pairs with hound's raising of it, after all else
@@ -63,7 +69,7 @@ pub fn ready() -> bool {
 fn begin_session(attachment: &Attachment) {
     attachment.own_piece_count.store(OWN_PIECES as u64, Ordering::Relaxed);
     attachment.own_pieces.store(own::pieces(), Ordering::Release);
-    process::use_ring(attachment.ring.load(Ordering::Relaxed) as *mut Control);
+    process::use_ring(attachment.ring.load(Ordering::Relaxed) as *const Control);
     process::use_loader(attachment.loader_start.load(Ordering::Relaxed), attachment.loader_end.load(Ordering::Relaxed));
     crate::thread::use_reserved(attachment.states.load(Ordering::Relaxed), attachment.tid_offset.load(Ordering::Relaxed));
     elf::use_executable_headers(
@@ -83,25 +89,24 @@ fn begin_session(attachment: &Attachment) {
     }
 }
 
-/// A patched function, and the state of the thread that is in it (null where that is not known yet).
+/// A patched function, and the state of the thread that is in it (null where that is not known yet). `POOL`: its blocks are a pool's.
+///
+/// Who makes one has found out that the call is not the allocator's own ([`calls_itself`]): it is not asked again.
 #[derive(Clone, Copy)]
-pub struct Patched {
+pub struct Patched<const POOL: bool> {
     /// What hound wrote about it.
     pub entry: &'static Entry,
     /// The state.
     pub state: *mut Thread,
 }
 
-impl Patched {
-    /// Whether its blocks are a pool's.
-    #[inline(always)]
-    pub fn is_pool(self) -> bool {
-        let shape = self.entry.shape;
-        shape == Shape::PoolAlloc as u8 || shape == Shape::PoolFree as u8 || shape == Shape::PoolRealloc as u8
-    }
+/// Whether a call from `ra` is the allocator calling itself.
+#[inline(always)]
+pub fn calls_itself(entry: &Entry, ra: u64) -> bool {
+    ra >= entry.inside_start.load(Ordering::Relaxed) && ra < entry.inside_end.load(Ordering::Relaxed)
 }
 
-impl Function for Patched {
+impl<const POOL: bool> Function for Patched<POOL> {
     #[inline(always)]
     fn kind(self) -> u8 {
         self.entry.kind
@@ -109,22 +114,21 @@ impl Function for Patched {
 
     #[inline(always)]
     fn pool(self) -> u8 {
-        if self.is_pool() { self.entry.pool } else { 0 }
+        if POOL { self.entry.pool } else { 0 }
     }
 
     #[inline(always)]
-    fn is_inside(self, ra: u64) -> bool {
-        let start = self.entry.inside_start.load(Ordering::Relaxed);
-        ra.wrapping_sub(start) < self.entry.inside_end.load(Ordering::Relaxed).wrapping_sub(start)
+    fn is_inside(self, _caller: Caller) -> bool {
+        false
     }
 
     #[inline(always)]
     fn usable(self, addr: u64) -> Option<(u64, u8)> {
-        if self.entry.flags & ENTRY_GLIBC != 0 {
+        if !POOL && self.entry.flags & ENTRY_GLIBC != 0 {
             return Some(record::chunk(addr));
         }
         // The helper of an `operator new` is another one, and a pool's blocks are no allocator's.
-        if self.entry.shape == Shape::New as u8 || self.is_pool() {
+        if POOL || self.entry.shape == Shape::New as u8 {
             return None;
         }
         let helper = self.entry.helper.load(Ordering::Relaxed) as *mut ();
@@ -138,13 +142,8 @@ impl Function for Patched {
 
     #[inline(always)]
     fn thread(self) -> *mut Thread {
-        // SAFETY: null, or found for this thread when the function was entered; states stay mapped.
-        if let Some(state) = unsafe { self.state.as_mut() } {
-            // Not so if the session has changed, or a fork has wiped it, while the real function ran.
-            if state.owner >> 32 == attachment().session.load(Ordering::Relaxed) & 0xffff_ffff && state.owner != 0 {
-                return self.state;
-            }
-        }
-        directory::find()
+        // If the session has changed, or a fork has wiped the state, while the real function ran, then the state says another
+        // `Control::state` than there is: `record::unusual` looks for the right one.
+        if self.state.is_null() { directory::find() } else { self.state }
     }
 }

@@ -9,10 +9,23 @@ use core::sync::atomic::Ordering;
 use hound_common::attach::{ENTRY_FREES, ENTRY_GLIBC, Entry, NO_ARGUMENT};
 use hound_common::event::{ALLOC_MMAPPED, PROCESS_EXEC, tag};
 
-use crate::attached::Patched;
-use crate::nesting::{self, Call};
-use crate::record::{self, Caller, Function};
+use crate::attached::{self, Patched};
+use crate::nesting::{self, Call, Entered};
+use crate::record::{self, Caller};
 use crate::{clock, directory, modules, process, rows, stack, sys};
+
+/// Marks a call of a function of the heap as at work: `Some` call to record when the real function has returned. Where another one is at
+/// work on another stack, the body returns what `$again` does, the same body with the same arguments.
+macro_rules! enter {
+    ($entry:expr, $caller:expr, $again:expr) => {
+        match Call::<false>::enter($entry, $caller) {
+            Entered::Outermost(call) => Some(call),
+            Entered::Nested => None,
+            // SAFETY: the caller's own call, begun anew.
+            Entered::Elsewhere => return nesting::elsewhere::<false, _>(move || unsafe { $again }),
+        }
+    };
+}
 
 /// What a stub saves of a call whose arguments do not all fit the registers of a body's.
 #[repr(C, align(16))]
@@ -60,7 +73,7 @@ macro_rules! alloc_body {
         pub unsafe extern "C" fn $name($($arg: usize,)* entry: &'static Entry, slot: u64, bp: u64) -> *mut c_void {
             // SAFETY: hound gives a shape only to functions of its type; more arguments than a function takes do no harm.
             let real = unsafe { real::<unsafe extern "C" fn($(alloc_body!(@type $arg)),*) -> *mut c_void>(entry) };
-            let Some(call) = Call::enter(entry, Caller { slot, bp }) else {
+            let Some(call) = enter!(entry, Caller { slot, bp }, $name($($arg,)* entry, slot, bp)) else {
                 // SAFETY: the caller's own call, passed on.
                 return unsafe { real($($arg),*) };
             };
@@ -77,7 +90,7 @@ macro_rules! alloc_body {
 
 /// Records a block that an outermost call has returned.
 #[inline(always)]
-pub fn allocated(call: &Call, block: *mut c_void, size: usize) {
+pub fn allocated<const POOL: bool>(call: &Call<POOL>, block: *mut c_void, size: usize) {
     nesting::recorded(call.function);
     record::alloc(call.caller, call.function, block, size);
 }
@@ -98,7 +111,7 @@ pub unsafe extern "C" fn posix_memalign(
 ) -> i32 {
     // SAFETY: as in `alloc_body`.
     let real = unsafe { real::<unsafe extern "C" fn(*mut *mut c_void, usize, usize) -> i32>(entry) };
-    let call = Call::enter(entry, Caller { slot, bp });
+    let call = enter!(entry, Caller { slot, bp }, posix_memalign(out, align, size, entry, slot, bp));
     // SAFETY: the caller's own call, passed on.
     let result = unsafe { real(out, align, size) };
     if let Some(call) = call {
@@ -115,7 +128,7 @@ pub unsafe extern "C" fn posix_memalign(
 pub unsafe extern "C" fn realloc(old: *mut c_void, size: usize, entry: &'static Entry, slot: u64, bp: u64) -> *mut c_void {
     // SAFETY: as in `alloc_body`.
     let real = unsafe { real::<unsafe extern "C" fn(*mut c_void, usize) -> *mut c_void>(entry) };
-    let call = Call::enter(entry, Caller { slot, bp });
+    let call = enter!(entry, Caller { slot, bp }, realloc(old, size, entry, slot, bp));
     let before = clock::now();
     // SAFETY: the caller's own call, passed on.
     let new = unsafe { real(old, size) };
@@ -137,7 +150,7 @@ pub unsafe extern "C" fn reallocarray(
 ) -> *mut c_void {
     // SAFETY: as in `alloc_body`.
     let real = unsafe { real::<unsafe extern "C" fn(*mut c_void, usize, usize) -> *mut c_void>(entry) };
-    let call = Call::enter(entry, Caller { slot, bp });
+    let call = enter!(entry, Caller { slot, bp }, reallocarray(old, count, size, entry, slot, bp));
     let before = clock::now();
     // SAFETY: the caller's own call, passed on.
     let new = unsafe { real(old, count, size) };
@@ -154,7 +167,7 @@ pub unsafe extern "C" fn reallocarray(
 pub unsafe extern "C" fn rallocx(old: *mut c_void, size: usize, flags: usize, entry: &'static Entry, slot: u64, bp: u64) -> *mut c_void {
     // SAFETY: as in `alloc_body`.
     let real = unsafe { real::<unsafe extern "C" fn(*mut c_void, usize, usize) -> *mut c_void>(entry) };
-    let call = Call::enter(entry, Caller { slot, bp });
+    let call = enter!(entry, Caller { slot, bp }, rallocx(old, size, flags, entry, slot, bp));
     let before = clock::now();
     // SAFETY: the caller's own call, passed on.
     let new = unsafe { real(old, size, flags) };
@@ -168,7 +181,7 @@ pub unsafe extern "C" fn rallocx(old: *mut c_void, size: usize, flags: usize, en
 /// A resize returned: with a block, or without one because it failed (nothing happened, mostly) or, where that is its way, because size 0
 /// released the old one.
 #[inline(always)]
-pub fn resized(call: &Call, before: u64, old: *mut c_void, new: *mut c_void, size: usize, zero_releases: bool) {
+pub fn resized<const POOL: bool>(call: &Call<POOL>, before: u64, old: *mut c_void, new: *mut c_void, size: usize, zero_releases: bool) {
     let gives_up = call.function.entry.flags & ENTRY_FREES != 0;
     let released = new.is_null() && !old.is_null() && (zero_releases && size == 0 || gives_up);
     if !new.is_null() || released {
@@ -181,7 +194,7 @@ pub fn resized(call: &Call, before: u64, old: *mut c_void, new: *mut c_void, siz
 pub unsafe extern "C" fn reallocarr(place: *mut *mut c_void, count: usize, size: usize, entry: &'static Entry, slot: u64, bp: u64) -> i32 {
     // SAFETY: as in `alloc_body`.
     let real = unsafe { real::<unsafe extern "C" fn(*mut *mut c_void, usize, usize) -> i32>(entry) };
-    let call = Call::enter(entry, Caller { slot, bp });
+    let call = enter!(entry, Caller { slot, bp }, reallocarr(place, count, size, entry, slot, bp));
     let before = clock::now();
     // SAFETY: the function reads it first thing, unless it is null.
     let old = if place.is_null() { core::ptr::null_mut() } else { unsafe { place.read() } };
@@ -216,7 +229,7 @@ unsafe fn pass_on(frame: &Frame) -> u64 {
 
 /// `Shape::Wide`
 pub unsafe extern "C" fn wide(frame: &Frame) -> u64 {
-    let call = Call::enter(frame.entry, frame.caller());
+    let call = enter!(frame.entry, frame.caller(), wide(frame));
     // SAFETY: hound gives this shape only to such functions.
     let block = unsafe { pass_on(frame) };
     if let Some(call) = call {
@@ -228,7 +241,7 @@ pub unsafe extern "C" fn wide(frame: &Frame) -> u64 {
 
 /// `Shape::WideRealloc`
 pub unsafe extern "C" fn wide_realloc(frame: &Frame) -> u64 {
-    let call = Call::enter(frame.entry, frame.caller());
+    let call = enter!(frame.entry, frame.caller(), wide_realloc(frame));
     let before = clock::now();
     // SAFETY: as in `wide`.
     let new = unsafe { pass_on(frame) };
@@ -242,7 +255,7 @@ pub unsafe extern "C" fn wide_realloc(frame: &Frame) -> u64 {
 
 /// `Shape::Text`
 pub unsafe extern "C" fn text(frame: &Frame) -> u64 {
-    let call = Call::enter(frame.entry, frame.caller());
+    let call = enter!(frame.entry, frame.caller(), text(frame));
     // SAFETY: as in `wide`.
     let block = unsafe { pass_on(frame) };
     if let Some(call) = call {
@@ -262,7 +275,7 @@ pub unsafe extern "C" fn xallocx(frame: &Frame) -> u64 {
     let [block, size, extra, flags, ..] = frame.args;
     // SAFETY: as in `alloc_body`.
     let real = unsafe { real::<unsafe extern "C" fn(u64, u64, u64, u64) -> u64>(frame.entry) };
-    let call = Call::enter(frame.entry, frame.caller());
+    let call = enter!(frame.entry, frame.caller(), xallocx(frame));
     let before = clock::now();
     // SAFETY: the caller's own call, passed on.
     let result = unsafe { real(block, size, extra, flags) };
@@ -276,38 +289,49 @@ pub unsafe extern "C" fn xallocx(frame: &Frame) -> u64 {
     result
 }
 
-/// `Shape::Free`. Not 0 if releasing the block unmaps memory.
-pub extern "C" fn free(frame: &Frame) -> u32 {
-    let block = frame.argument(0);
-    if block == 0 {
-        return 0;
+/// `Shape::Free`: such functions take a size, an alignment or flags beside the block.
+///
+/// The real function's call is the last thing done, which the compiler makes a jump: no frame of ours is on the stack meanwhile. Only where
+/// releasing the block unmaps memory there is one: other threads are told when it is gone.
+pub unsafe extern "C" fn free(block: u64, second: u64, third: u64, entry: &'static Entry, slot: u64, bp: u64) {
+    if block != 0 {
+        release::<false>(entry, Caller { slot, bp }, block);
+        if entry.flags & ENTRY_GLIBC != 0 && record::chunk(block).1 & ALLOC_MMAPPED != 0 {
+            // SAFETY: as in `alloc_body`.
+            let real = unsafe { real::<Releasing>(entry) };
+            // SAFETY: the caller's own call, passed on.
+            unsafe { real(block, second, third) };
+            stack::note_unmapping();
+            return;
+        }
     }
-    release(frame, block);
-    u32::from(frame.entry.flags & ENTRY_GLIBC != 0 && record::chunk(block).1 & ALLOC_MMAPPED != 0)
+    // SAFETY: as in `alloc_body`.
+    let real = unsafe { real::<Releasing>(entry) };
+    // SAFETY: the caller's own call, passed on.
+    unsafe { real(block, second, third) }
 }
+
+/// A function that releases a block.
+type Releasing = unsafe extern "C" fn(u64, u64, u64);
 
 /// Records the release of a block, unless it is nested.
 #[inline(always)]
-pub fn release(frame: &Frame, block: u64) {
-    let mut function = Patched { entry: frame.entry, state: directory::find() };
-    let caller = frame.caller();
-    if !function.is_inside(caller.ra()) && nesting::releases(function, caller, block) {
+pub fn release<const POOL: bool>(entry: &'static Entry, caller: Caller, block: u64) {
+    let Some(function) = nesting::outermost::<POOL>(entry, caller.ra()) else { return };
+    if nesting::releases(function, caller, block) {
         record::free(caller, function, block as *mut c_void);
-        if function.state.is_null() {
-            function.state = directory::find(); // made for the event
-        }
         nesting::released(function, caller, block);
     }
 }
 
 /// `Shape::New`. The block, or null: then the function itself is to be jumped to.
-pub extern "C" fn new(frame: &Frame) -> *mut c_void {
+pub unsafe extern "C" fn new(frame: &Frame) -> *mut c_void {
     static NOTHROW: u64 = 0;
     let helper = frame.entry.helper.load(Ordering::Relaxed);
     if helper == 0 {
         return core::ptr::null_mut();
     }
-    let Some(call) = Call::enter(frame.entry, frame.caller()) else { return core::ptr::null_mut() };
+    let Some(call) = enter!(frame.entry, frame.caller(), new(frame)) else { return core::ptr::null_mut() };
     let [first, second, third, ..] = frame.args;
     let placed = frame.entry.size_argument != NO_ARGUMENT;
     let third = if placed { third } else { &raw const NOTHROW as u64 };
@@ -331,8 +355,7 @@ const FAILED: u64 = u64::MAX;
 
 /// Whether the program changes its mappings, not libc for itself (for the heap, whose blocks are told one by one, or a thread's stack).
 fn is_programs(entry: &'static Entry, caller: Caller) -> bool {
-    let function = Patched { entry, state: directory::find() };
-    !function.is_inside(caller.ra()) && !nesting::is_in_heap(function, caller)
+    !attached::calls_itself(entry, caller.ra()) && !nesting::is_in_heap(caller)
 }
 
 /// `Shape::Mmap`
@@ -377,14 +400,14 @@ pub unsafe extern "C" fn munmap(addr: u64, length: u64, entry: &'static Entry, s
     // SAFETY: the caller's own call, passed on.
     let result = unsafe { real(addr, length) };
     stack::note_unmapping();
-    let function = Patched { entry, state };
+    let function = Patched::<false> { entry, state };
     if result == 0 && is_programs(entry, Caller { slot, bp }) {
         record::map(Caller { slot, bp }, tag::UNMAP, function, before, &[addr, length]);
     }
     result
 }
 
-fn of(frame: &Frame) -> Patched {
+fn of(frame: &Frame) -> Patched<false> {
     Patched { entry: frame.entry, state: core::ptr::null_mut() }
 }
 

@@ -29,6 +29,7 @@ pub fn now() -> u64 {
 }
 
 #[cold]
+#[inline(never)]
 fn monotonic(vdso: usize) -> u64 {
     const CLOCK_MONOTONIC: i32 = 1;
     // SAFETY: the address of __vdso_clock_gettime, which has this signature.

@@ -21,24 +21,32 @@ const PROBES: usize = 64;
 /// `state` of an entry that is being taken over.
 const CLAIMED: u64 = 1;
 
-#[repr(C)]
+/// An entry of the table, which is laid out for one look-up to cost little: first all states, then all keys.
 struct Slot {
     /// A thread pointer, 0 = never used.
-    key: AtomicU64,
+    key: &'static AtomicU64,
     /// Its thread's state, 0 = not written yet, [`CLAIMED`].
-    state: AtomicU64,
+    state: &'static AtomicU64,
 }
 
 #[inline(always)]
-fn slot(position: usize) -> &'static Slot {
-    let slots = attachment().threads.load(Ordering::Relaxed) as *const Slot;
+fn state_at(position: usize) -> &'static AtomicU64 {
+    let states = attachment().threads.load(Ordering::Relaxed) as *const AtomicU64;
     // SAFETY: hound has mapped so many before it patched anything.
-    unsafe { &*slots.wrapping_add(position % THREAD_SLOTS) }
+    unsafe { &*states.wrapping_add(position % THREAD_SLOTS) }
 }
 
+fn slot(position: usize) -> Slot {
+    let state = state_at(position);
+    // SAFETY: as many words follow the states.
+    let key = unsafe { &*(&raw const *state).wrapping_add(THREAD_SLOTS) };
+    Slot { key, state }
+}
+
+/// Multiplied in 32 bits: thread pointers differ in their lower half unless they are exactly 4 GiB apart.
 #[inline(always)]
 fn place(pointer: u64) -> usize {
-    (pointer.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - THREAD_SLOTS.trailing_zeros())) as usize
+    ((pointer as u32).wrapping_mul(0x9e37_79b1) >> (u32::BITS - THREAD_SLOTS.trailing_zeros())) as usize
 }
 
 /// What a state must have as its owner to be that of the calling thread, whose thread pointer this is.
@@ -66,12 +74,13 @@ fn pointer_of(state: u64) -> u64 {
 }
 
 /// The calling thread's state, null if it has none (yet, or in this session).
+///
+/// Of the first entry the key is not asked: the state's owner, an id that no other thread has while this one lives, says more.
 #[inline(always)]
 pub fn find() -> *mut Thread {
     let pointer = sys::thread_pointer();
-    let first = slot(place(pointer));
-    let state = first.state.load(Ordering::Relaxed);
-    if first.key.load(Ordering::Relaxed) == pointer && state > CLAIMED && owner_of(state) == owner(pointer) {
+    let state = state_at(place(pointer)).load(Ordering::Relaxed);
+    if state > CLAIMED && owner_of(state) == owner(pointer) {
         return state as *mut Thread;
     }
     find_further(pointer)

@@ -9,8 +9,8 @@ use core::sync::atomic::{Ordering, compiler_fence};
 
 use hound_common::attach::Entry;
 
-use crate::attached::Patched;
-use crate::record::{self, Caller, Function};
+use crate::attached::{self, Patched};
+use crate::record::{self, Caller};
 use crate::thread::Thread;
 use crate::{directory, stack, sys};
 
@@ -44,40 +44,43 @@ pub struct Released {
     entry: u64,
 }
 
-const NOTHING: Inside = Inside { slot: 0, ra: 0, nested: 0 };
-
-/// An outermost call under way.
-pub struct Call {
+/// An outermost call under way. `POOL`: of a pool's function.
+pub struct Call<const POOL: bool> {
     /// What was called.
-    pub function: Patched,
+    pub function: Patched<POOL>,
     /// From where.
     pub caller: Caller,
-    before: Inside,
 }
 
-impl Call {
-    /// Marks a call as at work. `None` if it is not to be recorded.
+/// What [`Call::enter`] has found.
+pub enum Entered<const POOL: bool> {
+    /// To be recorded when the real function has returned.
+    Outermost(Call<POOL>),
+    /// Not to be recorded.
+    Nested,
+    /// A function is at work on another stack, to which the thread comes back: this call is to be begun anew by way of [`elsewhere`].
+    Elsewhere,
+}
+
+impl<const POOL: bool> Call<POOL> {
+    /// Marks a call as at work.
     #[inline(always)]
-    pub fn enter(entry: &'static Entry, caller: Caller) -> Option<Call> {
+    pub fn enter(entry: &'static Entry, caller: Caller) -> Entered<POOL> {
         let ra = caller.ra();
-        let mut function = Patched { entry, state: core::ptr::null_mut() };
-        if function.is_inside(ra) {
-            return None;
-        }
-        function.state = directory::find();
-        if function.state.is_null() {
-            function.state = record::make_state()?;
-        }
+        let Some(function) = outermost::<POOL>(entry, ra) else { return Entered::Nested };
         // SAFETY: this thread's own state; signal handlers leave it as they have found it.
         let state = unsafe { &mut *function.state };
-        let place = usize::from(function.is_pool());
-        let before = match state.inside.get(place) {
-            Some(Inside { slot: 0, .. }) | None => NOTHING,
-            Some(_) => outer(state, place, caller.slot)?,
-        };
+        let place = usize::from(POOL);
+        if state.inside[place].slot != 0 {
+            match outer(state, place, caller.slot) {
+                Outer::AtWork => return Entered::Nested,
+                Outer::Elsewhere => return Entered::Elsewhere,
+                Outer::Gone => {}
+            }
+        }
         state.inside[place] = Inside { slot: caller.slot, ra, nested: 0 };
         compiler_fence(Ordering::SeqCst);
-        Some(Call { function, caller, before })
+        Entered::Outermost(Self { function, caller })
     }
 
     /// The real function has returned.
@@ -86,26 +89,68 @@ impl Call {
         compiler_fence(Ordering::SeqCst);
         // SAFETY: states stay mapped; after a fork this one is zero.
         let state = unsafe { &mut *self.function.state };
-        let inside = &mut state.inside[usize::from(self.function.is_pool())];
+        let inside = &mut state.inside[usize::from(POOL)];
         if inside.slot == self.caller.slot {
-            *inside = self.before;
+            inside.slot = 0;
         }
     }
 }
 
-/// What to put back when a call from `slot` has returned; `None` if that call is nested.
+/// Makes a call while nothing is said to be at work, and says it again. Apart, so that no other call has room to keep for it.
 #[cold]
 #[inline(never)]
-fn outer(state: &mut Thread, place: usize, slot: u64) -> Option<Inside> {
+pub fn elsewhere<const POOL: bool, R>(again: impl FnOnce() -> R) -> R {
+    let thread = directory::find();
+    // SAFETY: null or this thread's own state.
+    let Some(state) = (unsafe { thread.as_mut() }) else { return again() };
+    let before = core::mem::replace(&mut state.inside[usize::from(POOL)], NOTHING);
+    let result = again();
+    // SAFETY: states stay mapped; after a fork this one is zero, and nobody's.
+    let state = unsafe { &mut *thread };
+    let inside = &mut state.inside[usize::from(POOL)];
+    if inside.slot == 0 && state.owner != 0 {
+        *inside = before;
+    }
+    result
+}
+
+const NOTHING: Inside = Inside { slot: 0, ra: 0, nested: 0 };
+
+/// What has become of a function that was at work.
+#[derive(PartialEq)]
+enum Outer {
+    /// The call is made by it.
+    AtWork,
+    /// It is on another stack, to which the thread comes back.
+    Elsewhere,
+    /// It was left.
+    Gone,
+}
+
+/// The function with the calling thread's state, made if need be. `None` if the call is the allocator's own, or nothing can be recorded.
+#[inline(always)]
+pub fn outermost<const POOL: bool>(entry: &'static Entry, ra: u64) -> Option<Patched<POOL>> {
+    if attached::calls_itself(entry, ra) {
+        return None;
+    }
+    let state = directory::find();
+    let state = if state.is_null() { record::make_state()? } else { state };
+    Some(Patched { entry, state })
+}
+
+/// What the function that is said to be at work is to a call from `slot`.
+#[cold]
+#[inline(never)]
+fn outer(state: &mut Thread, place: usize, slot: u64) -> Outer {
     let inside = state.inside[place];
     if !is_near(inside.slot, slot) {
-        return Some(inside); // on another stack, to which the thread comes back
+        return Outer::Elsewhere;
     }
     if inside.slot > slot && inside.nested < MOST_NESTED && word(state, inside.slot, slot) == Some(inside.ra) {
         state.inside[place].nested += 1;
-        return None;
+        return Outer::AtWork;
     }
-    Some(NOTHING)
+    Outer::Gone
 }
 
 fn is_near(a: u64, b: u64) -> bool {
@@ -123,19 +168,19 @@ fn word(state: &Thread, addr: u64, slot: u64) -> Option<u64> {
 }
 
 /// Whether a call comes from a function of the heap at work.
-pub fn is_in_heap(function: Patched, caller: Caller) -> bool {
+pub fn is_in_heap(caller: Caller) -> bool {
     // SAFETY: null or this thread's own state.
-    let Some(state) = (unsafe { function.state.as_mut() }) else { return false };
-    state.inside[0].slot != 0 && outer(state, 0, caller.slot).is_none()
+    let Some(state) = (unsafe { directory::find().as_mut() }) else { return false };
+    state.inside[0].slot != 0 && outer(state, 0, caller.slot) == Outer::AtWork
 }
 
 /// Whether the release of a block is to be recorded, by a function that will be jumped to.
 #[inline(always)]
-pub fn releases(function: Patched, caller: Caller, block: u64) -> bool {
-    // SAFETY: null or this thread's own state.
-    let Some(state) = (unsafe { function.state.as_mut() }) else { return true };
-    let place = usize::from(function.is_pool());
-    if state.inside[place].slot != 0 && outer(state, place, caller.slot).is_none() {
+pub fn releases<const POOL: bool>(function: Patched<POOL>, caller: Caller, block: u64) -> bool {
+    // SAFETY: this thread's own state.
+    let state = unsafe { &mut *function.state };
+    let place = usize::from(POOL);
+    if state.inside[place].slot != 0 && outer(state, place, caller.slot) == Outer::AtWork {
         return false;
     }
     let last = state.released[place];
@@ -150,19 +195,17 @@ pub fn releases(function: Patched, caller: Caller, block: u64) -> bool {
 
 /// Notes that a block's release was recorded.
 #[inline(always)]
-pub fn released(function: Patched, caller: Caller, block: u64) {
-    // SAFETY: null or this thread's own state.
-    if let Some(state) = unsafe { function.state.as_mut() } {
-        let entry = &raw const *function.entry as u64;
-        state.released[usize::from(function.is_pool())] = Released { block, slot: caller.slot, ra: caller.ra(), entry };
-    }
+pub fn released<const POOL: bool>(function: Patched<POOL>, caller: Caller, block: u64) {
+    // SAFETY: this thread's own state.
+    let state = unsafe { &mut *function.state };
+    let entry = &raw const *function.entry as u64;
+    state.released[usize::from(POOL)] = Released { block, slot: caller.slot, ra: caller.ra(), entry };
 }
 
 /// Notes that something else was recorded.
 #[inline(always)]
-pub fn recorded(function: Patched) {
-    // SAFETY: null or this thread's own state.
-    if let Some(state) = unsafe { function.state.as_mut() } {
-        state.released[usize::from(function.is_pool())].block = 0;
-    }
+pub fn recorded<const POOL: bool>(function: Patched<POOL>) {
+    // SAFETY: this thread's own state, of an outermost call.
+    let state = unsafe { &mut *function.state };
+    state.released[usize::from(POOL)].block = 0;
 }

@@ -15,7 +15,7 @@ use hound_common::ring::{Control, STATE_RECORDING};
 
 use crate::attached::hound_attachment;
 use crate::bodies::{self, Frame};
-use crate::nesting::Call;
+use crate::nesting::{self, Call, Entered};
 use crate::record::Caller;
 use crate::{clock, sys};
 
@@ -127,9 +127,20 @@ stub!(call alloc_stub => alloc);
 stub!(call realloc_stub => realloc);
 stub!(jump free_stub => free);
 
+/// As `enter` of the bodies, for a pool's function.
+macro_rules! enter {
+    ($saved:ident, $again:ident) => {
+        match Call::<true>::enter($saved.frame.entry, $saved.frame.caller()) {
+            Entered::Outermost(call) => Some(call),
+            Entered::Nested => None,
+            Entered::Elsewhere => return nesting::elsewhere::<true, _>(move || $again($saved)),
+        }
+    };
+}
+
 /// `Shape::PoolAlloc`
 extern "C" fn alloc(saved: &mut Saved) -> u64 {
-    let call = Call::enter(saved.frame.entry, saved.frame.caller());
+    let call = enter!(saved, alloc);
     let block = saved.call_real();
     if let Some(call) = call {
         call.leave();
@@ -140,7 +151,7 @@ extern "C" fn alloc(saved: &mut Saved) -> u64 {
 
 /// `Shape::PoolRealloc`
 extern "C" fn realloc(saved: &mut Saved) -> u64 {
-    let call = Call::enter(saved.frame.entry, saved.frame.caller());
+    let call = enter!(saved, realloc);
     let before = clock::now();
     let new = saved.call_real();
     if let Some(call) = call {
@@ -156,7 +167,7 @@ extern "C" fn free(saved: &mut Saved) {
     debug_assert!(saved.frame.entry.block_argument != NO_ARGUMENT);
     let block = saved.frame.argument(saved.frame.entry.block_argument);
     if block != 0 {
-        bodies::release(&saved.frame, block);
+        bodies::release::<true>(saved.frame.entry, saved.frame.caller(), block);
     }
 }
 

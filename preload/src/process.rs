@@ -17,7 +17,8 @@ static NO_RING: ZeroControl = ZeroControl([0; size_of::<Control>() / 8]);
 #[repr(align(4096))]
 struct ZeroControl(#[expect(dead_code, reason = "only its address is used")] [u64; size_of::<Control>() / 8]);
 
-static CONTROL: AtomicPtr<Control> = AtomicPtr::new(core::ptr::null_mut());
+/// The ring's control page, or [`NO_RING`]: never null, so that no event has to ask.
+static CONTROL: AtomicPtr<Control> = AtomicPtr::new((&raw const NO_RING).cast::<Control>().cast_mut());
 
 const UNKNOWN: u32 = 0;
 const STARTING: u32 = 1;
@@ -33,13 +34,9 @@ static LOADER_BYTES: AtomicU64 = AtomicU64::new(0);
 /// The ring's control page, or one that says not to record.
 #[inline(always)]
 pub fn control() -> &'static Control {
-    let control = CONTROL.load(Ordering::Relaxed);
-    if control.is_null() {
-        // SAFETY: zeroed, aligned, of the same size; nothing is ever stored through it, since it never lets an event begin.
-        return unsafe { &*(&raw const NO_RING).cast::<Control>() };
-    }
-    // SAFETY: the mapped ring, which is never unmapped.
-    unsafe { &*control }
+    // SAFETY: the mapped ring, which is never unmapped; or zeroes, aligned, of the same size: nothing is ever stored through that, since
+    // it never lets an event begin.
+    unsafe { &*CONTROL.load(Ordering::Relaxed) }
 }
 
 /// A control page that says not to record.
@@ -47,9 +44,9 @@ pub fn no_ring() -> *const Control {
     (&raw const NO_RING).cast()
 }
 
-/// Uses a ring that hound has mapped; null = none.
-pub fn use_ring(control: *mut Control) {
-    CONTROL.store(control, Ordering::Release);
+/// Uses a ring that hound has mapped, or [`no_ring`].
+pub fn use_ring(control: *const Control) {
+    CONTROL.store(control.cast_mut(), Ordering::Release);
 }
 
 /// Takes hound's word for where the dynamic loader lies.
@@ -89,7 +86,7 @@ pub fn segment_data(index: u32) -> *mut u64 {
 /// Counts an event lost before it had a stream.
 #[cold]
 pub fn lose(reason: u8) {
-    if !CONTROL.load(Ordering::Relaxed).is_null()
+    if !core::ptr::eq(CONTROL.load(Ordering::Relaxed), no_ring())
         && let Some(cell) = control().lost.get(reason as usize)
     {
         cell.fetch_add(1, Ordering::Relaxed);
@@ -124,7 +121,7 @@ pub fn ready() -> bool {
             let ours = unsafe { FORK_MARK.load(Ordering::Relaxed).read_volatile() } == 1;
             if !ours {
                 // The child of a fork runs on unrecorded, and must not write into its parent's ring.
-                CONTROL.store(core::ptr::null_mut(), Ordering::Relaxed);
+                use_ring(no_ring());
                 STATE.store(OUT, Ordering::Relaxed);
             }
             ours

@@ -13,7 +13,7 @@ use hound_common::ring::{OPTION_FREE_STACKS, OPTION_MAPS, STATE_RECORDING};
 
 use crate::modules::{self, Module};
 use crate::thread::{self, Thread};
-use crate::{clock, process, real, walk};
+use crate::{attached, clock, directory, process, real, walk};
 
 /// The function that an event is of: one that this library exports (a [`Kind`]), or one that hound has patched.
 pub trait Function: Copy {
@@ -21,8 +21,8 @@ pub trait Function: Copy {
     fn kind(self) -> u8;
     /// Number of its pool, 0 if it is of the heap.
     fn pool(self) -> u8;
-    /// Whether a call from `ra` is the allocator calling itself.
-    fn is_inside(self, ra: u64) -> bool;
+    /// Whether a call is the allocator calling itself.
+    fn is_inside(self, caller: Caller) -> bool;
     /// What is known of a block it returned just now: (usable bytes, `ALLOC_…` flags).
     fn usable(self, addr: u64) -> Option<(u64, u8)>;
     /// The calling thread's state, null before its first event.
@@ -41,8 +41,8 @@ impl Function for Kind {
     }
 
     #[inline(always)]
-    fn is_inside(self, ra: u64) -> bool {
-        real::is_allocator_inside(ra)
+    fn is_inside(self, caller: Caller) -> bool {
+        real::is_allocator_inside(caller.ra())
     }
 
     #[inline(always)]
@@ -143,7 +143,7 @@ fn unusual(state: &'static mut Thread, caller: Caller) -> Option<&'static mut Th
     if !process::ready() {
         return None;
     }
-    let mut state = state;
+    let mut state = if attached::is_mapped() { still_own(state)? } else { state };
     loop {
         if state.busy != 0 {
             if !was_left(state, caller) {
@@ -174,6 +174,18 @@ fn unusual(state: &'static mut Thread, caller: Caller) -> Option<&'static mut Th
     }
 }
 
+/// The calling thread's state as it is now, where it was found when the function was entered: the session may have changed since.
+#[cold]
+fn still_own(state: &'static mut Thread) -> Option<&'static mut Thread> {
+    let found = directory::find();
+    if core::ptr::eq(found, state) {
+        return Some(state);
+    }
+    let found = if found.is_null() { make_state()? } else { found };
+    // SAFETY: this thread's own; `state` is not used any more.
+    Some(unsafe { &mut *found })
+}
+
 /// What glibc's chunk header says of a block: (usable bytes, `ALLOC_…` flags).
 #[inline(always)]
 pub fn chunk(addr: u64) -> (u64, u8) {
@@ -196,7 +208,7 @@ pub fn is_mapping(addr: *mut c_void) -> bool {
 /// A block was allocated.
 #[inline(always)]
 pub fn alloc(caller: Caller, function: impl Function, addr: *mut c_void, size: usize) {
-    if addr.is_null() || function.is_inside(caller.ra()) {
+    if addr.is_null() || function.is_inside(caller) {
         return;
     }
     if let Some(thread) = begin(function, caller) {
@@ -252,11 +264,10 @@ fn write_alloc(thread: &mut Thread, caller: Caller, function: impl Function, add
 /// A block is about to be released.
 #[inline(always)]
 pub fn free(caller: Caller, function: impl Function, addr: *mut c_void) {
-    let ra = caller.ra();
-    if function.is_inside(ra) {
+    if function.is_inside(caller) {
         return;
     }
-    if process::is_loader(ra) {
+    if process::is_loader(caller.ra()) {
         loader_freed(function, caller);
     }
     if let Some(thread) = begin(function, caller) {
@@ -289,7 +300,7 @@ fn write_free(thread: &mut Thread, caller: Caller, function: impl Function, addr
 /// A block was moved or resized from `old` (released at `before`) to `new`.
 #[inline(always)]
 pub fn realloc(caller: Caller, function: impl Function, before: u64, old: *mut c_void, new: *mut c_void, size: usize) {
-    if function.is_inside(caller.ra()) {
+    if function.is_inside(caller) {
         return;
     }
     if let Some(thread) = begin(function, caller) {

@@ -15,7 +15,7 @@ const GROWTH: u64 = 1 << 20;
 
 /// Counts unmappings that the library sees in the whole process: any of them may have taken away (part of) a stack that a thread is going
 /// to come back to.
-pub static UNMAPPINGS: AtomicU32 = AtomicU32::new(0);
+static UNMAPPINGS: AtomicU32 = AtomicU32::new(0);
 
 /// Memory is being unmapped.
 pub fn note_unmapping() {

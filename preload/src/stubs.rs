@@ -11,7 +11,7 @@ use hound_common::ring::{Control, STATE_RECORDING};
 
 use crate::attached::hound_attachment;
 use crate::bodies::{self, Frame};
-use crate::{pools, stack};
+use crate::pools;
 
 /// An entry point: takes its own function's arguments, whatever they are.
 type Stub = unsafe extern "C" fn();
@@ -98,6 +98,7 @@ narrow!(alloc_first => bodies::alloc_first, "rcx", "r8", "r9");
 narrow!(rallocx => bodies::rallocx, "rcx", "r8", "r9");
 narrow!(reallocarr => bodies::reallocarr, "rcx", "r8", "r9");
 narrow!(munmap => bodies::munmap, "rdx", "rcx", "r8");
+narrow!(free => bodies::free, "rcx", "r8", "r9");
 
 const FRAME: usize = size_of::<Frame>();
 const ENTRY: usize = offset_of!(Frame, entry);
@@ -136,10 +137,10 @@ macro_rules! framed {
                 "call {body}",
                 $($after,)*
                 ".cfi_endproc",
-                "/* {attachment} {ring} {state} {recording} {real} {unmappings} */",
+                "/* {attachment} {ring} {state} {recording} {real} */",
                 attachment = sym hound_attachment, ring = const RING, state = const STATE, recording = const STATE_RECORDING,
                 real = const REAL, body = sym $body, frame = const FRAME, entry = const ENTRY, slot = const SLOT, bp = const BP,
-                ax = const AX, unmappings = sym stack::UNMAPPINGS,
+                ax = const AX,
             )
         }
     };
@@ -170,22 +171,6 @@ framed!(call wide => bodies::wide);
 framed!(call wide_realloc => bodies::wide_realloc);
 framed!(call text => bodies::text);
 framed!(jump exec => bodies::exec);
-
-// Releasing a block that is a mapping of its own takes memory away: other threads are told when it is gone.
-framed!(free => bodies::free, gate: [
-    "mov r10, qword ptr [rip + {attachment} + {ring}]", "test byte ptr [r10 + {state}], {recording}",
-    "jnz 8f", "jmp qword ptr [r11 + {real}]", "8:"
-], after: [
-    "test eax, eax",
-    "mov rdi, qword ptr [rsp]", "mov rsi, qword ptr [rsp + 8]", "mov rdx, qword ptr [rsp + 16]", "mov rcx, qword ptr [rsp + 24]",
-    "mov r8, qword ptr [rsp + 32]", "mov r9, qword ptr [rsp + 40]", "mov r11, qword ptr [rsp + {entry}]",
-    "mov rax, qword ptr [rsp + {ax}]",
-    "jnz 2f",
-    ".cfi_remember_state", "leave", ".cfi_def_cfa rsp, 8", "jmp qword ptr [r11 + {real}]",
-    "2:", ".cfi_restore_state", "call qword ptr [r11 + {real}]",
-    "lock inc dword ptr [rip + {unmappings}]",
-    "leave", ".cfi_def_cfa rsp, 8", "ret"
-]);
 
 // The body has called the function that does not throw. Where that found no memory, this one is jumped to, and throws from its own frame.
 framed!(new => bodies::new, gate: [

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use hound_common::attach::{ATTACHMENT_SYMBOL, STUBS_SYMBOL};
 use hound_common::hook::{HOOKS, PROGRAM_API, WATCHED};
+use hound_tests::attach;
 use hound_tests::binaries;
 use hound_tests::capture::Capture;
 use hound_tests::compile::{Build, Program};
@@ -176,4 +177,22 @@ fn programs_of_the_system_do_the_same_as_without_hound() {
 fn assert_sound(file: &Path) {
     let check = Capture { path: file.to_owned() }.check();
     assert!(check.status.success(), "{}: {}{}", file.display(), check.out(), check.err());
+}
+
+/// Where a program is attached to, the real `free` is jumped to, as if nothing had been: no frame of the library is on the stack meanwhile.
+/// In the source it is a call, the last thing the hook's body does: it is the compiler that makes it a jump.
+#[test]
+fn the_real_free_is_jumped_to() {
+    let library = binaries::libhound();
+    let (_, body) = attach::nm(&library.display().to_string(), "-a")
+        .into_iter()
+        .find(|(_, name)| name.contains("6bodies4free"))
+        .expect("the library still has its symbols, and a body for free");
+    let listing = Command::new("objdump").args(["-d", "--no-show-raw-insn", &format!("--disassemble={body}")]).arg(&library).output();
+    let listing = String::from_utf8_lossy(&listing.expect("objdump is installed with the compiler").stdout).into_owned();
+    assert!(listing.contains("<hound_attachment"), "this is not the body: {listing}");
+    let through_register = |line: &&str| line.contains("*%r");
+    let (jumps, calls): (Vec<&str>, Vec<&str>) = listing.lines().filter(through_register).partition(|line| line.contains("jmp "));
+    // The one call is for a block that is a mapping of its own: what it unmaps is told others when it is gone.
+    assert_eq!((jumps.len(), calls.len()), (1, 1), "{jumps:?} {calls:?}");
 }
