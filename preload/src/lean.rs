@@ -147,6 +147,7 @@ fn place(path: &mut Path, from: Range<usize>, at: usize, needs: bool, bp_top: &m
         let flags = frame.flags & USES_BP | if needs { NEEDS_BP } else { 0 };
         *path.meta(at) = Meta { bp: frame.bp, bp_slot: frame.bp_slot, flags };
         needed_below = needs && frame.bp_slot == 0;
+        path.set_compared(at, needs && frame.bp_slot != 0);
         at += 1;
         if needs && frame.bp_slot != 0 {
             *bp_top = at;

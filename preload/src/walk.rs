@@ -481,6 +481,7 @@ fn settle_frame(thread: &mut Thread, i: usize, len: usize, entry_bp: u64, tops: 
     if needed && slot != 0 {
         tops.0 = i + 1;
     }
+    thread.path.set_compared(i, needed && slot != 0);
     !fresh && needed == was_needed
 }
 
