@@ -99,6 +99,7 @@ fn walk(thread: &mut Thread, slot: u64, bp: u64, matched: Option<usize>) -> bool
 #[cold]
 #[inline(never)]
 fn any_walk(thread: &mut Thread, slot: u64, bp: u64, matched: Option<usize>) -> bool {
+    thread.count(Counter::General, 1);
     if process::options() & OPTION_SHADOW_STACK == 0 {
         thread.path.clear();
     }
