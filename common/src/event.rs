@@ -135,7 +135,8 @@ pub const MODE_SAMPLED: u8 = 2;
 pub const METRIC_MAP_RSS: u8 = 1;
 /// `METRIC`: `[resident bytes][proportional bytes or 0][swapped bytes]` of the process.
 pub const METRIC_PROCESS_RSS: u8 = 2;
-/// `METRIC`: `[verified][stepped][evaluated][full][spliced][frame-pointer steps]`: how the stream's frames were found, totals so far.
+/// `METRIC`: `[verified][stepped][evaluated][full][spliced][frame-pointer steps][general walks]`: how the stream's frames were found,
+/// totals so far.
 pub const METRIC_UNWINDING: u8 = 3;
 
 /// `LOST`: the ring was full for longer than the target may be made to wait.

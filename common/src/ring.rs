@@ -170,10 +170,12 @@ pub enum Counter {
     Spliced = 4,
     /// Frames found through frame pointers for want of a row.
     FramePointer = 5,
+    /// Stacks that the walk for the usual case left to the one for all cases.
+    General = 6,
 }
 
 /// How many [`Counter`]s there are.
-pub const COUNTERS: usize = 6;
+pub const COUNTERS: usize = 7;
 
 /// One thread's place. Two cache lines, written by the thread only, but for `state`.
 #[repr(C, align(128))]
@@ -190,7 +192,6 @@ pub struct Stream {
     pub lost: [AtomicU64; 7],
     /// How frames were found: see [`Counter`].
     pub counters: [AtomicU64; COUNTERS],
-    _reserved: [AtomicU64; 1],
 }
 
 /// One segment's head, on a cache line of its own: two producers must not share one.

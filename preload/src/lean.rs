@@ -147,6 +147,7 @@ fn place(path: &mut Path, from: Range<usize>, at: usize, needs: bool, bp_top: &m
         let flags = frame.flags & USES_BP | if needs { NEEDS_BP } else { 0 };
         *path.meta(at) = Meta { bp: frame.bp, bp_slot: frame.bp_slot, flags };
         needed_below = needs && frame.bp_slot == 0;
+        path.set_compared(at, needs && frame.bp_slot != 0);
         at += 1;
         if needs && frame.bp_slot != 0 {
             *bp_top = at;
@@ -169,9 +170,7 @@ fn put_edit(thread: &mut Thread, edit: StackEdit, more: u8) {
     let flags = more | if path.frame_pointers { STACK_FRAME_POINTER } else { 0 };
     thread.producer.put_untimed(tag::STACK, 2 + edit.new as u8, path.end, flags);
     thread.producer.put(edit.to_word());
-    for i in 0..usize::from(edit.new) {
-        thread.producer.put(path.ra(usize::from(edit.keep_root) + i).value);
-    }
+    thread.producer.put_all((0..usize::from(edit.new)).map(|i| path.ra(usize::from(edit.keep_root) + i).value));
 }
 
 /// The new path is the recorded frames `0..root` and the fresh ones. [`Walk::finish`] of that case.

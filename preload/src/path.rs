@@ -80,6 +80,8 @@ pub struct Path {
     pub hi: usize,
     /// No frame at or above this index has a saved bp to compare.
     pub bp_top: usize,
+    /// Of the first [`MAPPED`] frames, stale ones included: which have a saved bp to compare.
+    compared: u64,
     /// No frame of the path at or above this index has [`STOP`].
     pub stop_top: usize,
     /// Why the path ended, as an unwind end reason's number.
@@ -91,6 +93,8 @@ pub struct Path {
 
 const _: () = assert!(core::mem::offset_of!(Meta, bp) == 0, "a frame whose bp is not compared is compared with itself");
 const FRAME_BYTES: usize = size_of::<Word>() + size_of::<Meta>() + size_of::<Fresh>();
+/// How many frames `Path::compared` has a bit for.
+const MAPPED: usize = u64::BITS as usize;
 /// Capacity after the first growth: 50 KiB of address space, touched as deep as the stack goes.
 const FIRST_GROWTH: usize = 512;
 
@@ -248,15 +252,25 @@ impl Path {
     pub fn meet(&mut self, k: usize, bp_slot: u64) {
         let meta = self.meta(k);
         meta.bp_slot = bp_slot;
-        if meta.flags & NEEDS_BP != 0 && bp_slot != 0 {
+        let compared = meta.flags & NEEDS_BP != 0 && bp_slot != 0;
+        if compared {
             self.bp_top = self.bp_top.max(k + 1);
         }
+        self.set_compared(k, compared);
     }
 
     /// The lowest index down to which the frames below `k`, which has been met, are as recorded.
     #[inline(always)]
     pub fn verify_met(&mut self, k: usize) -> usize {
         if self.meta(k).flags & STOP != 0 { k } else { self.verify(k) }
+    }
+
+    /// Whether the saved bp of frame `i` is to be compared: to be said whenever its `bp_slot` or [`NEEDS_BP`] is set.
+    #[inline(always)]
+    pub fn set_compared(&mut self, i: usize, compared: bool) {
+        if i < MAPPED {
+            self.compared = self.compared & !(1 << i) | u64::from(compared) << i;
+        }
     }
 
     /// Compares the frames below `top` with memory, leaf to root, as far as each follows from the one before. Returns the lowest index
@@ -267,6 +281,33 @@ impl Path {
         // Of frames behind the path it is not known whether bp is compared anywhere.
         let bp_top = if top <= self.len { self.bp_top } else { top };
         if bp_top > low { self.verify_bp(low, top.min(bp_top)) } else { low }
+    }
+
+    /// The saved bp words of frames `low..top`. Returns the lowest index down to which they are equal.
+    #[inline(always)]
+    fn verify_bp(&self, low: usize, top: usize) -> usize {
+        if top > MAPPED {
+            let found = self.verify_bp_beyond(low.max(MAPPED), top);
+            if found > low.max(MAPPED) {
+                return found;
+            }
+        }
+        let mapped = top.min(MAPPED);
+        if low >= mapped {
+            return low;
+        }
+        let mut left = self.compared & (u64::MAX >> (MAPPED - mapped)) & (u64::MAX << low);
+        while left != 0 {
+            let i = left.ilog2() as usize;
+            // SAFETY: below `hi`, as all frames that are verified.
+            let meta = unsafe { &*self.meta.wrapping_add(i) };
+            // SAFETY: as in `is_equal`: the frame's return address has matched already.
+            if meta.bp != unsafe { (meta.bp_slot as *const u64).read_volatile() } {
+                return i + 1;
+            }
+            left ^= 1 << i;
+        }
+        low
     }
 
     /// Frames `floor..top`, which have no stops.
@@ -325,9 +366,10 @@ impl Path {
         i
     }
 
-    /// The saved bp words of frames `low..top`. Returns the lowest index down to which they are equal.
+    /// [`Path::verify_bp`] of frames that have no bit in `compared`.
+    #[cold]
     #[inline(never)]
-    fn verify_bp(&mut self, low: usize, top: usize) -> usize {
+    fn verify_bp_beyond(&self, low: usize, top: usize) -> usize {
         let base = self.meta.wrapping_add(low);
         let mut meta = self.meta.wrapping_add(top);
         while meta > base {

@@ -58,6 +58,20 @@ impl Producer {
         self.cursor = unsafe { self.cursor.add(1) };
     }
 
+    /// Stores a few words. There must be room.
+    #[inline(always)]
+    pub fn put_all(&mut self, words: impl Iterator<Item = u64>) {
+        let mut cursor = self.cursor;
+        for word in words {
+            // Volatile, or the compiler makes three loops of this one, whose ends cannot be guessed: there are mostly two or three words.
+            // SAFETY: as in `put`.
+            unsafe { cursor.write_volatile(word) };
+            // SAFETY: as in `put`.
+            cursor = unsafe { cursor.add(1) };
+        }
+        self.cursor = cursor;
+    }
+
     /// Stores a header whose event happened at `ticks`, behind a `TIME` record where a delta cannot say it. Room for two more words.
     #[inline(always)]
     pub fn put_header(&mut self, ticks: u64, tag: u8, words: u8, a: u8, b: u8) {

@@ -99,6 +99,7 @@ fn walk(thread: &mut Thread, slot: u64, bp: u64, matched: Option<usize>) -> bool
 #[cold]
 #[inline(never)]
 fn any_walk(thread: &mut Thread, slot: u64, bp: u64, matched: Option<usize>) -> bool {
+    thread.count(Counter::General, 1);
     if process::options() & OPTION_SHADOW_STACK == 0 {
         thread.path.clear();
     }
@@ -481,6 +482,7 @@ fn settle_frame(thread: &mut Thread, i: usize, len: usize, entry_bp: u64, tops: 
     if needed && slot != 0 {
         tops.0 = i + 1;
     }
+    thread.path.set_compared(i, needed && slot != 0);
     !fresh && needed == was_needed
 }
 

@@ -184,13 +184,17 @@ pub struct UnwindCounters {
     pub spliced: u64,
     /// Frames found through frame pointers for want of a row.
     pub frame_pointer: u64,
+    /// Stacks that the walk for the usual case left to the one for all cases.
+    #[serde(default)]
+    pub general: u64,
 }
 
 impl UnwindCounters {
     /// The counters of a `METRIC_UNWINDING` record's words (missing ones are 0).
     pub(super) fn from_words(words: &[u64]) -> Self {
         let at = |i: usize| words.get(i).copied().unwrap_or(0);
-        UnwindCounters { verified: at(0), stepped: at(1), evaluated: at(2), full: at(3), spliced: at(4), frame_pointer: at(5) }
+        let [verified, stepped, evaluated, full, spliced, frame_pointer, general] = std::array::from_fn(at);
+        UnwindCounters { verified, stepped, evaluated, full, spliced, frame_pointer, general }
     }
 
     /// Adds another stream's. Saturates: the numbers come from the target.
@@ -201,5 +205,6 @@ impl UnwindCounters {
         self.full = self.full.saturating_add(other.full);
         self.spliced = self.spliced.saturating_add(other.spliced);
         self.frame_pointer = self.frame_pointer.saturating_add(other.frame_pointer);
+        self.general = self.general.saturating_add(other.general);
     }
 }

@@ -1,7 +1,7 @@
 //! `hound info`: what a capture is, at a glance. Counts come from decoding the events, so they are true also for a damaged file.
 
 use crate::capture::model::{Alloc, Event, Free, Stamped, StreamId};
-use crate::capture::{Anomalies, Capture, HeapBefore, SessionInfo, Visitor};
+use crate::capture::{Anomalies, Capture, HeapBefore, SessionInfo, UnwindCounters, Visitor};
 use anyhow::Context;
 use hound_common::hook::Kind;
 use serde_json::{Value, json};
@@ -209,7 +209,8 @@ fn text(capture: &Capture, facts: &Value, anomalies: &Anomalies) -> anyhow::Resu
     }
     let u = capture.unwinding();
     writeln!(out, "frames     {} verified, {} stepped, {} through frame pointers", u.verified, u.stepped, u.frame_pointer)?;
-    writeln!(out, "stacks     {} spliced, {} unwound in full; {} rows evaluated", u.spliced, u.full, u.evaluated)?;
+    let UnwindCounters { spliced, general, full, evaluated, .. } = u;
+    writeln!(out, "stacks     {spliced} spliced, {general} by the general walk, {full} unwound in full; {evaluated} rows evaluated")?;
     writeln!(out, "threads    {}", capture.streams().len())?;
     for stream in capture.streams() {
         let nested = if stream.level > 0 { format!(" (signal level {})", stream.level) } else { String::new() };
