@@ -78,6 +78,11 @@ impl Frame {
         self.context - 8 * back.words().len() as u64
     }
 
+    /// The least and the greatest stack pointer of a thread that is in a call, or on its way back through the frame.
+    pub(crate) fn on_the_way(&self, back: WayBack) -> (u64, u64) {
+        (self.start(back), self.context)
+    }
+
     /// The frame's address and bytes.
     ///
     /// # Errors

@@ -37,9 +37,12 @@ const ROOM: u64 = 16 * 1024;
 const PATIENCE: Duration = Duration::from_millis(20);
 /// How long a system call may take in the target. The calls hound makes wait for nothing but the target's memory lock.
 const CALL_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a thread that hound has lost sight of is waited for.
+const COMING_BACK: Duration = Duration::from_secs(1);
 /// One thread of the target, stopped; all others run on. Released when dropped, as it was; when hound dies, it goes on by itself.
 #[derive(Debug)]
 pub struct Borrowed {
+    pid: i32,
     tid: i32,
     tracer: Tracer<Loan>,
     /// Of the thread that works while the target's waits.
@@ -83,7 +86,7 @@ impl Borrowed {
     fn alone(pid: i32, tid: i32, places: Places, deadline: Instant) -> Result<Borrowed, Error> {
         let haste = Haste::begin();
         let (tracer, ()) = Tracer::start(move || Ok((Loan::of(pid, tid, places, deadline)?, ())))?;
-        Ok(Borrowed { tid, tracer, haste })
+        Ok(Borrowed { pid, tid, tracer, haste })
     }
 
     /// Stops all, and borrows one of them.
@@ -91,7 +94,7 @@ impl Borrowed {
         let (pid, order) = (target.pid, tasks::candidates(target.pid)?);
         let haste = Haste::begin();
         let (tracer, tid) = Tracer::start(move || Loan::of_a_crowd(pid, &order, places, deadline))?;
-        Ok(Borrowed { tid, tracer, haste })
+        Ok(Borrowed { pid, tid, tracer, haste })
     }
 
     /// Stops this thread of the target, as [`Borrowed::any`] would.
@@ -141,11 +144,48 @@ impl Borrowed {
         self.tracer.run(move |loan| writes.iter().try_for_each(|(address, bytes)| loan.memory.write(*address, bytes)))
     }
 
-    /// Lets it run on as it was. Returns how long it (and the others, if they did) stood still.
+    /// Lets it run on as it was. Returns how long it (and the others, if they did) stood still. A thread that hound has lost sight of
+    /// finishes its call and comes back by itself: that is waited for, for what the call does must not come after what undoes it.
     pub fn release(mut self) -> Duration {
-        let stall = self.tracer.run(Loan::give_back);
-        drop(self.haste);
+        let (stall, astray) = self.tracer.run(|loan| {
+            let astray = loan.astray();
+            (loan.give_back(), astray)
+        });
+        let Borrowed { pid, tid, tracer, haste } = self;
+        drop((tracer, haste));
+        if let Some(astray) = astray {
+            astray.wait(pid, tid);
+        }
         stall
+    }
+}
+
+/// A thread that hound has lost sight of in a remote call: where its stack pointer is until it has come back.
+#[derive(Clone, Copy, Debug)]
+struct Astray {
+    places: Places,
+    first: u64,
+    last: u64,
+}
+
+impl Astray {
+    /// Waits for it, but not for ever: it may have been killed, or sleep in the call.
+    fn wait(self, pid: i32, tid: i32) {
+        let until = Instant::now() + COMING_BACK;
+        while Instant::now() < until {
+            match Borrowed::alone(pid, tid, self.places, until) {
+                Ok(mut borrowed) => {
+                    let sp = borrowed.regs().rsp;
+                    borrowed.release();
+                    if !(self.first..=self.last).contains(&sp) {
+                        return;
+                    }
+                }
+                Err(Error::Refused(_)) => {} // on a stack that is none of its own, such as the frame's
+                Err(_) => return,
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 
@@ -338,6 +378,12 @@ impl Loan {
         }
         let before = std::mem::replace(&mut self.frame, Frame::within(address, bytes));
         self.write_frame().inspect_err(|_| self.frame = before)
+    }
+
+    /// Where the thread is if it is not to be put back from there.
+    fn astray(&self) -> Option<Astray> {
+        let (first, last) = self.frame.on_the_way(self.places.way_back);
+        (self.place == Place::Lost).then_some(Astray { places: self.places, first, last })
     }
 
     /// Puts the thread back and lets it go, and the others if they stood still.

@@ -136,9 +136,11 @@ int main(void) {
     futex_woken = 1; syscall(SYS_futex, &futex_woken, FUTEX_WAKE_PRIVATE, 1);
     struct sembuf up = {0, 1, 0}; semop(sem_set, &up, 1);
     struct { long type; char text[8]; } m = {1, "1234567"}; msgsnd(queue, &m, 8, 0);
-    close(child_pipe[1]); close(lock_fd);
+    close(lock_fd);
     pthread_kill(threads[index_of("sigwaitinfo")], SIGUSR2);
     pthread_kill(threads[index_of("pause")], SIGUSR1); pthread_kill(threads[index_of("sigsuspend")], SIGUSR1);
+    /* Last: pthread_kill blocks all signals for a moment. A SIGCHLD that comes then is not ignored, but wakes another thread with EINTR. */
+    close(child_pipe[1]);
     for (unsigned i = 0; i < COUNT; i++) pthread_join(threads[i], 0);
     for (unsigned i = 0; i < COUNT; i++)
         printf("%s %ld %d %.0f %ld %d %d %c\n", calls[i].name, outcome[i].result, outcome[i].error, outcome[i].ms, calls[i].result, calls[i].error, MS, calls[i].kind);
