@@ -207,6 +207,15 @@ impl Module {
         }))
     }
 
+    /// Where its code is: starts and ends.
+    pub(crate) fn code(&self) -> Vec<(u64, u64)> {
+        let of = |segment: &Segment| {
+            let start = self.bias.wrapping_add(segment.svma);
+            (start, start + segment.bytes)
+        };
+        self.segments.iter().filter(|segment| segment.executable).map(of).collect()
+    }
+
     /// Its file's name.
     pub fn name(&self) -> &str {
         self.path.rsplit('/').next().unwrap_or(&self.path)

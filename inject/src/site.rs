@@ -14,6 +14,7 @@ use crate::freeze::{Frozen, Stopped};
 use crate::journal::{Journal, Written};
 use crate::look::Target;
 use crate::memory::Memory;
+use crate::modules::Module;
 use crate::place::{Mapping, mappings};
 use crate::remote::Borrowed;
 use crate::surroundings::made_header;
@@ -28,8 +29,6 @@ const SCANNED: u64 = 1 << 20;
 const PAUSE: Duration = Duration::from_millis(1);
 /// The longest of these, which grow: each look lets the thread stand still.
 const MOST_PAUSE: Duration = Duration::from_millis(50);
-/// Below the stack pointer code may still keep words.
-const RED_ZONE: u64 = 128;
 
 /// The ring's mapping in a process, if it has one.
 pub(crate) fn ring_mapping(maps: &[Mapping]) -> Option<&Mapping> {
@@ -202,13 +201,17 @@ impl Site {
         Ok(unfinished)
     }
 
-    /// The library's code and the thunks, sorted.
+    /// The library's code and the thunks, sorted. Not its data: what is left on stacks of pointers to those keeps nobody inside, and there
+    /// are many.
     fn code(&self, rows: &[Row]) -> Result<Vec<(u64, u64)>, Error> {
         let mut ranges: Vec<(u64, u64)> = rows.iter().map(|row| (row.thunk, row.thunk + SLOT)).collect();
         let attachment = self.attachment()?;
         if self.version()?.1 != 0 {
             let image = self.word(attachment, offset_of!(Attachment, image_start))?;
-            ranges.push((image, self.word(attachment, offset_of!(Attachment, image_end))?));
+            let whole = (image, self.word(attachment, offset_of!(Attachment, image_end))?);
+            // By its header, as it is in the target: another build may have written it.
+            let code = Module::at(&self.memory, image)?.map(|module| module.code()).unwrap_or_default();
+            ranges.extend(if code.is_empty() { vec![whole] } else { code });
         }
         ranges.sort_unstable();
         Ok(ranges)
@@ -380,7 +383,8 @@ impl Site {
                 found.push(Inside { tid: *tid, at_work: true });
                 continue;
             }
-            let lowest = regs.rsp.saturating_sub(RED_ZONE) & !7;
+            // Below the stack pointer lies what a function that calls nobody keeps, and what returned calls have left: no way back to us.
+            let lowest = regs.rsp & !7;
             let Some(mapping) = maps.iter().find(|m| (m.start..m.end).contains(&regs.rsp)) else { continue };
             let lowest = lowest.max(mapping.start);
             stack.resize((mapping.end.min(lowest + SCANNED) - lowest) as usize, 0);
