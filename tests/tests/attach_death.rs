@@ -30,7 +30,8 @@ fn steps(target: &Visited) -> Vec<(u64, String)> {
     steps
 }
 
-/// Which of the steps are tried: as many as were asked for, or the first of each of `SHARE` kinds, evenly spread.
+/// Which of the steps are tried: as many as were asked for, or the first of each of `SHARE` kinds, evenly spread, and of those right before and
+/// after the switches: in between the target is armed, and few kinds of steps are made only there.
 fn chosen(steps: &[(u64, String)], offset: usize) -> Vec<(u64, String)> {
     if let Ok(asked) = std::env::var("HOUND_DEATH_ALL") {
         let number = |text: &str| text.parse::<usize>().unwrap_or_else(|e| panic!("HOUND_DEATH_ALL={asked}: {e}"));
@@ -44,7 +45,9 @@ fn chosen(steps: &[(u64, String)], offset: usize) -> Vec<(u64, String)> {
     let mut first: Vec<_> = kinds.into_iter().map(|(kind, number)| (number, kind.to_owned())).collect();
     first.sort_unstable();
     let every = (first.len() / SHARE).max(1);
-    first.into_iter().skip(offset % every).step_by(every).collect()
+    let is_at_a_switch = |kind: &str| kind.contains("attach.rs") || kind.contains("leave.rs");
+    let wanted = |at: usize, kind: &str| at % every == offset % every || is_at_a_switch(kind);
+    first.into_iter().enumerate().filter(|(at, (_, kind))| wanted(*at, kind)).map(|(_, step)| step).collect()
 }
 
 /// Ends of trials, to be told at the end.
