@@ -45,7 +45,8 @@ fn chosen(steps: &[(u64, String)], offset: usize) -> Vec<(u64, String)> {
     let mut first: Vec<_> = kinds.into_iter().map(|(kind, number)| (number, kind.to_owned())).collect();
     first.sort_unstable();
     let every = (first.len() / SHARE).max(1);
-    let is_at_a_switch = |kind: &str| kind.contains("attach.rs") || kind.contains("leave.rs");
+    let is_at_a_switch =
+        |kind: &str| kind.rsplit(' ').next().is_some_and(|place| ["attach.rs", "leave.rs"].iter().any(|file| place.starts_with(file)));
     let wanted = |at: usize, kind: &str| at % every == offset % every || is_at_a_switch(kind);
     first.into_iter().enumerate().filter(|(at, (_, kind))| wanted(*at, kind)).map(|(_, step)| step).collect()
 }
