@@ -301,7 +301,7 @@ impl Path {
             let i = left.ilog2() as usize;
             // SAFETY: below `hi`, as all frames that are verified.
             let meta = unsafe { &*self.meta.wrapping_add(i) };
-            // SAFETY: as in `is_equal`: the frame's return address has matched already.
+            // SAFETY: as in `is_equal`: the frame's return address has matched already. A bit is only set together with a slot.
             if meta.bp != unsafe { (meta.bp_slot as *const u64).read_volatile() } {
                 return i + 1;
             }

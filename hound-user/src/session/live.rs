@@ -1,7 +1,7 @@
 //! Counts what is alive while it is recorded, for the status line.
 //!
-//! Beside the recording, on a thread of its own that gives way to others, and only as long as that keeps up: the queue is short, and the first parcel that finds
-//! it full ends the counting for good (a count with a hole is none). The capture loses nothing by it.
+//! Beside the recording, on a thread of its own that gives way to others, and only as long as that keeps up: the queue is short, and the
+//! first parcel that finds it full ends the counting for good (a count with a hole is none). The capture loses nothing by it.
 //!
 //! Parcels of different threads come out of time order, so an address may be heard freed before it is heard allocated; stamps decide,
 //! as in `heap`, but without its care for stamps that are off by less than a microsecond. Exact figures come from the capture.
