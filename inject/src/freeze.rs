@@ -184,10 +184,7 @@ impl Hold {
     }
 
     fn ask(&mut self, tid: i32) -> Result<(), Error> {
-        let asked = trace::seize(tid).and_then(|()| {
-            self.sleepers.about_to_stop(tid);
-            trace::interrupt(tid)
-        });
+        let asked = trace::seize(tid).and_then(|()| self.sleepers.interrupt(tid));
         match asked {
             Ok(()) => {
                 self.pending.push(tid);

@@ -234,8 +234,7 @@ impl Loan {
         let mappings = tasks::mappings(pid)?;
         trace::seize(tid).map_err(|errno| Error::os(format!("tracing thread {tid}"), errno))?;
         let since = Instant::now();
-        sleepers.about_to_stop(tid);
-        trace::interrupt(tid).map_err(|errno| Error::os("stopping a thread", errno))?;
+        sleepers.interrupt(tid).map_err(|errno| Error::os("stopping a thread", errno))?;
         // A thread that waits for a processor is waited for: let go now, it would keep the EINTR it was stopped with.
         let soon = deadline.min(Instant::now() + PATIENCE);
         match trace::wait_for_rest(tid, soon).or_else(|| trace::wait_for_late(pid, tid)) {

@@ -21,11 +21,12 @@
 //! of its bytes (a write to a full pipe, recv with MSG_WAITALL) returns that part, as it would with any handled signal or debugger.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::fs::File;
+use std::io::Read;
 use std::time::Duration;
 
 use libc::user_regs_struct;
+use nix::errno::Errno;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Pid, SysconfVar, sysconf};
@@ -40,6 +41,12 @@ pub(crate) const ERESTARTNOHAND: i64 = 514;
 /// All codes with which the kernel asks itself to call again.
 const RESTARTS: [i64; 4] = [512, 513, ERESTARTNOHAND, 516];
 const EINTR: i64 = libc::EINTR as i64;
+
+/// How far off the moment may be at which a timer was to run out: the clock is read within some 20 µs, a timer runs out within 50.
+const NEAR: Duration = Duration::from_micros(100);
+
+/// The folder of the thread that asks.
+const OWN: &str = "/proc/thread-self";
 
 /// Where a call that gives EINTR has its timeout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +88,8 @@ pub(crate) struct Sleepers {
 
 #[derive(Debug)]
 struct Sleep {
+    /// The thread's folder in /proc.
+    thread: String,
     /// When the thread fell asleep, in the clock of the processor it did on.
     exec_start: Duration,
     /// The processor it belonged to when it was looked at.
@@ -89,10 +98,10 @@ struct Sleep {
     switches: u64,
     /// Its timeout.
     total: Duration,
-    /// /proc/PID/task/TID/sched, opened.
-    scheduling: File,
-    /// When it was last seen asleep, in CLOCK_MONOTONIC.
+    /// When it was last looked at, in CLOCK_MONOTONIC; it slept a moment later still.
     seen: Duration,
+    /// When it had been asked to stop.
+    asked: Duration,
 }
 
 impl Sleepers {
@@ -101,12 +110,13 @@ impl Sleepers {
         let mut sleepers = Sleepers::default();
         let mut in_memory = false;
         for &tid in tids {
-            let Some((timeout, total)) = sleeping_call(pid, tid, memory) else { continue };
-            let Ok(file) = File::open(format!("/proc/{pid}/task/{tid}/sched")) else { continue };
-            let (Some(before), Some(processor)) = (scheduling(&file), processor(pid, tid)) else { continue };
+            let thread = format!("/proc/{pid}/task/{tid}");
+            let Some((timeout, total)) = sleeping_call(&thread, memory) else { continue };
+            let (Some(before), Some(processor)) = (scheduling(&thread), processor(&thread)) else { continue };
             in_memory |= matches!(timeout, Timeout::Timespec(_));
             let Scheduling { exec_start, switches } = before;
-            let sleep = Sleep { exec_start, processor, switches, total, scheduling: file, seen: monotonic() };
+            let seen = monotonic();
+            let sleep = Sleep { thread, exec_start, processor, switches, total, seen, asked: seen };
             sleepers.sleeps.insert(tid, sleep);
         }
         if !sleepers.sleeps.is_empty() {
@@ -118,26 +128,38 @@ impl Sleepers {
         sleepers
     }
 
-    /// To be called right before a thread is asked to stop: from now on it must not have come to its next call unnoticed.
-    pub(crate) fn about_to_stop(&mut self, tid: i32) {
-        if let Some(sleep) = self.sleeps.get_mut(&tid) {
-            sleep.seen = monotonic();
-            if scheduling(&sleep.scheduling).is_none_or(|now| now.switches != sleep.switches) {
-                self.sleeps.remove(&tid);
-            }
+    /// Asks a traced thread to stop. What is known of its sleep counts only if it is this sleep that is broken off: else a call that has just
+    /// begun, and not slept yet, would be taken for the one before it (seen once in a thousand stops of a thread that calls all the time).
+    pub(crate) fn interrupt(&mut self, tid: i32) -> Result<(), Errno> {
+        let Some(mut sleep) = self.sleeps.remove(&tid) else { return trace::interrupt(tid) };
+        let call = File::open(format!("{}/syscall", sleep.thread));
+        // In this order: no other sleep had begun, and it sleeps still. Both numbers: the kernel tells first one, then the other, and the
+        // thread may have come to its next call in between.
+        let same = scheduling(&sleep.thread) == Some(Scheduling { exec_start: sleep.exec_start, switches: sleep.switches });
+        sleep.seen = monotonic();
+        let asleep = same && call.is_ok_and(|call| sleeps_in_a_call(&call));
+        trace::interrupt(tid)?;
+        sleep.asked = monotonic();
+        if asleep {
+            self.sleeps.insert(tid, sleep);
         }
+        Ok(())
     }
 
     /// When the call began that a stopped thread was in, whose timeout is `total`. Never too early; `None` if it is not known.
     fn since(&self, tid: i32, total: Duration, memory: &Memory) -> Option<Duration> {
         let sleep = self.sleeps.get(&tid).filter(|sleep| sleep.total == total)?;
         // It was left once, for the stop. Another call would have been fallen asleep in, too.
-        if scheduling(&sleep.scheduling)?.switches > sleep.switches + 1 {
+        if scheduling(&sleep.thread)?.switches > sleep.switches + 1 {
             return None;
         }
         let since = self.clocks.latest(last_processor(tid, memory).map(|ran_on| [ran_on, sleep.processor]), sleep)?;
-        // Its timer had run out when it was asked to stop: so it was in another call by then.
-        (since + total + slack(total) > sleep.seen).then_some(since)
+        let end = since + total;
+        // It ran out just then: this may be the next call, which began before the thread was to stop.
+        let in_between = sleep.seen.saturating_sub(NEAR) < end && end < sleep.asked + NEAR;
+        // It had run out long before, and the thread slept on: then the moment is wrong.
+        let overdue = end + slack(total) < sleep.seen;
+        (!in_between && !overdue).then_some(since)
     }
 
     /// Looks at a thread that has just stopped: `Some` if its call has to be made again.
@@ -236,10 +258,27 @@ fn argument(regs: &mut user_regs_struct, index: usize) -> &mut u64 {
     }
 }
 
+/// A file of /proc, by one read: several might be of several moments.
+fn read(mut file: &File) -> Option<String> {
+    let mut bytes = [0; 8192];
+    let read = file.read(&mut bytes).ok()?;
+    Some(str::from_utf8(bytes.get(..read)?).ok()?.to_owned())
+}
+
+/// One of the files in a thread's folder.
+fn read_named(thread: &str, name: &str) -> Option<String> {
+    read(&File::open(format!("{thread}/{name}")).ok()?)
+}
+
+/// Whether a thread sleeps, so that its system call can be told.
+fn sleeps_in_a_call(call: &File) -> bool {
+    read(call).is_some_and(|text| text.starts_with(|first: char| first.is_ascii_digit()))
+}
+
 /// The timeout of the call a thread sleeps in, if it is one that will give EINTR and has an end.
-fn sleeping_call(pid: i32, tid: i32, memory: &Memory) -> Option<(Timeout, Duration)> {
-    let text = fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall")).ok()?;
+fn sleeping_call(thread: &str, memory: &Memory) -> Option<(Timeout, Duration)> {
     // "running", or: number, six arguments, stack pointer, instruction pointer.
+    let text = read_named(thread, "syscall")?;
     let mut words = text.split_whitespace();
     let timeout = interrupted(words.next()?.parse().ok()?)?;
     let mut value = |index: usize| u64::from_str_radix(words.nth(index)?.trim_start_matches("0x"), 16).ok();
@@ -274,6 +313,7 @@ fn monotonic() -> Duration {
 }
 
 /// What the scheduler tells of a thread.
+#[derive(PartialEq, Eq)]
 struct Scheduling {
     /// When it last ran, in its processor's clock.
     exec_start: Duration,
@@ -281,11 +321,8 @@ struct Scheduling {
     switches: u64,
 }
 
-/// From a /proc/PID/task/TID/sched.
-fn scheduling(file: &File) -> Option<Scheduling> {
-    let mut bytes = [0; 8192];
-    let read = file.read_at(&mut bytes, 0).ok()?;
-    let text = str::from_utf8(bytes.get(..read)?).ok()?;
+fn scheduling(thread: &str) -> Option<Scheduling> {
+    let text = read_named(thread, "sched")?;
     let value = |name: &str| text.lines().find_map(|line| Some(line.strip_prefix(name)?.trim_start().strip_prefix(':')?.trim()));
     // Milliseconds, a dot, six digits.
     let (millis, nanos) = value("se.exec_start")?.split_once('.')?;
@@ -293,8 +330,8 @@ fn scheduling(file: &File) -> Option<Scheduling> {
     Some(Scheduling { exec_start, switches: value("nr_voluntary_switches")?.parse().ok()? })
 }
 
-fn processor(pid: i32, tid: i32) -> Option<usize> {
-    let text = fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).ok()?;
+fn processor(thread: &str) -> Option<usize> {
+    let text = read_named(thread, "stat")?;
     // Field 39, counted from the state, which is the third.
     text.rsplit_once(')')?.1.split_whitespace().nth(36)?.parse().ok()
 }
@@ -329,7 +366,7 @@ impl Clocks {
     fn read(wanted: &HashSet<usize>) -> Clocks {
         let mut clocks = Clocks::default();
         let own = Pid::from_raw(0);
-        let (Ok(everywhere), Ok(file)) = (sched_getaffinity(own), File::open("/proc/thread-self/sched")) else { return clocks };
+        let Ok(everywhere) = sched_getaffinity(own) else { return clocks };
         let online = sysconf(SysconfVar::_NPROCESSORS_ONLN).ok().flatten().and_then(|count| usize::try_from(count).ok());
         let all = online.is_some_and(|count| count <= Self::MOST);
         for processor in (0..CpuSet::count()).filter(|cpu| everywhere.is_set(*cpu).unwrap_or(false) && (all || wanted.contains(cpu))) {
@@ -339,7 +376,7 @@ impl Clocks {
             }
             // Brings the scheduler's note of this thread up to date, else it is as old as the last tick.
             std::thread::yield_now();
-            let read = scheduling(&file);
+            let read = scheduling(OWN);
             let now = monotonic();
             if let Some(read) = read {
                 clocks.offsets.insert(processor, nanos(now) - nanos(read.exec_start));
@@ -368,9 +405,8 @@ mod tests {
     use super::*;
 
     fn asleep(exec_start: u64, seen: u64, processor: usize) -> Sleep {
-        let scheduling = File::open("/proc/thread-self/sched").expect("the kernel tells of threads");
         let [exec_start, total, seen] = [exec_start, 5, seen].map(Duration::from_secs);
-        Sleep { exec_start, processor, switches: 0, total, scheduling, seen }
+        Sleep { thread: OWN.into(), exec_start, processor, switches: 0, total, seen, asked: seen }
     }
 
     #[test]
@@ -390,7 +426,6 @@ mod tests {
     fn this_machine_s_clocks_are_read() {
         let clocks = Clocks::read(&[0].into());
         assert!(clocks.complete || clocks.offsets.contains_key(&0), "{clocks:?}");
-        let own = File::open("/proc/thread-self/sched").expect("the kernel tells of threads");
-        assert!(scheduling(&own).is_some());
+        assert!(scheduling(OWN).is_some());
     }
 }

@@ -241,6 +241,22 @@ fn a_thread_that_is_slow_to_stop_keeps_its_system_call() {
 }
 
 #[test]
+fn a_call_that_begins_while_its_thread_is_stopped_keeps_its_whole_time() {
+    let mut program = Program::start("again", &[]);
+    let target = look(program.pid()).expect("may be traced");
+    let memory = Memory::open(program.pid()).expect("open");
+    // A thread is met in one microsecond in a thousand between the end of one call and its sleep in the next.
+    for _ in 0..10_000 {
+        Borrowed::thread(&target, program.pid(), &memory, soon()).expect("borrowed").release();
+    }
+    drop(program.input.take());
+    let mut said = String::new();
+    std::io::Read::read_to_string(&mut program.output, &mut said).expect("read");
+    println!("{said}");
+    assert!(said.starts_with("calls "), "{said}");
+}
+
+#[test]
 fn a_stopped_target_stays_stopped() {
     let mut program = Program::start("steady", &["4"]);
     let target = look(program.pid()).expect("may be traced");
