@@ -6,6 +6,7 @@
 //! [`look`] whether it is possible, make a [`Plan`] of what to patch, [`enter`] with libhound.so, patch, unpatch. [`find`] tells what an
 //! earlier hound left behind.
 
+mod appointments;
 pub mod code;
 mod custom;
 mod enter;
@@ -27,6 +28,7 @@ mod remote;
 mod restart;
 mod seccomp;
 mod site;
+mod sockets;
 mod step;
 mod surroundings;
 mod tasks;
@@ -34,6 +36,7 @@ mod thunk;
 mod trace;
 mod ways;
 
+pub use appointments::{hand_over_appointments, keep_appointments};
 pub use custom::{CustomHook, HookSyntax, PoolRole};
 pub use enter::{Entered, enter};
 pub use error::{Denied, Error, Refusal};

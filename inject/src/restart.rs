@@ -30,9 +30,11 @@ use nix::errno::Errno;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Pid, SysconfVar, sysconf};
-use procfs::process::MemoryMap;
+use procfs::process::{MMapPath, MemoryMap};
 
+use crate::appointments::{self, Appointment};
 use crate::memory::Memory;
+use crate::sockets::{self, Which};
 use crate::tasks;
 use crate::trace;
 
@@ -57,6 +59,8 @@ enum Timeout {
     Millis(usize),
     /// A relative timespec, to which the argument of this index points, null = for ever.
     Timespec(usize),
+    /// In the socket whose descriptor is the first argument.
+    Socket(Which),
 }
 
 /// The calls that give EINTR, and may be made again: they had done nothing yet.
@@ -68,11 +72,13 @@ fn interrupted(number: i64) -> Option<Timeout> {
         libc::SYS_io_getevents => Timeout::Timespec(4),
         // Older kernels give EINTR for some of these.
         libc::SYS_futex | libc::SYS_msgrcv | libc::SYS_msgsnd | libc::SYS_semop => Timeout::None,
-        // With SO_RCVTIMEO or SO_SNDTIMEO. read and write give a part or nothing, just as recv and send.
-        libc::SYS_read | libc::SYS_readv | libc::SYS_write | libc::SYS_writev => Timeout::None,
-        libc::SYS_recvfrom | libc::SYS_recvmsg | libc::SYS_recvmmsg => Timeout::None,
-        libc::SYS_sendto | libc::SYS_sendmsg | libc::SYS_sendmmsg => Timeout::None,
-        libc::SYS_accept | libc::SYS_accept4 | libc::SYS_connect => Timeout::None,
+        // Several messages have a time of their own, too.
+        libc::SYS_recvmmsg | libc::SYS_sendmmsg => Timeout::None,
+        // read and write give a part or nothing, just as recv and send.
+        libc::SYS_read | libc::SYS_readv | libc::SYS_recvfrom | libc::SYS_recvmsg => Timeout::Socket(Which::Receive),
+        libc::SYS_accept | libc::SYS_accept4 => Timeout::Socket(Which::Receive),
+        libc::SYS_write | libc::SYS_writev | libc::SYS_sendto | libc::SYS_sendmsg => Timeout::Socket(Which::Send),
+        libc::SYS_connect => Timeout::Socket(Which::Connect),
         _ => return None,
     })
 }
@@ -80,6 +86,7 @@ fn interrupted(number: i64) -> Option<Timeout> {
 /// The calls of threads that sleep with a timeout, as they were before the threads are stopped.
 #[derive(Debug, Default)]
 pub(crate) struct Sleepers {
+    pid: i32,
     sleeps: HashMap<i32, Sleep>,
     clocks: Clocks,
     /// Read only if a thread's timeout lies in memory.
@@ -98,6 +105,8 @@ struct Sleep {
     switches: u64,
     /// Its timeout.
     total: Duration,
+    /// With what the call ends then, if that is hound's to do.
+    errno: Option<i32>,
     /// When it was last looked at, in CLOCK_MONOTONIC; it slept a moment later still.
     seen: Duration,
     /// When it had been asked to stop.
@@ -107,16 +116,16 @@ struct Sleep {
 impl Sleepers {
     /// Looks at these threads of the process.
     pub(crate) fn of(pid: i32, tids: &[i32], memory: &Memory) -> Sleepers {
-        let mut sleepers = Sleepers::default();
+        let mut sleepers = Sleepers { pid, ..Sleepers::default() };
         let mut in_memory = false;
         for &tid in tids {
             let thread = format!("/proc/{pid}/task/{tid}");
-            let Some((timeout, total)) = sleeping_call(&thread, memory) else { continue };
+            let Some((timeout, total, errno)) = sleeping_call(pid, tid, memory) else { continue };
             let (Some(before), Some(processor)) = (scheduling(&thread), processor(&thread)) else { continue };
-            in_memory |= matches!(timeout, Timeout::Timespec(_));
+            in_memory |= !matches!(timeout, Timeout::Millis(_));
             let Scheduling { exec_start, switches } = before;
             let seen = monotonic();
-            let sleep = Sleep { thread, exec_start, processor, switches, total, seen, asked: seen };
+            let sleep = Sleep { thread, exec_start, processor, switches, total, errno, seen, asked: seen };
             sleepers.sleeps.insert(tid, sleep);
         }
         if !sleepers.sleeps.is_empty() {
@@ -137,7 +146,7 @@ impl Sleepers {
         // thread may have come to its next call in between.
         let same = scheduling(&sleep.thread) == Some(Scheduling { exec_start: sleep.exec_start, switches: sleep.switches });
         sleep.seen = monotonic();
-        let asleep = same && call.is_ok_and(|call| sleeps_in_a_call(&call));
+        let asleep = same && call.is_ok_and(|call| tasks::call_in(&call).is_some());
         trace::interrupt(tid)?;
         sleep.asked = monotonic();
         if asleep {
@@ -162,6 +171,19 @@ impl Sleepers {
         (!in_between && !overdue).then_some(since)
     }
 
+    /// When hound has to end a stopped thread's call on a socket, as promised already or from now on.
+    fn end_by_hound(&self, tid: i32, regs: &user_regs_struct, memory: &Memory) -> Option<Appointment> {
+        let number = regs.orig_rax as i64;
+        if let Some(known) = appointments::of(self.pid, tid, number, regs.rdi) {
+            return Some(known);
+        }
+        let sleep = self.sleeps.get(&tid)?;
+        // Another hound's mark stays: it will end the call.
+        let may_be_marked = regs.rdi <= u64::from(u32::MAX) && in_a_libc(&self.mappings, regs.rip);
+        let (at, errno) = (self.since(tid, sleep.total, memory)? + sleep.total, sleep.errno?);
+        may_be_marked.then(|| Appointment { pid: self.pid, tid, number, marked: regs.rdi | appointments::mark(), at, errno })
+    }
+
     /// Looks at a thread that has just stopped: `Some` if its call has to be made again.
     pub(crate) fn mend(&self, tid: i32, regs: &user_regs_struct, memory: &Memory) -> Option<Mend> {
         let number = regs.orig_rax as i64;
@@ -169,7 +191,7 @@ impl Sleepers {
             return None;
         }
         let timeout = interrupted(number)?;
-        let mut mend = Mend { regs: *regs, since: None, timeout: None };
+        let mut mend = Mend { regs: *regs, until: None };
         mend.regs.rax = (-ERESTARTNOHAND) as u64;
         let arguments = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9];
         let (total, place) = match timeout {
@@ -186,34 +208,42 @@ impl Sleepers {
                     _ => return Some(mend),
                 }
             }
+            Timeout::Socket(_) => {
+                mend.until = self.end_by_hound(tid, regs, memory).map(|end| (end.at, Place::Nowhere(end)));
+                return Some(mend);
+            }
             _ => return Some(mend),
         };
-        mend.since = self.since(tid, total, memory);
-        mend.timeout = Some((total, place));
+        mend.until = self.since(tid, total, memory).map(|since| (since + total, place));
         Some(mend)
     }
 }
 
+/// Where the time left is to be put.
 #[derive(Clone, Copy, Debug)]
 enum Place {
     Register(usize),
-    Memory { index: usize, copy: u64 },
+    Memory {
+        index: usize,
+        copy: u64,
+    },
+    /// Hound sees to it.
+    Nowhere(Appointment),
 }
 
 /// What a thread needs for its call to be made again.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mend {
     regs: user_regs_struct,
-    since: Option<Duration>,
-    timeout: Option<(Duration, Place)>,
+    until: Option<(Duration, Place)>,
 }
 
 impl Mend {
     /// The registers with which the call is made again now, with the time left now.
     pub(crate) fn regs(&self, memory: &Memory) -> user_regs_struct {
         let mut regs = self.regs;
-        let (Some(since), Some((total, place))) = (self.since, self.timeout) else { return regs };
-        let left = total.saturating_sub(monotonic().saturating_sub(since));
+        let Some((until, place)) = self.until else { return regs };
+        let left = until.saturating_sub(monotonic());
         match place {
             // Rounded up: a wait must not become shorter.
             Place::Register(index) => *argument(&mut regs, index) = left.as_micros().div_ceil(1000) as u64,
@@ -225,13 +255,22 @@ impl Mend {
                     *argument(&mut regs, index) = copy;
                 }
             }
+            Place::Nowhere(end) if left.is_zero() => {
+                appointments::cancel(end.pid, end.tid);
+                regs.rax = -i64::from(end.errno) as u64;
+                regs.rdi &= u64::from(u32::MAX);
+            }
+            Place::Nowhere(end) => {
+                regs.rdi = end.marked;
+                appointments::make(end);
+            }
         }
         regs
     }
 
     /// Whether the time left changes while the thread stands still.
     pub(crate) fn ages(&self) -> bool {
-        self.since.is_some() && self.timeout.is_some()
+        self.until.is_some()
     }
 }
 
@@ -245,6 +284,14 @@ pub(crate) fn restarted_by_hand(regs: &user_regs_struct) -> user_regs_struct {
         regs.rip -= 2;
     }
     regs
+}
+
+/// Whether the code there is a libc's.
+fn in_a_libc(mappings: &[MemoryMap], ip: u64) -> bool {
+    let Some(mapping) = mappings.iter().find(|mapping| (mapping.address.0..mapping.address.1).contains(&ip)) else { return false };
+    let MMapPath::Path(path) = &mapping.pathname else { return false };
+    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    [b"libc.".as_slice(), b"libc-", b"libpthread", b"ld-musl"].iter().any(|start| name.starts_with(start))
 }
 
 fn argument(regs: &mut user_regs_struct, index: usize) -> &mut u64 {
@@ -270,24 +317,20 @@ fn read_named(thread: &str, name: &str) -> Option<String> {
     read(&File::open(format!("{thread}/{name}")).ok()?)
 }
 
-/// Whether a thread sleeps, so that its system call can be told.
-fn sleeps_in_a_call(call: &File) -> bool {
-    read(call).is_some_and(|text| text.starts_with(|first: char| first.is_ascii_digit()))
-}
-
-/// The timeout of the call a thread sleeps in, if it is one that will give EINTR and has an end.
-fn sleeping_call(thread: &str, memory: &Memory) -> Option<(Timeout, Duration)> {
-    // "running", or: number, six arguments, stack pointer, instruction pointer.
-    let text = read_named(thread, "syscall")?;
+/// The timeout of the call a thread sleeps in, if it is one that will give EINTR and has an end; with the errno it ends with, if it is a
+/// socket's that hound can see to.
+fn sleeping_call(pid: i32, tid: i32, memory: &Memory) -> Option<(Timeout, Duration, Option<i32>)> {
+    let text = tasks::call(pid, tid)?;
     let mut words = text.split_whitespace();
     let timeout = interrupted(words.next()?.parse().ok()?)?;
     let mut value = |index: usize| u64::from_str_radix(words.nth(index)?.trim_start_matches("0x"), 16).ok();
-    let total = match timeout {
-        Timeout::None => None,
-        Timeout::Millis(index) => millis(value(index)?),
-        Timeout::Timespec(index) => read_timespec(memory, value(index)?),
+    let (total, errno) = match timeout {
+        Timeout::None => (None, None),
+        Timeout::Millis(index) => (millis(value(index)?), None),
+        Timeout::Timespec(index) => (read_timespec(memory, value(index)?), None),
+        Timeout::Socket(which) => sockets::timeout(pid, tid, value(0)?, which).filter(|_| !tasks::filtered(pid, tid)).unzip(),
     };
-    Some((timeout, total?))
+    Some((timeout, total?, errno))
 }
 
 /// A timeout in an argument, `None` for ever.
@@ -308,7 +351,7 @@ fn read_timespec(memory: &Memory, address: u64) -> Option<Duration> {
     Some(Duration::new(u64::from_le_bytes(seconds.try_into().ok()?), nanos.min(999_999_999)))
 }
 
-fn monotonic() -> Duration {
+pub(crate) fn monotonic() -> Duration {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default()
 }
 
@@ -406,7 +449,7 @@ mod tests {
 
     fn asleep(exec_start: u64, seen: u64, processor: usize) -> Sleep {
         let [exec_start, total, seen] = [exec_start, 5, seen].map(Duration::from_secs);
-        Sleep { thread: OWN.into(), exec_start, processor, switches: 0, total, seen, asked: seen }
+        Sleep { thread: OWN.into(), exec_start, processor, switches: 0, total, errno: None, seen, asked: seen }
     }
 
     #[test]

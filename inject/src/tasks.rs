@@ -1,6 +1,7 @@
 //! What /proc tells of a target's threads and mappings.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 
 use nix::errno::Errno;
 use nix::sched::{CpuSet, sched_getaffinity};
@@ -24,6 +25,21 @@ pub(crate) fn state(pid: i32, tid: i32) -> Option<char> {
     // The name, in parentheses, may hold anything but this: it is the last.
     let end = text.iter().rposition(|&byte| byte == b')')?;
     text.get(end + 2).map(|&byte| char::from(byte))
+}
+
+/// The system call a thread sleeps in: number, six arguments, stack pointer, instruction pointer (/proc/PID/task/TID/syscall). `None` if it
+/// does not sleep.
+pub(crate) fn call(pid: i32, tid: i32) -> Option<String> {
+    call_in(&File::open(format!("/proc/{pid}/task/{tid}/syscall")).ok()?)
+}
+
+/// As [`call`], of the opened file.
+pub(crate) fn call_in(mut file: &File) -> Option<String> {
+    let mut bytes = [0; 256];
+    let read = file.read(&mut bytes).ok()?;
+    let text = str::from_utf8(bytes.get(..read)?).ok()?;
+    // Else "running", or -1 where it is in no call.
+    text.starts_with(|first: char| first.is_ascii_digit()).then(|| text.to_owned())
 }
 
 /// Whether a thread has no user mode to come back to.
@@ -67,8 +83,17 @@ fn same_memory(one: i32, other: i32) -> bool {
 
 /// Whether a thread has seccomp filters.
 pub(crate) fn filtered(pid: i32, tid: i32) -> bool {
-    let status = fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).unwrap_or_default();
-    status.lines().find_map(|line| line.strip_prefix("Seccomp:")).is_some_and(|mode| mode.trim() != "0")
+    status_is_set(&format!("/proc/{pid}/task/{tid}/status"), "Seccomp:")
+}
+
+/// Whether a thread has a tracer.
+pub(crate) fn is_traced(tid: i32) -> bool {
+    status_is_set(&format!("/proc/{tid}/status"), "TracerPid:")
+}
+
+fn status_is_set(file: &str, name: &str) -> bool {
+    let status = fs::read_to_string(file).unwrap_or_default();
+    status.lines().find_map(|line| line.strip_prefix(name)).is_some_and(|value| value.trim() != "0")
 }
 
 /// Whether more threads of the target want to run than it has processors.

@@ -39,9 +39,17 @@ fn request(request: c_uint, tid: i32, address: usize, data: usize) -> Result<i64
     Errno::result(unsafe { libc::ptrace(request, tid, address, data) })
 }
 
-/// Becomes a thread's tracer without stopping it.
+/// Becomes a thread's tracer without stopping it. Another thread of hound's, or of an earlier hound, may have it for a moment
+/// ([`crate::appointments`]): that is waited for.
 pub(crate) fn seize(tid: i32) -> Result<(), Errno> {
-    request(libc::PTRACE_SEIZE, tid, 0, libc::PTRACE_O_TRACESYSGOOD as usize).map(drop)
+    const MOMENT: Duration = Duration::from_millis(10);
+    let begun = Instant::now();
+    loop {
+        match request(libc::PTRACE_SEIZE, tid, 0, libc::PTRACE_O_TRACESYSGOOD as usize) {
+            Err(Errno::EPERM) if begun.elapsed() < MOMENT && tasks::is_traced(tid) => std::thread::sleep(Duration::from_micros(50)),
+            done => return done.map(drop),
+        }
+    }
 }
 
 /// Asks a thread to stop ([`Event::Rest`]).
