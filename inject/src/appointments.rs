@@ -14,9 +14,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::clocks::monotonic;
 use crate::error::Error;
 use crate::freeze::Hold;
-use crate::restart::monotonic;
 use crate::tasks;
 use crate::trace::{Haste, Tracer};
 

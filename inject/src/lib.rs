@@ -7,6 +7,7 @@
 //! earlier hound left behind.
 
 mod appointments;
+mod clocks;
 pub mod code;
 mod custom;
 mod enter;

@@ -5,14 +5,9 @@
 //! rt_sigtimedwait, semop and semtimedop, io_getevents, and calls on sockets with SO_RCVTIMEO or SO_SNDTIMEO. hound puts -ERESTARTNOHAND in
 //! the place of their EINTR: the kernel then makes EINTR of it again if a handler really runs, and else calls anew.
 //!
-//! The time left has to be put into the arguments. When a thread fell asleep stands in /proc/PID/task/TID/sched, in the clock of the
-//! processor it fell asleep on; hound's own thread, moved there for a moment, tells how that clock stands. These clocks differ (by what
-//! interrupts and other guests of the host took: 0.7 s after 17 hours were seen), and the scheduler may move a thread that sleeps already:
-//! which processor it was, the thread's rseq area tells, which the kernel writes only on the way to user mode. Where it does not, the latest
-//! moment that is possible counts; where even that is not to be had, the time begins anew: a wait may become longer through hound, never
-//! shorter. It also begins anew for recvmmsg, and for SO_RCVTIMEO and
-//! SO_SNDTIMEO: such a time belongs to the socket, which other threads and other processes use too. To set it for one call and set it back
-//! would give them a wrong one meanwhile, and for ever if hound died in between.
+//! The time left has to be put into the arguments: `clocks.rs` tells since when a thread sleeps. Where that is not to be had, the time begins
+//! anew: a wait may become longer through hound, never shorter. Where the time is a socket's, hound ends the call itself
+//! (`appointments.rs`). It always begins anew for recvmmsg and sendmmsg.
 //!
 //! Once a thread has been asked to stop it must be seen to rest, however late it gets its turn: let go before, it would return EINTR.
 //!
@@ -20,19 +15,16 @@
 //! `freeze.rs`); a thread that sleeps in one of these calls and is not stopped at that moment gets EINTR. And a call that had moved a part
 //! of its bytes (a write to a full pipe, recv with MSG_WAITALL) returns that part, as it would with any handled signal or debugger.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::File;
-use std::io::Read;
 use std::time::Duration;
 
 use libc::user_regs_struct;
 use nix::errno::Errno;
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use nix::time::{ClockId, clock_gettime};
-use nix::unistd::{Pid, SysconfVar, sysconf};
 use procfs::process::{MMapPath, MemoryMap};
 
 use crate::appointments::{self, Appointment};
+use crate::clocks::{Clocks, Scheduling, last_processor, monotonic, processor, scheduling};
 use crate::memory::Memory;
 use crate::sockets::{self, Which};
 use crate::tasks;
@@ -46,9 +38,6 @@ const EINTR: i64 = libc::EINTR as i64;
 
 /// How far off the moment may be at which a timer was to run out: the clock is read within some 20 µs, a timer runs out within 50.
 const NEAR: Duration = Duration::from_micros(100);
-
-/// The folder of the thread that asks.
-const OWN: &str = "/proc/thread-self";
 
 /// Where a call that gives EINTR has its timeout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,7 +151,8 @@ impl Sleepers {
         if scheduling(&sleep.thread)?.switches > sleep.switches + 1 {
             return None;
         }
-        let since = self.clocks.latest(last_processor(tid, memory).map(|ran_on| [ran_on, sleep.processor]), sleep)?;
+        let ran_on = last_processor(tid, memory).map(|ran_on| [ran_on, sleep.processor]);
+        let since = self.clocks.latest(ran_on, sleep.exec_start, sleep.seen)?;
         let end = since + total;
         // It ran out just then: this may be the next call, which began before the thread was to stop.
         let in_between = sleep.seen.saturating_sub(NEAR) < end && end < sleep.asked + NEAR;
@@ -305,18 +295,6 @@ fn argument(regs: &mut user_regs_struct, index: usize) -> &mut u64 {
     }
 }
 
-/// A file of /proc, by one read: several might be of several moments.
-fn read(mut file: &File) -> Option<String> {
-    let mut bytes = [0; 8192];
-    let read = file.read(&mut bytes).ok()?;
-    Some(str::from_utf8(bytes.get(..read)?).ok()?.to_owned())
-}
-
-/// One of the files in a thread's folder.
-fn read_named(thread: &str, name: &str) -> Option<String> {
-    read(&File::open(format!("{thread}/{name}")).ok()?)
-}
-
 /// The timeout of the call a thread sleeps in, if it is one that will give EINTR and has an end; with the errno it ends with, if it is a
 /// socket's that hound can see to.
 fn sleeping_call(pid: i32, tid: i32, memory: &Memory) -> Option<(Timeout, Duration, Option<i32>)> {
@@ -351,124 +329,16 @@ fn read_timespec(memory: &Memory, address: u64) -> Option<Duration> {
     Some(Duration::new(u64::from_le_bytes(seconds.try_into().ok()?), nanos.min(999_999_999)))
 }
 
-pub(crate) fn monotonic() -> Duration {
-    clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default()
-}
-
-/// What the scheduler tells of a thread.
-#[derive(PartialEq, Eq)]
-struct Scheduling {
-    /// When it last ran, in its processor's clock.
-    exec_start: Duration,
-    /// How often it gave its processor up by itself.
-    switches: u64,
-}
-
-fn scheduling(thread: &str) -> Option<Scheduling> {
-    let text = read_named(thread, "sched")?;
-    let value = |name: &str| text.lines().find_map(|line| Some(line.strip_prefix(name)?.trim_start().strip_prefix(':')?.trim()));
-    // Milliseconds, a dot, six digits.
-    let (millis, nanos) = value("se.exec_start")?.split_once('.')?;
-    let exec_start = Duration::from_millis(millis.parse().ok()?) + Duration::from_nanos(nanos.parse().ok()?);
-    Some(Scheduling { exec_start, switches: value("nr_voluntary_switches")?.parse().ok()? })
-}
-
-fn processor(thread: &str) -> Option<usize> {
-    let text = read_named(thread, "stat")?;
-    // Field 39, counted from the state, which is the third.
-    text.rsplit_once(')')?.1.split_whitespace().nth(36)?.parse().ok()
-}
-
-/// The processor on which a stopped thread was last in user mode; `None` if it has not told the kernel where to write that (glibc since
-/// 2.35 has).
-fn last_processor(tid: i32, memory: &Memory) -> Option<usize> {
-    const LEAST_INVALID: u32 = 0xffff_fff0; // uninitialised, registration failed
-    let area = trace::rseq(tid);
-    // struct rseq: cpu_id_start, cpu_id.
-    let number = (memory.read_u64(area).ok().filter(|_| area != 0)? >> 32) as u32;
-    (number < LEAST_INVALID).then_some(number as usize)
-}
-
-fn nanos(time: Duration) -> i64 {
-    i64::try_from(time.as_nanos()).unwrap_or(i64::MAX / 2)
-}
-
-/// How many nanoseconds CLOCK_MONOTONIC is ahead of each processor's clock of running threads.
-#[derive(Debug, Default)]
-struct Clocks {
-    offsets: HashMap<usize, i64>,
-    /// These are all processors of the machine.
-    complete: bool,
-}
-
-impl Clocks {
-    /// Where there are more processors, only those named are read: each takes some 50 µs.
-    const MOST: usize = 16;
-
-    /// Reads them. The clocks hound sees may be a little old, never new: a sleep looks shorter than it was.
-    fn read(wanted: &HashSet<usize>) -> Clocks {
-        let mut clocks = Clocks::default();
-        let own = Pid::from_raw(0);
-        let Ok(everywhere) = sched_getaffinity(own) else { return clocks };
-        let online = sysconf(SysconfVar::_NPROCESSORS_ONLN).ok().flatten().and_then(|count| usize::try_from(count).ok());
-        let all = online.is_some_and(|count| count <= Self::MOST);
-        for processor in (0..CpuSet::count()).filter(|cpu| everywhere.is_set(*cpu).unwrap_or(false) && (all || wanted.contains(cpu))) {
-            let mut there = CpuSet::new();
-            if there.set(processor).and_then(|()| sched_setaffinity(own, &there)).is_err() {
-                continue;
-            }
-            // Brings the scheduler's note of this thread up to date, else it is as old as the last tick.
-            std::thread::yield_now();
-            let read = scheduling(OWN);
-            let now = monotonic();
-            if let Some(read) = read {
-                clocks.offsets.insert(processor, nanos(now) - nanos(read.exec_start));
-            }
-        }
-        // A failure leaves this thread of hound's on one processor: slower, not wrong.
-        let _ = sched_setaffinity(own, &everywhere);
-        clocks.complete = online == Some(clocks.offsets.len());
-        clocks
-    }
-
-    /// The latest moment at which a thread can have fallen asleep, on one of these processors if it is known that it was on one of them.
-    fn latest(&self, processors: Option<[usize; 2]>, sleep: &Sleep) -> Option<Duration> {
-        let offsets: Vec<i64> = match processors {
-            Some(known) => known.iter().map(|processor| self.offsets.get(processor).copied()).collect::<Option<_>>()?,
-            None if self.complete => self.offsets.values().copied().collect(),
-            None => return None,
-        };
-        let since = |offset: i64| u64::try_from(nanos(sleep.exec_start) + offset).map(Duration::from_nanos).ok();
-        offsets.into_iter().filter_map(since).filter(|since| *since <= sleep.seen).max()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn asleep(exec_start: u64, seen: u64, processor: usize) -> Sleep {
-        let [exec_start, total, seen] = [exec_start, 5, seen].map(Duration::from_secs);
-        Sleep { thread: OWN.into(), exec_start, processor, switches: 0, total, errno: None, seen, asked: seen }
-    }
-
     #[test]
-    fn a_sleep_never_begins_too_early() {
-        let second = 1_000_000_000;
-        let clocks = Clocks { offsets: [(0, 10 * second), (1, 12 * second), (2, 90 * second)].into(), complete: true };
-        let sleep = asleep(100, 120, 0);
-        let since = |processors| clocks.latest(processors, &sleep).map(|since| since.as_secs());
-        assert_eq!(since(Some([0, 0])), Some(110), "its clock is known");
-        assert_eq!(since(Some([1, 0])), Some(112), "it was moved, maybe after it fell asleep");
-        assert_eq!(since(None), Some(112), "by the third clock it fell asleep after it was seen asleep");
-        assert_eq!(since(Some([7, 0])), None, "a clock that is not known");
-        assert_eq!(Clocks { complete: false, ..clocks }.latest(None, &sleep), None);
-    }
-
-    #[test]
-    fn this_machine_s_clocks_are_read() {
-        let clocks = Clocks::read(&[0].into());
-        assert!(clocks.complete || clocks.offsets.contains_key(&0), "{clocks:?}");
-        assert!(scheduling(OWN).is_some());
+    fn only_a_libc_s_code_is_a_libc_s() {
+        let mappings = tasks::mappings(std::process::id() as i32).expect("this process is alive");
+        assert!(in_a_libc(&mappings, libc::recv as *const () as u64));
+        assert!(!in_a_libc(&mappings, in_a_libc as *const () as u64));
+        assert!(!in_a_libc(&mappings, std::ptr::from_ref(&mappings) as u64), "a stack");
+        assert!(!in_a_libc(&mappings, 0));
     }
 }

@@ -52,9 +52,9 @@ int main(int argc, char **argv) {
   int early = elapsed + k->may_be_early_ms < ms;
   B_MUST(!sigprocmask(SIG_SETMASK, NULL, &after));
   int masked = !memcmp(&before, &after, 8); // what the kernel knows of it
-  dprintf(1, "{\"kind\":\"%s\",\"woken\":%s,\"value\":%ld,\"errno\":%d,\"elapsed_ms\":%.1f,\"starved_ms\":%.1f,\"by_timer\":%s,\"of_socket\":%s,\"right\":%s,\"early\":%s,\"mask_kept\":%s}\n", k->name,
+  dprintf(1, "{\"kind\":\"%s\",\"woken\":%s,\"value\":%ld,\"errno\":%d,\"elapsed_ms\":%.1f,\"starved_ms\":%.1f,\"by_timer\":%s,\"right\":%s,\"early\":%s,\"mask_kept\":%s}\n", k->name,
           woken ? "true" : "false", value, value == -1 ? error : 0, elapsed, starved,
-          b_ends_by_timer(k, woken) ? "true" : "false", k->modes & B_OF_SOCKET ? "true" : "false", right ? "true" : "false", early ? "true" : "false",
+          b_ends_by_timer(k, woken) ? "true" : "false", right ? "true" : "false", early ? "true" : "false",
           masked ? "true" : "false");
   b_end(k, b);
   int status = 0;

@@ -38,7 +38,7 @@
 
 #define B_TIMES_OUT 1 // ends by itself after the time it was given
 #define B_WOKEN 2     // ends when a peer acts
-#define B_OF_SOCKET 4 // its timeout is the socket's, SO_RCVTIMEO or SO_SNDTIMEO: each stop begins it anew (docs/safety.md)
+#define B_OF_SOCKET 4 // its timeout is the socket's, SO_RCVTIMEO or SO_SNDTIMEO: a stop by a hound that is killed begins it anew (docs/safety.md)
 #define B_FOREVER (-1)
 #define B_CHILD_STATUS 37
 #define B_SIGNAL (SIGRTMIN + 7) // the caller blocks it in all threads

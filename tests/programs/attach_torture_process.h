@@ -189,7 +189,7 @@ inline void step_blocking(Worker &w) {
   bool may_time_out = k->modes & B_TIMES_OUT, may_be_woken = k->modes & B_WOKEN;
   bool woken = may_time_out && may_be_woken ? w.random.below(2) : may_be_woken;
   int ms = w.random.below(12) == 0 && !stopping ? 5000 : 1 + (int)w.random.below(80);
-  // A socket's own time that begins anew at each stop would not be over before the visits are.
+  // A socket's own time that begins anew at each stop of a hound that is killed might not be over before the visits are.
   if ((w.signals != none || k->modes & B_OF_SOCKET) && ms > 200) ms = 80;
   w.blocked_in = k->name;
   blocker b;
@@ -218,7 +218,7 @@ inline void step_blocking(Worker &w) {
   } else {
     if (elapsed + k->may_be_early_ms < ms) fail("%s (%s): %d ms were over after %.1f", k->name, mode, ms, elapsed);
     if (b_ends_by_timer(k, woken)) {
-      // Never earlier; and later only where the time is the socket's, by what had been slept at the stops (docs/safety.md).
+      // Never earlier; and later only where the time is the socket's and hound was killed, by what had been slept at the stops (docs/safety.md).
       double late = elapsed - starved - ms;
       if (k->modes & B_OF_SOCKET) late -= (double)ms * (double)(slept / 2);
       if (late > late_limit_ms) tell("late: %s (%s): %d ms took %.1f, of which it waited %.1f for a processor", k->name, mode, ms, elapsed, starved);

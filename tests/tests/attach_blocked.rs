@@ -1,9 +1,5 @@
 //! A process that blocks in a system call is attached to and detached from: the call returns what it would have, when it would have.
 //!
-//! One exception, as docs/safety.md says ("Attaching: what a blocked system call may notice"): a timeout that is a socket's (SO_RCVTIMEO,
-//! SO_SNDTIMEO) begins anew at each stop. Such a call must return what it would have, not earlier, and later by no more than the time it had
-//! slept at its last stop, and by what its timer's coarseness adds without a visit, too.
-//!
 //! `HOUND_BLOCKED_SECONDS=35 cargo xtask test -- --test attach_blocked` is the long version.
 
 use std::process::Command;
@@ -27,9 +23,6 @@ const BEFORE: u32 = 3;
 const VISITS: u32 = 2;
 /// Calls of one mode at the same time.
 const TOGETHER: usize = 9;
-/// A socket's timeout is a timer of the kernel's wheel, which may come late by so much of its time (kernel/time/timer.c), also without a visit:
-/// timers from 63 * 8^n jiffies on are rounded up to 8^(n + 1).
-const WHEEL: f64 = 8.0 / 63.0;
 /// As /proc/PID/syscall shows it.
 const RESTART_SYSCALL: &str = "219";
 
@@ -101,8 +94,8 @@ fn visited(kind: &str, mode: &str, time: Duration) -> Result<Visited, String> {
     let ms = |what: &str| told[what].as_f64().unwrap_or(f64::MAX);
     let took = ms("elapsed_ms") - ms("starved_ms");
     // Started anew it would end at `time` and the moment of a visit; halfway there is far from both. The moment at which a peer or a child
-    // acts is theirs. A socket's time ends at `time` and what was slept at the last stop, which was over when hound had left.
-    let latest = time + if told["of_socket"] == true { left_at + time.mul_f64(WHEEL) } else { first_at / 2 };
+    // acts is theirs.
+    let latest = time + first_at / 2;
     match told["by_timer"] == true && took > latest.as_secs_f64() * 1e3 {
         true => Err(format!("{kind} {mode}: took {took} ms of {}, visited at {first_at:?}, left at {left_at:?}", time.as_millis())),
         false => Ok(Visited::Inside),

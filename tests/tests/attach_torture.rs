@@ -26,7 +26,7 @@ fn command(threads: u32, seconds: u32) -> Command {
 }
 
 /// How far behind its time a call may end, without the time its thread waits for a processor or is stopped: one of 5 s that were started anew
-/// would be later. For a socket's own timeout, which each stop begins anew (docs/safety.md), the program allows its time for each stop more.
+/// would be later. For a socket's own timeout, which begins anew where hound is killed (docs/safety.md), the program allows its time for each stop more.
 const LATE_MS: f64 = 2500.0;
 
 /// Nothing failed, and all was done that the program is for. `stall_ms` is the longest stall that hound told: a call that was to end

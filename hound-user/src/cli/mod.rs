@@ -8,6 +8,7 @@ mod control;
 mod doctor;
 mod dump;
 mod info;
+mod on_time;
 mod report;
 mod run;
 
@@ -54,6 +55,8 @@ enum Command {
     Dump(dump::Args),
     #[command(hide = true)]
     Collect(run::CollectArgs),
+    #[command(hide = true)]
+    OnTime(on_time::Args),
 }
 
 /// Runs the command that the process was started with.
@@ -78,7 +81,9 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Dump(args) => dump::run(&args),
         Command::Collect(args) => run::collect(&args),
+        Command::OnTime(args) => on_time::run(&args),
     };
+    on_time::hand_over();
     result.unwrap_or_else(|error| {
         eprintln!("hound: {}", one_line(&error));
         ExitCode::from(FAILED)
