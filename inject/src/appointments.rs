@@ -138,12 +138,16 @@ pub fn hand_over_appointments() -> Vec<String> {
     left.into_iter().filter(|one| one.is_under_way() != Some(false)).map(|one| one.to_string()).collect()
 }
 
-/// Ends calls at their time, as a process of hound's that has ended had promised. Returns when none is left.
+/// Ends calls at their time, as a process of hound's that has ended had promised; for a process that does nothing else: all descriptors but
+/// the standard ones are closed. Returns when no call is left.
 ///
 /// # Errors
 /// [`Error::Unfit`] if one is not what [`hand_over_appointments`] gave.
 pub fn keep_appointments(list: &[String]) -> Result<(), Error> {
     let list = list.iter().map(|text| text.parse()).collect::<Result<Vec<Appointment>, Error>>()?;
+    // What whoever started hound had left open, such as a pipe whose reader waits for its end.
+    // SAFETY: takes numbers only. The process is to have nothing open that it still wants, as the caller knows.
+    unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
     *book() = Book { list, kept: true };
     keep();
     Ok(())

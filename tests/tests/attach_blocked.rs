@@ -148,6 +148,43 @@ fn a_call_that_a_peer_ends_returns_what_the_peer_sent() {
     all("woken");
 }
 
+/// The process that hound has left behind to end this one's calls.
+fn keeper(pid: i32) -> Option<i32> {
+    let processes = std::fs::read_dir("/proc").expect("there is /proc").flatten();
+    let line = |process: i32| std::fs::read_to_string(format!("/proc/{process}/cmdline")).unwrap_or_default();
+    let is_it = |process: &i32| line(*process).starts_with(&format!("hound\0on-time\0{pid}:"));
+    processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).find(is_it)
+}
+
+#[test]
+fn what_hound_leaves_behind_to_end_a_call_goes_with_the_call() {
+    if !requirement::root() {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a temporary directory can be made");
+    for mode in ["ends", "is killed"] {
+        let (running, _) = blocked("recv", "timeout", Duration::from_secs(12));
+        let pid = running.pid.as_raw();
+        attach::attach(pid, &dir.path().join(format!("{mode}.hound")), &[]).detach(&[]);
+        let keeper = keeper(pid).expect("hound has left nobody to end the call");
+        // Its own three, and what it reads at this moment.
+        let is_own = |file: &std::path::Path| file.starts_with("/dev/null") || file.starts_with("/proc");
+        let open = || {
+            std::fs::read_dir(format!("/proc/{keeper}/fd")).expect("it lives").filter_map(|file| std::fs::read_link(file.ok()?.path()).ok())
+        };
+        assert!(process::wait_until(|| open().all(|file| is_own(&file))), "it holds {:?}", open().collect::<Vec<_>>());
+        if mode == "is killed" {
+            nix::sys::signal::kill(running.pid, nix::sys::signal::Signal::SIGKILL).expect("it lives");
+            assert!(process::wait_until(|| running.has_ended()));
+        } else {
+            let outcome = running.finish();
+            assert_eq!(outcome.shell_status(), 0, "{} {}", outcome.out(), outcome.err());
+        }
+        let gone = || std::fs::read_to_string(format!("/proc/{keeper}/cmdline")).unwrap_or_default().is_empty();
+        assert!(process::wait_until(gone), "{mode}: it lives on");
+    }
+}
+
 #[test]
 fn every_call_is_right_without_a_visit() {
     for mode in ["timeout", "woken"] {
