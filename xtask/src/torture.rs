@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const PROGRAM_PATIENCE: Duration = Duration::from_secs(120);
 
 /// How far behind its time a call of the program may end, without the time its thread waits for a processor or is stopped: one of 5 s that were
-/// started anew would be later. For a socket's own timeout, which each stop begins anew (docs/safety.md), the program itself allows more.
+/// started anew would be later. For a socket's own timeout, which begins anew where hound is killed (docs/safety.md), the program itself allows more.
 const LATE_MS: f64 = 2500.0;
 /// The longest of the program's calls: the time of some begins anew where hound was killed (docs/safety.md).
 const LONGEST_MS: f64 = 5000.0;
