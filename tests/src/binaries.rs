@@ -1,6 +1,10 @@
 //! Where the programs under test are: `hound`, `hound-death` and `libhound.so`, built by `cargo xtask test` before the tests run.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+
+use tempfile::TempDir;
 
 /// The workspace's root.
 pub fn workspace() -> PathBuf {
@@ -26,6 +30,19 @@ pub fn hound_death() -> PathBuf {
 /// The preloaded library, beside [`hound`].
 pub fn libhound() -> PathBuf {
     built("libhound.so")
+}
+
+/// A folder with `hound` and `libhound.so` that every user may enter: the workspace may lie in somebody's own.
+///
+/// # Panics
+/// If it cannot be made.
+pub fn for_everybody() -> TempDir {
+    let dir = TempDir::new().expect("a temporary directory can be made");
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("our own folder");
+    for file in [hound(), libhound()] {
+        fs::copy(&file, dir.path().join(file.file_name().expect("it is a file"))).expect("room for programs");
+    }
+    dir
 }
 
 fn built(name: &str) -> PathBuf {

@@ -1,5 +1,7 @@
 //! What a test needs from the machine it runs on.
 
+use std::os::unix::fs::MetadataExt;
+
 /// Whether the test may go on, having what it needs. If not, the test says loudly that it was skipped.
 ///
 /// # Panics
@@ -25,6 +27,13 @@ pub fn fulfilled(what: &str, present: bool) -> bool {
 /// Whether the test runs as root, as it must.
 pub fn root() -> bool {
     fulfilled("root", nix::unistd::geteuid().is_root())
+}
+
+/// Whether a container can be built: in a chroot the kernel makes no user namespaces, and the root's mounts cannot be set apart.
+pub fn containers() -> bool {
+    let own = std::fs::metadata("/").map(|root| (root.dev(), root.ino()));
+    let first = std::fs::metadata("/proc/1/root/").map(|root| (root.dev(), root.ino()));
+    root() && fulfilled("a root that is no chroot", matches!((own, first), (Ok(own), Ok(first)) if own == first))
 }
 
 /// Whether this program is installed, as it must be.

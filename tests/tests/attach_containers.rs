@@ -43,7 +43,7 @@ const MUSL: &[&str] = &["/lib/ld-musl-x86_64.so.1"];
 
 /// Starts the program in its container, attaches from here twice, compares.
 fn contained(program: &Program, libraries: &[&str], unshare: &[&str], exact_stacks: bool) {
-    if !requirement::root() {
+    if !requirement::containers() {
         return;
     }
     let place = tempfile::tempdir().expect("a temporary directory can be made");

@@ -138,11 +138,8 @@ struct Foreign {
 
 impl Foreign {
     fn new() -> Foreign {
-        let bin = TempDir::new().expect("a temporary directory can be made");
-        fs::set_permissions(bin.path(), fs::Permissions::from_mode(0o755)).expect("our own folder");
-        for (from, name) in [(binaries::hound(), "hound"), (binaries::libhound(), "libhound.so"), (program(), "attached")] {
-            fs::copy(&from, bin.path().join(name)).expect("room for programs");
-        }
+        let bin = binaries::for_everybody();
+        fs::copy(program(), bin.path().join("attached")).expect("room for a program");
         let scene = Scene::of(Command::new(bin.path().join("attached")).uid(USER).gid(USER));
         Foreign { bin, scene }
     }
@@ -287,7 +284,7 @@ exit $status
 
 #[test]
 fn a_disk_that_fills_up_costs_events_which_are_counted_and_nothing_else() {
-    if !requirement::root() {
+    if !requirement::containers() {
         return;
     }
     let scene = Scene::start();

@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use hound_tests::attach::{self, Footprint, Subject};
+use hound_tests::binaries;
 use hound_tests::compile::{Build, Program};
 use hound_tests::process::{self, Running};
 use hound_tests::requirement;
@@ -287,7 +288,9 @@ fn a_process_that_is_not_there_and_one_of_another_user_are_refused() {
     let subject = subject();
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
     fs::set_permissions(dir.path(), open).expect("the test's own directory");
-    let mut command = attach::attach_command(subject.pid(), &dir.path().join("c.hound"), &[]);
+    let bin = binaries::for_everybody();
+    let mut command = Command::new(bin.path().join("hound"));
+    command.args(["attach", "--quiet", "-p", &subject.pid().to_string(), "-o"]).arg(dir.path().join("c.hound"));
     let refused = process::run(command.uid(65534).gid(65534));
     assert_eq!(refused.status.code(), Some(2), "{}", refused.err());
     let err = refused.err().to_lowercase();
