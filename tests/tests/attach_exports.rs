@@ -1,13 +1,14 @@
 //! Every function that an installed allocator exports is hooked or excepted with a reason; and what is hooked is recorded as it is called.
 
+use std::io::BufRead;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use hound_common::hook::{EXCEPTED, HOOKS, PATCHES};
 use hound_tests::attach::{self, Footprint, Subject};
 use hound_tests::compare::{self, Rules};
 use hound_tests::compile::{Build, Program};
-use hound_tests::requirement;
+use hound_tests::{process, requirement};
 
 fn library(name: &str) -> Option<PathBuf> {
     let path = PathBuf::from("/usr/lib/x86_64-linux-gnu").join(name);
@@ -97,5 +98,39 @@ fn every_function_of_jemalloc_is_recorded_as_it_is_called() {
 fn every_function_of_tcmalloc_is_recorded_as_it_is_called() {
     if let Some(library) = library("libtcmalloc_minimal.so.4") {
         all_called(Some(library), 120);
+    }
+}
+
+#[test]
+fn an_allocator_that_is_loaded_later_is_named_however_the_recording_ends() {
+    let Some(late) = library("libmimalloc.so.2.0") else { return };
+    if !requirement::root() || !requirement::program("python3") {
+        return;
+    }
+    let script = format!(
+        "import ctypes, sys, time; print('ready', flush=True); sys.stdin.read(1); ctypes.CDLL('{}'); time.sleep(6)",
+        late.display()
+    );
+    let dir = tempfile::tempdir().expect("a temporary directory can be made");
+    for detaches in [true, false] {
+        let mut child =
+            Command::new("python3").args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
+        let mut line = String::new();
+        std::io::BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("it says that it is ready");
+        let pid = child.id() as i32;
+        let session = attach::attach(pid, &dir.path().join(format!("{detaches}.hound")), &[]);
+        drop(child.stdin.take());
+        let maps = || std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+        assert!(process::wait_until(|| maps().contains("libmimalloc")), "it loads nothing");
+        let capture = if detaches {
+            session.detach(&[])
+        } else {
+            child.wait().expect("it ends by itself");
+            session.finish().0
+        };
+        let report = capture.ask("report", &["--format", "json"]);
+        assert!(report.out().contains("it was loaded after the attach"), "detached: {detaches}: {}", report.out());
+        let _ = child.kill(); // it may have ended
+        let _ = child.wait();
     }
 }

@@ -345,7 +345,7 @@ async fn record(
 ) -> anyhow::Result<Attached> {
     let mut watch = Watch::new(attach, process, signals, answers)?;
     let glances = attach.every.map(|every| super::glances::start(every, &inside, glance)).transpose()?;
-    let why = watch.until_the_end(&mut inside).await;
+    let why = watch.until_the_end(&mut inside, &appeared).await;
     // Nothing is printed between the lines that follow.
     if let Some(glances) = glances {
         glances.stop();

@@ -66,9 +66,10 @@ impl Holder {
         self.held.clone()
     }
 
-    /// Opens the files of modules that are new since the last look.
-    pub fn look(&mut self, pid: u32) {
-        let Ok(maps) = Process::new(pid as i32).and_then(|process| process.maps()) else { return };
+    /// Opens the files of modules that are new since the last look. Whether there were any.
+    pub fn look(&mut self, pid: u32) -> bool {
+        let Ok(maps) = Process::new(pid as i32).and_then(|process| process.maps()) else { return false };
+        let before = self.known.len();
         let code: HashSet<((i32, i32), u64)> = maps
             .iter()
             .filter(|map| map.perms.contains(MMPermissions::EXECUTE) && map.inode != 0)
@@ -89,6 +90,7 @@ impl Holder {
                 self.known.insert(key);
             }
         }
+        self.known.len() > before
     }
 }
 

@@ -99,7 +99,7 @@ fn last_events(mut entered: Entered) -> (Entered, Result<u64, Error>) {
 
 /// The target has ended, or replaced itself by another program: nothing is left to restore.
 pub async fn ended(pid: u32, inside: Inside, mut watch: Watch, replaced: bool) -> anyhow::Result<Attached> {
-    let Inside { entered, recording, .. } = inside;
+    let Inside { entered, mut recording, missed, .. } = inside;
     let wall = watch.started().elapsed();
     let mut warnings = Vec::new();
     let end = match replaced {
@@ -120,6 +120,7 @@ pub async fn ended(pid: u32, inside: Inside, mut watch: Watch, replaced: bool) -
         warnings.push("the kernel has killed for want of memory meanwhile: most likely this process".to_owned());
     }
     drop(entered);
+    recording.missed(missed);
     complete(recording, &mut watch, end, warnings, None).await
 }
 

@@ -78,8 +78,8 @@ impl Watch {
         self.process.get_ref()
     }
 
-    /// Waits for a reason to end.
-    pub async fn until_the_end(&mut self, inside: &mut Inside) -> Why {
+    /// Waits for a reason to end. `missed` looks for allocators that have come since and are not recorded.
+    pub async fn until_the_end(&mut self, inside: &mut Inside, missed: impl Fn() -> Vec<String>) -> Why {
         let end = self.end.map(|duration| tokio::time::Instant::from_std(self.started() + duration));
         let far = tokio::time::Instant::now() + Duration::from_secs(365 * 24 * 3600);
         let (mut looks, mut draws, mut files, mut rates) = (every(LOOK_EVERY), every(STATUS_EVERY), every(FILES_EVERY), every(RATES_EVERY));
@@ -101,7 +101,10 @@ impl Watch {
                 _ = looks.tick() => if self.is_replaced() {
                     break Why::Replaced;
                 },
-                _ = files.tick() => inside.holder.look(self.pid),
+                _ = files.tick() => if inside.holder.look(self.pid) {
+                    // Now: the target may end by itself, and cannot be looked at then.
+                    inside.missed = missed();
+                },
                 _ = rates.tick() => self.answers.cost.measure(&inside.recording),
                 _ = draws.tick() => self.line.draw_attached(&inside.recording, &self.answers.cost),
             }
