@@ -81,7 +81,16 @@ fn hound_dies_at_a_step_and_the_next_one_repairs() {
     let target = Visited::start();
     let steps = steps(&target);
     let (mut tally, mut found) = (Tally::default(), BTreeMap::<String, u32>::new());
-    for (number, kind) in chosen(&steps, 0) {
+    let mut trials = chosen(&steps, 0);
+    // How many steps it takes to stop all threads differs from visit to visit: the few at which the target is armed are aimed at more than once.
+    let off = steps.iter().find(|(_, kind)| kind.contains("leave.rs")).expect("there is a way out");
+    let around = (0..8).flat_map(|away| [off.0 - away, off.0 + away]);
+    trials.extend(around.map(|number| (number, format!("{} or near it", off.1))));
+    let least = trials.len() - 16;
+    for (n, (number, kind)) in trials.into_iter().enumerate() {
+        if n >= least && found.contains_key("armed") {
+            break;
+        }
         let when = format!("death at step {number} of {} ({kind})", steps.len());
         let outcome = target.visit("HOUND_DIE_AFTER", &number.to_string());
         match outcome.status.signal() {
