@@ -127,7 +127,7 @@ impl Sleepers {
     }
 
     /// Asks a traced thread to stop. What is known of its sleep counts only if it is this sleep that is broken off: else a call that has just
-    /// begun, and not slept yet, would be taken for the one before it (seen once in a thousand stops of a thread that calls all the time).
+    /// begun, and not slept yet, would be taken for the one before it (seen in 8 of 10,000 stops of a thread that calls all the time).
     pub(crate) fn interrupt(&mut self, tid: i32) -> Result<(), Errno> {
         let Some(mut sleep) = self.sleeps.remove(&tid) else { return trace::interrupt(tid) };
         let call = File::open(format!("{}/syscall", sleep.thread));

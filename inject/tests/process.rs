@@ -258,6 +258,36 @@ fn a_call_that_begins_while_its_thread_is_stopped_keeps_its_whole_time() {
     assert!(said.starts_with("calls "), "{said}");
 }
 
+/// A seccomp filter sees whole registers, and may kill for one it does not know.
+#[test]
+fn a_call_on_a_socket_is_marked_only_where_no_filter_sees_it() {
+    for (filtered, marked) in [("0", true), ("1", false)] {
+        let program = Program::start("odd", &["receives", filtered]);
+        let target = look(program.pid()).expect("may be traced");
+        // Its descriptor, as the kernel shows it while it sleeps in the call.
+        let descriptor = || {
+            let text = std::fs::read_to_string(format!("/proc/{}/syscall", program.pid())).expect("alive");
+            let given = text.strip_prefix("45 0x")?.split(' ').next()?.to_owned();
+            u64::from_str_radix(&given, 16).ok()
+        };
+        let asleep = || {
+            let deadline = soon();
+            loop {
+                if let Some(descriptor) = descriptor() {
+                    return descriptor;
+                }
+                assert!(Instant::now() < deadline, "it does not sleep in recv");
+                std::thread::yield_now();
+            }
+        };
+        let before = asleep();
+        Frozen::all(&target, soon()).expect("frozen").release();
+        let after = asleep();
+        assert_eq!(after & 0xffff_ffff, before);
+        assert_eq!(after != before, marked, "filtered: {filtered}");
+    }
+}
+
 #[test]
 fn a_stopped_target_stays_stopped() {
     let mut program = Program::start("steady", &["4"]);

@@ -3,6 +3,7 @@
    vfork                a child made by vfork sleeps until its input ends
    shares               a child made with CLONE_VM sleeps
    namespaces           a process in new user, pid, mount and net namespaces; its parent prints its number
+   receives FILTERED    waits in recv on a socket with a timeout of a minute; with 1 under a filter that allows all
    Prints "ready" (namespaces: "ready" then the number); ends with its input. */
 #define _GNU_SOURCE
 #include <linux/audit.h>
@@ -16,6 +17,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -40,6 +42,15 @@ int main(int n, char **a) {
     } else if (!strcmp(a[1], "shares")) {
         clone(await, stack + sizeof stack, CLONE_VM | SIGCHLD, 0);
         ready(); await(0); wait(0);
+    } else if (!strcmp(a[1], "receives")) {
+        struct sock_filter all = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+        struct sock_fprog program = {1, &all};
+        struct timeval minute = {60, 0};
+        int s[2]; char c;
+        socketpair(AF_UNIX, SOCK_STREAM, 0, s);
+        setsockopt(s[0], SOL_SOCKET, SO_RCVTIMEO, &minute, sizeof minute);
+        if (atoi(a[2]) && (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program))) return 1;
+        ready(); recv(s[0], &c, 1, 0);
     } else if (!strcmp(a[1], "namespaces")) {
         int all = CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC;
         /* In a chroot the kernel makes no user namespaces; root can do without. */
