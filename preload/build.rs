@@ -5,6 +5,9 @@ fn main() {
         "-nostartfiles",
         "-nostdlib",
         "-Wl,-soname,libhound.so",
+        // Each part of the file is mapped once, and addresses are places in the file: perf takes a probe's address for its place, and the
+        // kernel finds a probe's counter of listeners in the first writable mapping of its place.
+        "-Wl,-z,separate-loadable-segments",
         "-Wl,-z,now",
         "-Wl,-z,relro",
         "-Wl,--gc-sections",

@@ -33,7 +33,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64};
 /// First word of an attachment: "HOUNDATT" in ASCII.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"HOUNDATT");
 /// Changes with every incompatible change of this file.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Name of the ring's memfd, by which a later hound finds what an earlier one left in a target.
 pub const RING_NAME: &str = "hound-ring";
 /// Symbol of the [`Attachment`] in libhound.so.
@@ -99,8 +99,10 @@ pub struct Attachment {
     pub own_pieces: AtomicU64,
     /// How many pieces the table has room for.
     pub own_piece_count: AtomicU64,
+    /// [`SAMPLES_BYTES`], zeroed, in memory that a fork wipes: the sampled blocks.
+    pub samples: AtomicU64,
     /// Room for more.
-    pub reserved: [AtomicU64; 3],
+    pub reserved: [AtomicU64; 2],
 }
 
 /// Tells builds of libhound.so apart that have the same [`VERSION`]: a hash of the file (FNV-1a, 64 bits).
@@ -149,7 +151,8 @@ impl Attachment {
             image: ZERO,
             own_pieces: ZERO,
             own_piece_count: ZERO,
-            reserved: [ZERO; 3],
+            samples: ZERO,
+            reserved: [ZERO; 2],
         }
     }
 }
@@ -162,6 +165,13 @@ impl Default for Attachment {
 
 /// Slots of [`Attachment::threads`]: a power of two, twice the streams.
 pub const THREAD_SLOTS: usize = 8192;
+
+/// Counters of the filter before the table of sampled blocks: a byte each.
+pub const SAMPLE_FILTER: usize = 1 << 16;
+/// Places in the table of sampled blocks. At the default interval half of them stand for 64 GiB alive.
+pub const SAMPLE_SLOTS: usize = 1 << 18;
+/// Filter and table. Address space: a page is touched where a sampled block comes to lie.
+pub const SAMPLES_BYTES: usize = SAMPLE_FILTER + SAMPLE_SLOTS * 8;
 
 /// A module as hound sees it from outside.
 #[repr(C)]

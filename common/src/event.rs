@@ -44,7 +44,8 @@ pub mod tag {
     pub const BRK: u8 = 8;
     /// `[header][addr][length][prot]`.
     pub const PROTECT: u8 = 9;
-    /// `[header][addr]`: a page was touched first.
+    /// `[header: a = FAULT_… kind, b = FAULT_… flags][addr][mean bytes between samples][bytes mapped]`: a page that was not there was
+    /// touched. Uses the current stack, whose first ip is where it was touched, plus one. Without the last two words: `[header][addr]`.
     pub const FAULT: u8 = 10;
     /// `[header][bias][start][end][eh_frame_hdr avma or 0][build-id length:32 | path length:32][build-id bytes, padded][path bytes, padded]`.
     pub const MODULE: u8 = 11;
@@ -52,9 +53,10 @@ pub mod tag {
     pub const MODULE_GONE: u8 = 12;
     /// `[header: a = THREAD_…][tid][name length][name bytes, padded]`.
     pub const THREAD: u8 = 13;
-    /// `[header: a = PROCESS_…][pid][parent pid]`.
+    /// `[header: a = PROCESS_…][pid][parent pid]`, and of what begins a process in a capture
+    /// `[number of the process it comes from, plus 1; 0 = none][command's length][its words, a zero byte between, padded]`.
     pub const PROCESS: u8 = 14;
-    /// `[header][mean bytes between samples; 0 = exact]`: holds from here on.
+    /// `[header][mean bytes between samples; 0 = exact]`: holds from here on in this stream, which begins exact.
     pub const RATE: u8 = 15;
     /// `[header: a = MODE_…][reason]`: recording was switched.
     pub const MODE: u8 = 16;
@@ -66,6 +68,15 @@ pub mod tag {
     pub const LOST: u8 = 19;
     /// `[header: a = END_… reason][value]`: nothing follows in this stream.
     pub const END: u8 = 20;
+    /// `[header][opened][closed][period start][period end]` (ticks), in hound's own stream, when the window is closed: of this period, what
+    /// was called between the two first was observed, and nothing else. The window's place in the period was drawn at random before.
+    pub const WINDOW: u8 = 21;
+    /// `[header: a = LIVENESS_…][addr | pool << 56]`, in hound's own stream: what is known now of a sampled block whose release may not have
+    /// been seen.
+    pub const LIVENESS: u8 = 22;
+    /// `[header][blocks][bytes][ns]`: since the last such record of this stream, so many of its blocks were left out of the capture, with their
+    /// releases, for they lived shorter than this.
+    pub const STRIPPED: u8 = 23;
 }
 
 /// `ALLOC`: the block continues another one; `previous addr` follows. The stream's preceding `FREE` with [`FREE_REALLOC`] is its other half.
@@ -121,6 +132,13 @@ pub const THREAD_EXIT: u8 = 3;
 /// `PROCESS`: the process is about to replace itself by another program (exec). If events of it follow, the attempt failed.
 pub const PROCESS_EXEC: u8 = 1;
 
+/// `PROCESS`: the stream's process is recorded from here on. What it holds from before is not known.
+pub const PROCESS_JOINED: u8 = 2;
+/// `PROCESS`: the same, from its fork on: it holds a copy of what the process that it comes from holds at this moment.
+pub const PROCESS_FORKED: u8 = 3;
+/// `PROCESS`: the same, from its exec on: the process that it comes from is over, and nothing of it is left.
+pub const PROCESS_NEW_PROGRAM: u8 = 4;
+
 /// `MARKER`: somebody outside the program set it, with a text: `[value: 0][text length][text bytes, padded]`.
 pub const MARKER_TEXT: u8 = 1;
 
@@ -130,6 +148,46 @@ pub const MODE_OFF: u8 = 0;
 pub const MODE_FULL: u8 = 1;
 /// `MODE`: sampled.
 pub const MODE_SAMPLED: u8 = 2;
+/// `MODE`: page faults alone.
+pub const MODE_FAULTS: u8 = 3;
+
+/// `FAULT`: what lies there is not known: it was unmapped before hound looked.
+pub const FAULT_UNKNOWN: u8 = 0;
+/// `FAULT`: the heap that grows by brk.
+pub const FAULT_HEAP: u8 = 1;
+/// `FAULT`: an anonymous mapping.
+pub const FAULT_ANONYMOUS: u8 = 2;
+/// `FAULT`: a page of a mapped file.
+pub const FAULT_FILE: u8 = 3;
+/// `FAULT`: a page of a file mapped for the process alone, which was written to: a copy of its own.
+pub const FAULT_COPY: u8 = 4;
+/// `FAULT`: the stack of the thread that touched it.
+pub const FAULT_STACK: u8 = 5;
+/// `FAULT`: memory shared with others that is no file on a disk.
+pub const FAULT_SHARED: u8 = 6;
+/// `FAULT` flag: the kernel touched it for the process, in a system call.
+pub const FAULT_BY_KERNEL: u8 = 1;
+/// `FAULT` flag: it was written to.
+pub const FAULT_WRITE: u8 = 2;
+
+const LIVENESS_ADDRESS: u64 = u64::MAX >> 8;
+
+/// The word of a `LIVENESS` record: address, which has at most 56 bits, and pool.
+pub const fn liveness_word(addr: u64, pool: u8) -> u64 {
+    addr & LIVENESS_ADDRESS | (pool as u64) << 56
+}
+
+/// Address and pool of a [`liveness_word`].
+pub const fn of_liveness_word(word: u64) -> (u64, u8) {
+    (word & LIVENESS_ADDRESS, (word >> 56) as u8)
+}
+
+/// `LIVENESS`: nobody has watched since, so it may have been released.
+pub const LIVENESS_UNKNOWN: u8 = 0;
+/// `LIVENESS`: it lives.
+pub const LIVENESS_ALIVE: u8 = 1;
+/// `LIVENESS`: it was released, some time before.
+pub const LIVENESS_GONE: u8 = 2;
 
 /// `METRIC`: `[addr][length][resident bytes]`: resident part of a recorded map.
 pub const METRIC_MAP_RSS: u8 = 1;
@@ -138,6 +196,10 @@ pub const METRIC_PROCESS_RSS: u8 = 2;
 /// `METRIC`: `[verified][stepped][evaluated][full][spliced][frame-pointer steps][general walks]`: how the stream's frames were found,
 /// totals so far.
 pub const METRIC_UNWINDING: u8 = 3;
+/// `METRIC`: `[address space][resident anonymous][resident of files][resident shared]` of the process, in bytes.
+pub const METRIC_PROCESS_MEMORY: u8 = 4;
+/// `METRIC`: `[bytes]`: the most that was resident of the process at any time since it began (VmHWM), as the kernel has kept it.
+pub const METRIC_PROCESS_PEAK: u8 = 5;
 
 /// `LOST`: the ring was full for longer than the target may be made to wait.
 pub const LOST_RING_FULL: u8 = 1;
@@ -153,6 +215,14 @@ pub const LOST_DISK: u8 = 5;
 pub const LOST_NO_MEMORY: u8 = 6;
 /// `LOST`: a thread did not come to an end with the event it was writing when hound detached.
 pub const LOST_UNFINISHED: u8 = 7;
+/// `LOST`: the table of sampled blocks had no place left; the sample was not taken.
+pub const LOST_SAMPLES_FULL: u8 = 8;
+/// Why events were lost: the table of sampled blocks was locked by what an interrupt had interrupted.
+pub const LOST_BUSY: u8 = 9;
+/// Why events were lost: an interrupt came while a program of hound's ran on that processor, and the kernel does not run it twice.
+pub const LOST_INTERRUPTED: u8 = 10;
+/// Why events were lost: there were more changes of mappings than the budget allows to tell.
+pub const LOST_BUDGET: u8 = 11;
 
 /// `END`: the thread ended.
 pub const END_THREAD: u8 = 1;
@@ -164,6 +234,10 @@ pub const END_SIGNAL: u8 = 3;
 pub const END_EXEC: u8 = 4;
 /// `END`: hound stopped watching; the target runs on.
 pub const END_DETACH: u8 = 5;
+/// `END`: the kernel has killed the process for want of memory; value is the signal.
+pub const END_NO_MEMORY: u8 = 6;
+/// `END`: the process is gone, and nobody knows how.
+pub const END_UNKNOWN: u8 = 7;
 
 /// Longest time two time stamps of ordered operations on different cores may come out inverted, in nanoseconds. `rdtsc` may be executed
 /// before older loads have finished, but not before they are *retired*: the bound is what one reorder buffer can hold, about a

@@ -41,6 +41,14 @@ pub enum Kind {
     PoolAlloc = 15,
     /// A function that the user named with `--hook realloc=…`.
     PoolRealloc = 16,
+    /// The kernel's `kmalloc`. The kinds of the kernel's own memory are of no function that could be hooked.
+    Kmalloc = 17,
+    /// The kernel's `kmem_cache_alloc`.
+    KmemCacheAlloc = 18,
+    /// The kernel's memory of which each processor has its own.
+    PercpuAlloc = 19,
+    /// Whole pages of the kernel's.
+    PageAlloc = 20,
     /// `free`
     Free = 32,
     /// C23 `free_sized`
@@ -59,6 +67,14 @@ pub enum Kind {
     Sdallocx = 39,
     /// A function that the user named with `--hook free=…`.
     PoolFree = 40,
+    /// The kernel's `kfree`.
+    Kfree = 41,
+    /// The kernel's `kmem_cache_free`.
+    KmemCacheFree = 42,
+    /// A release of [`Kind::PercpuAlloc`].
+    PercpuFree = 43,
+    /// A release of [`Kind::PageAlloc`].
+    PageFree = 44,
     /// `mmap`, `mmap64`
     Mmap = 64,
     /// `munmap`
@@ -85,6 +101,10 @@ const KINDS: &[(Kind, &str)] = &[
     (Kind::Xallocx, "xallocx"),
     (Kind::PoolAlloc, "pool alloc"),
     (Kind::PoolRealloc, "pool realloc"),
+    (Kind::Kmalloc, "kmalloc"),
+    (Kind::KmemCacheAlloc, "kmem_cache_alloc"),
+    (Kind::PercpuAlloc, "alloc_percpu"),
+    (Kind::PageAlloc, "alloc_pages"),
     (Kind::Free, "free"),
     (Kind::FreeSized, "free_sized"),
     (Kind::FreeAlignedSized, "free_aligned_sized"),
@@ -94,6 +114,10 @@ const KINDS: &[(Kind, &str)] = &[
     (Kind::Dallocx, "dallocx"),
     (Kind::Sdallocx, "sdallocx"),
     (Kind::PoolFree, "pool free"),
+    (Kind::Kfree, "kfree"),
+    (Kind::KmemCacheFree, "kmem_cache_free"),
+    (Kind::PercpuFree, "free_percpu"),
+    (Kind::PageFree, "free_pages"),
     (Kind::Mmap, "mmap"),
     (Kind::Munmap, "munmap"),
     (Kind::Mremap, "mremap"),

@@ -6,7 +6,9 @@
 #![forbid(unsafe_code)]
 
 pub mod attach;
+pub mod draw;
 pub mod event;
 pub mod hook;
+pub mod kernel;
 pub mod ring;
 pub mod sampling;

@@ -18,10 +18,13 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::attach::{PIECES, Piece};
 
+/// How many reasons [`Control::lost`] has room for.
+pub const LOST_REASONS: usize = 16;
+
 /// First word of a control page: "HOUNDRNG" in ASCII.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"HOUNDRNG");
 /// Changes with every incompatible change of this file or of `event`.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Bytes of data in a segment. Small enough that an idle thread's is cheap, large enough that taking one (about 100 ns) is nothing
 /// beside filling it (some 800 allocate/free pairs).
@@ -45,8 +48,10 @@ pub const RING_BYTES: usize = DATA_OFFSET + SEGMENTS * SEGMENT_BYTES;
 
 /// `state`: set while events are recorded. The other bits count changes (see [`Control::change`]).
 pub const STATE_RECORDING: u64 = 1;
+/// `state`: set with [`STATE_RECORDING`] while [`Control::interval`] says which allocations are recorded, and only their releases are.
+pub const STATE_SAMPLED: u64 = 2;
 /// `state`: the lowest bit of the count of changes.
-pub const STATE_CHANGE: u64 = 2;
+pub const STATE_CHANGE: u64 = 4;
 
 /// `options`: record the stacks of frees.
 pub const OPTION_FREE_STACKS: u32 = 1;
@@ -133,7 +138,7 @@ pub struct Control {
     /// Segments ever claimed: the highest index in use is below it.
     pub segments_high: AtomicU32,
     /// Events lost without a stream of their own to say so, by `LOST_…` reason.
-    pub lost: [AtomicU64; 8],
+    pub lost: [AtomicU64; LOST_REASONS],
     /// Total time threads waited for ring space, in ticks of the ring's clock.
     pub waited_ticks: AtomicU64,
     /// When a library that made its own ring did so, in ticks: before its first event. 0 in a ring that hound made.
@@ -150,6 +155,10 @@ pub struct Control {
     pub patience_ms: AtomicU32,
     /// Process id of the hound that drains, as that hound sees it; 0 when none does.
     pub drainer: AtomicU32,
+    /// Mean bytes between samples, 0 = every allocation: what the next [`Control::change`] switches on.
+    pub interval: AtomicU64,
+    /// Counts the times that recording was switched on: what was sampled before was not watched in between.
+    pub part: AtomicU64,
     /// What hound has mapped into the target besides the ring.
     pub pieces: [Piece; PIECES],
 }
@@ -216,10 +225,11 @@ const _: () = assert!(SEGMENT_BYTES.is_multiple_of(PAGE) && SEGMENTS_OFFSET.is_m
 const _: () = assert!(SEGMENT_BYTES <= u32::MAX as usize);
 
 impl Control {
-    /// Fills in a zeroed control page. `magic` is stored last, with release: who reads it with acquire sees the rest.
+    /// Fills in a control page that is zero but for `interval`. `magic` is stored last, with release: who reads it with acquire sees the
+    /// rest.
     pub fn initialise(&self, target_pid: u32, options: u32, clock: u32, max_wait_ms: u32) {
         self.version.store(VERSION, Ordering::Relaxed);
-        self.state.store(STATE_CHANGE | STATE_RECORDING, Ordering::Relaxed);
+        self.state.store(STATE_CHANGE | self.flags(true), Ordering::Relaxed);
         self.options.store(options, Ordering::Relaxed);
         self.clock.store(clock, Ordering::Relaxed);
         self.target_pid.store(target_pid, Ordering::Relaxed);
@@ -228,12 +238,30 @@ impl Control {
         self.magic.store(MAGIC, Ordering::Release); // pairs with `is_valid`
     }
 
-    /// Tells every thread to look closer at its next event, with recording on or off.
+    fn flags(&self, recording: bool) -> u64 {
+        match (recording, self.interval.load(Ordering::Relaxed)) {
+            (false, _) => 0,
+            (true, 0) => STATE_RECORDING,
+            (true, _) => STATE_RECORDING | STATE_SAMPLED,
+        }
+    }
+
+    /// Tells every thread to look closer at its next event, with recording on or off: exact, or sampled if `interval` says so. To switch
+    /// between the two while recording, store the interval and call this with `true`.
     pub fn change(&self, recording: bool) {
-        let flag = if recording { STATE_RECORDING } else { 0 };
-        let next = |state: u64| Some((state & !STATE_RECORDING).wrapping_add(STATE_CHANGE) | flag);
-        // Release: what the change is about (a purged row, an option) is stored before. Pairs with the hooks' acquire load.
+        if recording && self.state.load(Ordering::Relaxed) & STATE_RECORDING == 0 {
+            self.part.fetch_add(1, Ordering::Relaxed);
+        }
+        let flags = self.flags(recording);
+        let next = |state: u64| Some((state & !(STATE_RECORDING | STATE_SAMPLED)).wrapping_add(STATE_CHANGE) | flags);
+        // Release: what the change is about (an interval, an option) is stored before. Pairs with the hooks' acquire load.
         let _ = self.state.fetch_update(Ordering::Release, Ordering::Relaxed, next);
+    }
+
+    /// Tells every thread to look closer at its next event, whatever is recorded.
+    pub fn renew(&self) {
+        // Release: what it is about (a purged row) is stored before. Pairs with the hooks' acquire load.
+        self.state.fetch_add(STATE_CHANGE, Ordering::Release);
     }
 
     /// Whether this is a control page of this version.

@@ -5,9 +5,12 @@
 
 pub mod capture;
 pub mod cli;
+pub mod columns;
 pub mod heap;
 pub mod query;
 pub mod report;
+pub mod script;
 pub mod session;
+pub mod strip;
 pub mod symbols;
 pub mod view;

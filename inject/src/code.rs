@@ -82,7 +82,7 @@ pub struct Displaced {
     instructions: Vec<Instruction>,
 }
 
-fn decode(code: &[u8], at: u64) -> Decoder<'_> {
+pub(crate) fn decode(code: &[u8], at: u64) -> Decoder<'_> {
     Decoder::with_ip(64, code, at, DecoderOptions::NONE)
 }
 
@@ -214,14 +214,14 @@ impl Displaced {
 }
 
 /// Whether what stands behind an instruction is reached from elsewhere only.
-fn never_goes_on(instruction: &Instruction) -> bool {
+pub(crate) fn never_goes_on(instruction: &Instruction) -> bool {
     matches!(
         instruction.flow_control(),
         FlowControl::UnconditionalBranch | FlowControl::IndirectBranch | FlowControl::Return | FlowControl::Exception
     )
 }
 
-fn near_target(instruction: &Instruction) -> Option<u64> {
+pub(crate) fn near_target(instruction: &Instruction) -> Option<u64> {
     let near = matches!(instruction.op0_kind(), OpKind::NearBranch64 | OpKind::NearBranch32 | OpKind::NearBranch16);
     near.then(|| instruction.near_branch_target())
 }

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-use hound_common::attach::{Attachment, KnownModule, RING_NAME, STATE_BYTES, THREAD_SLOTS};
+use hound_common::attach::{Attachment, KnownModule, RING_NAME, SAMPLES_BYTES, STATE_BYTES, THREAD_SLOTS};
 use hound_common::ring::{self, Control, LIBRARY_ABSENT, RING_BYTES, STREAMS};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -17,7 +17,7 @@ use crate::frames::Frames;
 use crate::image::Image;
 use crate::look::Target;
 use crate::memory::Memory;
-use crate::patch::{self, Patched};
+use crate::patch::{Patched, Staged};
 use crate::place::{PAGE, Space, mappings};
 use crate::plan::Plan;
 use crate::remote::Borrowed;
@@ -28,8 +28,6 @@ use crate::thunk::ENTRY;
 
 /// `MAP_FIXED_NOREPLACE`: kernels before 4.17 take the address for a hint, which the result shows.
 const FIXED: i32 = libc::MAP_FIXED_NOREPLACE | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-/// Reasons for losses that the control page counts.
-const LOST_REASONS: usize = 8;
 /// `Control::patience_ms` of a target that hound did not start: it must not wait long for a hound that has died.
 const PATIENCE_MS: u32 = 250;
 /// How long undoing may take.
@@ -74,13 +72,13 @@ fn reuse(mut existing: Existing, image: &Image, stalls: &mut Vec<Duration>, dead
     journal.set_half(offset_of!(Control, drainer), std::process::id())?;
     journal.set_word(
         offset_of!(Control, state),
-        ring::STATE_CHANGE.wrapping_add(journal.word(offset_of!(Control, state))?) & !ring::STATE_RECORDING,
+        ring::STATE_CHANGE.wrapping_add(journal.word(offset_of!(Control, state))?) & !(ring::STATE_RECORDING | ring::STATE_SAMPLED),
     )?;
     journal.set_half(offset_of!(Control, library), LIBRARY_ABSENT)?;
     journal.set_half(offset_of!(Control, bow_out), 0)?;
     journal.set_half(offset_of!(Control, patience_ms), PATIENCE_MS)?;
     // What earlier recordings have lost is not the next one's.
-    for reason in 0..LOST_REASONS {
+    for reason in 0..ring::LOST_REASONS {
         journal.set_word(offset_of!(Control, lost) + reason * 8, 0)?;
     }
     journal.set_word(offset_of!(Control, waited_ticks), 0)?;
@@ -98,6 +96,7 @@ struct Pieces {
     states: u64,
     mark: u64,
     threads: u64,
+    samples: u64,
     entries: u64,
     modules: u64,
 }
@@ -107,7 +106,7 @@ const THREADS_BYTES: u64 = THREAD_SLOTS as u64 * 16;
 const ENTRIES_BYTES: u64 = (MAX_ROWS * ENTRY as u64).next_multiple_of(PAGE);
 const MODULES_BYTES: u64 = (MAX_MODULES * size_of::<KnownModule>() as u64).next_multiple_of(PAGE);
 /// What forks wipe, then what they copy: two pieces, as each system call keeps the borrowed thread, or all, waiting.
-const WIPED_BYTES: u64 = STATES_BYTES + PAGE + THREADS_BYTES;
+const WIPED_BYTES: u64 = STATES_BYTES + PAGE + THREADS_BYTES + SAMPLES_BYTES as u64;
 const COPIED_BYTES: u64 = ENTRIES_BYTES + MODULES_BYTES;
 
 impl Pieces {
@@ -115,7 +114,9 @@ impl Pieces {
         let (ring, image) = (space.anywhere(RING_BYTES as u64)?, space.anywhere(image.bytes())?);
         let (states, entries) = (space.anywhere(WIPED_BYTES)?, space.anywhere(COPIED_BYTES)?);
         let mark = states + STATES_BYTES;
-        Some(Self { ring, image, states, mark, threads: mark + PAGE, entries, modules: entries + ENTRIES_BYTES })
+        let threads = mark + PAGE;
+        let (samples, modules) = (threads + THREADS_BYTES, entries + ENTRIES_BYTES);
+        Some(Self { ring, image, states, mark, threads, samples, entries, modules })
     }
 }
 
@@ -299,6 +300,7 @@ impl Building {
         set(offset_of!(Attachment, states), pieces.states)?;
         set(offset_of!(Attachment, fork_mark), pieces.mark)?;
         set(offset_of!(Attachment, threads), pieces.threads)?;
+        set(offset_of!(Attachment, samples), pieces.samples)?;
         set(offset_of!(Attachment, image_start), pieces.image)?;
         set(offset_of!(Attachment, image_end), pieces.image + image.bytes())?;
         set(offset_of!(Attachment, entries), pieces.entries)?;
@@ -348,7 +350,25 @@ impl Entered {
     /// # Errors
     /// Failures on the way; nothing is patched then.
     pub fn patch(&mut self, plan: &Plan, deadline: Instant) -> Result<Patched, Error> {
-        patch::patch(&self.site, plan, &mut self.stalls, deadline)
+        let staged = self.stage(plan, deadline)?;
+        self.patch_staged(staged, deadline)
+    }
+
+    /// The first half of [`Entered::patch`]: all that can be done before the threads are stopped. Whatever stands on the code to be patched
+    /// may stay until the second.
+    ///
+    /// # Errors
+    /// Failures on the way; what was begun is undone then.
+    pub fn stage(&mut self, plan: &Plan, deadline: Instant) -> Result<Staged, Error> {
+        Staged::make(&self.site, plan, &mut self.stalls, deadline)
+    }
+
+    /// The second half.
+    ///
+    /// # Errors
+    /// As [`Entered::patch`].
+    pub fn patch_staged(&mut self, staged: Staged, deadline: Instant) -> Result<Patched, Error> {
+        staged.go(&self.site, &mut self.stalls, deadline)
     }
 
     /// Restores every patched function. Returns how long the target stood still. Turn recording off before.

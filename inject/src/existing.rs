@@ -180,27 +180,63 @@ fn open_ring(site: &Site) -> Option<File> {
     OpenOptions::new().read(true).write(true).open(path).ok()
 }
 
-/// What an earlier hound has patched in a process: for plans, which see memory as it is without.
-pub(crate) fn rows_of(pid: i32, memory: &Memory) -> Result<Vec<Row>, Error> {
-    let maps = mappings(pid)?;
-    if ring_mapping(&maps).is_none() {
-        return Ok(Vec::new());
-    }
-    let rows = Site::find(look(pid)?)?.map_or_else(|| Ok(Vec::new()), |site| site.rows())?;
-    let still = |row: &Row| {
-        let mut now = vec![0; row.patched.len()];
-        memory.read(row.address, &mut now).is_ok() && now == row.patched
-    };
-    Ok(rows.into_iter().filter(still).collect())
-}
+/// Code of a process as it is without what hound has put over it: for plans, which are made of that.
+#[derive(Clone, Debug, Default)]
+pub struct Beneath(Vec<(u64, Vec<u8>)>);
 
-/// Puts what `rows` have displaced back into a copy of memory.
-pub(crate) fn look_through(rows: &[Row], address: u64, code: &mut [u8]) {
-    for row in rows {
-        for (at, byte) in (row.address..).zip(&row.original) {
-            if let Some(place) = at.checked_sub(address).and_then(|n| code.get_mut(n as usize)) {
-                *place = *byte;
+impl Beneath {
+    /// Pieces of code, each with its avma.
+    pub(crate) fn of(pieces: impl Iterator<Item = (u64, Vec<u8>)>) -> Self {
+        Self(pieces.collect())
+    }
+
+    /// What is beneath patches that are in a process now, whichever hound's they are.
+    pub(crate) fn patches(pid: i32, memory: &Memory) -> Result<Self, Error> {
+        let maps = mappings(pid)?;
+        if ring_mapping(&maps).is_none() {
+            return Ok(Self::default());
+        }
+        let rows = Site::find(look(pid)?)?.map_or_else(|| Ok(Vec::new()), |site| site.rows())?;
+        let still = |row: &Row| {
+            let mut now = vec![0; row.patched.len()];
+            memory.read(row.address, &mut now).is_ok() && now == row.patched
+        };
+        Ok(Self::of(rows.into_iter().filter(still).map(|row| (row.address, row.original))))
+    }
+
+    /// Both.
+    pub(crate) fn and(mut self, other: &Self) -> Self {
+        self.0.extend_from_slice(&other.0);
+        self
+    }
+
+    /// Puts it into a copy of memory.
+    pub(crate) fn look_through(&self, address: u64, code: &mut [u8]) {
+        for (start, original) in &self.0 {
+            for (at, byte) in (*start..).zip(original) {
+                if let Some(place) = at.checked_sub(address).and_then(|n| code.get_mut(n as usize)) {
+                    *place = *byte;
+                }
             }
         }
+    }
+
+    /// Whether nothing covers it any more.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn is_bare(&self, pid: i32) -> Result<bool, Error> {
+        let memory = Memory::open(pid)?;
+        let mut now = Vec::new();
+        for (start, original) in &self.0 {
+            now.resize(original.len(), 0);
+            match memory.read(*start, &mut now) {
+                Err(Error::Gone) => return Err(Error::Gone),
+                Ok(()) if now != *original => return Ok(false),
+                // A module that was unloaded covers nothing.
+                _ => {}
+            }
+        }
+        Ok(true)
     }
 }

@@ -177,7 +177,9 @@ fn is_glibc(names: &Names) -> bool {
 /// The prefixes under which a family stands in the module: none, and jemalloc's if it has one.
 fn prefixes(names: &Names) -> Vec<String> {
     let mut prefixes: BTreeSet<String> = BTreeSet::new();
-    if is_whole(names, "") {
+    // Of a libc that is linked in, only what the program uses is there.
+    let of_libc = || ["__libc_start_main", "malloc", "free"].iter().all(|name| names.contains_key(*name));
+    if is_whole(names, "") || of_libc() {
         prefixes.insert(String::new());
     }
     // Where unused functions were left out (Rust's crates, linked with --gc-sections), `malloc` itself may be missing.

@@ -9,7 +9,7 @@ use crate::modules::Module;
 
 /// The entries of a module's `.eh_frame`, sorted.
 #[derive(Debug)]
-pub(crate) struct Frames {
+pub struct Frames {
     /// avma of `.eh_frame`.
     section: u64,
     /// Where each function begins and where its entry is.

@@ -20,6 +20,8 @@ use crate::tasks;
 /// In a process's flags: it is a kernel thread.
 const PF_KTHREAD: u32 = 0x0020_0000;
 const CAP_SYS_PTRACE: u64 = 1 << 19;
+const CAP_DAC_OVERRIDE: u64 = 1 << 1;
+const CAP_DAC_READ_SEARCH: u64 = 1 << 2;
 const EM_X86_64: u16 = 62;
 const ELFCLASS64: u8 = 2;
 /// How long a look may take where it has to stop a thread to read its seccomp filters.
@@ -68,6 +70,7 @@ pub fn look(pid: i32) -> Result<Target, Error> {
     let status = process.status().map_err(|_| no_process())?;
     let stat = process.stat().map_err(|_| no_process())?;
     kind(pid, &status, &stat)?;
+    untraced(&status)?;
     // From here on the number cannot be another process's without the descriptor's telling.
     let pidfd = open_pidfd(pid)?;
     permission(pid, &status)?;
@@ -98,7 +101,20 @@ pub fn look(pid: i32) -> Result<Target, Error> {
     Ok(target)
 }
 
-/// Refuses what is not a program, or not hound's to trace.
+/// Whether the process is one that may be looked into, as probing it from the kernel needs. Reads only.
+///
+/// # Errors
+/// A refusal that says why not, and what helps.
+pub fn must_be_readable(pid: i32) -> Result<(), Error> {
+    let no_process = || Error::from(Refusal::NoProcess { pid });
+    let process = Process::new(pid).map_err(|_| no_process())?;
+    let status = process.status().map_err(|_| no_process())?;
+    kind(pid, &status, &process.stat().map_err(|_| no_process())?)?;
+    permission(pid, &status)?;
+    machine(pid)
+}
+
+/// Refuses what is not a program.
 fn kind(pid: i32, status: &Status, stat: &Stat) -> Result<(), Refusal> {
     if status.tgid != pid {
         return Err(Refusal::ThreadOnly { pid, process: status.tgid });
@@ -114,6 +130,11 @@ fn kind(pid: i32, status: &Status, stat: &Stat) -> Result<(), Refusal> {
     if stat.flags & PF_KTHREAD != 0 {
         return Err(Refusal::KernelThread);
     }
+    Ok(())
+}
+
+/// Refuses what another tracer holds: nobody else can borrow its threads.
+fn untraced(status: &Status) -> Result<(), Refusal> {
     if status.tracerpid != 0 {
         let name = fs::read_to_string(format!("/proc/{}/comm", status.tracerpid)).unwrap_or_default();
         return Err(Refusal::Traced { name: name.trim().into(), pid: status.tracerpid });
@@ -160,6 +181,11 @@ fn denied(pid: i32, status: &Status) -> Denied {
     let yama = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").ok().and_then(|scope| scope.trim().parse().ok()).unwrap_or(0);
     if yama == 3 {
         return Denied::Yama { scope: yama };
+    }
+    // The file of its memory is its user's own: who may trace it must also be let past that.
+    let past_files = capabilities & (CAP_DAC_OVERRIDE | CAP_DAC_READ_SEARCH) != 0;
+    if may_trace && status.ruid != own && !past_files {
+        return Denied::User { own, target: status.ruid };
     }
     if may_trace {
         return if elsewhere { Denied::Container } else { Denied::SecurityModule };

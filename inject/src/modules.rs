@@ -12,7 +12,7 @@ use object::{LittleEndian as LE, Object, ObjectSection};
 
 use crate::error::Error;
 use crate::memory::Memory;
-use crate::place::{Mapping, PAGE};
+use crate::place::{Mapping, PAGE, mappings};
 
 /// Most symbols believed in a table that is read from the target's memory.
 const MAX_SYMBOLS: u64 = 1 << 20;
@@ -68,6 +68,8 @@ pub struct Module {
     /// What is loaded.
     pub segments: Vec<Segment>,
     dynamic: Option<(u64, u64)>,
+    /// What is made read-only when it is linked: an svma.
+    relro: Option<u64>,
     file: Option<File>,
     tables: OnceCell<Vec<Table>>,
 }
@@ -149,6 +151,17 @@ fn open(pid: i32, map: &Mapping) -> Option<File> {
     (file.metadata().ok()?.ino() == map.inode).then_some(file)
 }
 
+/// What a process runs code from now: its ELF files and the kernel's own library.
+///
+/// # Errors
+/// When the target is gone, or may not be read.
+pub fn loaded(pid: i32, memory: &Memory) -> Result<Vec<Module>, Error> {
+    let maps = mappings(pid)?;
+    let mut found = modules(pid, memory, &maps)?;
+    found.extend(vdso(memory, &maps).map(|module| Module { path: "[vdso]".into(), ..module }));
+    Ok(found)
+}
+
 /// The kernel's own library in the process.
 pub(crate) fn vdso(memory: &Memory, maps: &[Mapping]) -> Option<Module> {
     let map = maps.iter().find(|m| m.path == "[vdso]")?;
@@ -168,7 +181,7 @@ impl Module {
         let Ok(header) = elf::FileHeader64::<LE>::parse(&*head) else { return Ok(None) };
         let Ok(programs) = header.program_headers(LE, &*head) else { return Ok(None) };
         let mut segments = Vec::new();
-        let (mut dynamic, mut eh_frame_hdr, mut has_interpreter) = (None, 0, false);
+        let (mut dynamic, mut relro, mut eh_frame_hdr, mut has_interpreter) = (None, None, 0, false);
         for p in programs {
             match p.p_type(LE) {
                 elf::PT_LOAD => segments.push(Segment {
@@ -179,6 +192,7 @@ impl Module {
                     executable: p.p_flags(LE).0 & elf::PF_X.0 != 0,
                 }),
                 elf::PT_DYNAMIC => dynamic = Some((p.p_vaddr(LE), p.p_memsz(LE))),
+                elf::PT_GNU_RELRO => relro = Some(p.p_vaddr(LE)),
                 elf::PT_GNU_EH_FRAME => eh_frame_hdr = p.p_vaddr(LE),
                 elf::PT_INTERP => has_interpreter = true,
                 _ => {}
@@ -202,18 +216,30 @@ impl Module {
             header_count: programs.len() as u64,
             segments,
             dynamic,
+            relro,
             file: pid.and_then(|pid| open(pid, first)),
             tables: OnceCell::new(),
         }))
     }
 
     /// Where its code is: starts and ends.
-    pub(crate) fn code(&self) -> Vec<(u64, u64)> {
+    pub fn code(&self) -> Vec<(u64, u64)> {
         let of = |segment: &Segment| {
             let start = self.bias.wrapping_add(segment.svma);
             (start, start + segment.bytes)
         };
         self.segments.iter().filter(|segment| segment.executable).map(of).collect()
+    }
+
+    /// Whether these mappings hold all of it, and its loader is done with it, as far as that can be seen.
+    pub(crate) fn is_linked(&self, maps: &[Mapping]) -> bool {
+        let at = |avma: u64| maps.iter().find(|map| (map.start..map.end).contains(&avma));
+        let is_there = |segment: &Segment| {
+            let avma = self.bias.wrapping_add(segment.svma);
+            segment.in_file == 0 || at(avma).is_some_and(|map| map.offset + (avma - map.start) == segment.offset)
+        };
+        let is_done = |relro: u64| at(self.bias.wrapping_add(relro)).is_some_and(|map| map.protection[1] != b'w');
+        self.segments.iter().all(is_there) && self.relro.is_none_or(is_done)
     }
 
     /// Its file's name.
@@ -239,6 +265,18 @@ impl Module {
         let inside = |s: &&Segment| s.svma <= svma && svma + bytes.len() as u64 <= s.svma + s.in_file;
         let segment = self.segments.iter().find(inside)?;
         self.file.as_ref()?.read_exact_at(bytes, segment.offset + (svma - segment.svma)).ok()
+    }
+
+    /// Where in the file an avma's byte is; `None` where no byte of the file is loaded.
+    pub fn file_offset(&self, avma: u64) -> Option<u64> {
+        let svma = avma.wrapping_sub(self.bias);
+        let segment = self.segments.iter().find(|s| s.svma <= svma && svma < s.svma + s.in_file)?;
+        Some(segment.offset + (svma - segment.svma))
+    }
+
+    /// The file itself, as it is mapped; `None` where it cannot be opened.
+    pub(crate) fn file(&self) -> Option<&File> {
+        self.file.as_ref()
     }
 
     /// Which of `needles` the file's loaded data contain: for allocators without symbols, which still have their messages. One pass, for
@@ -280,6 +318,14 @@ impl Module {
         let elf = ElfFile64::<LE, _>::parse(&cache).ok()?;
         let section = elf.section_by_name(name)?;
         Some((self.bias.wrapping_add(section.address()), section.data().ok()?.to_vec()))
+    }
+
+    /// The file's GNU build-id; empty if it has none, or there is no file.
+    pub fn build_id(&self) -> Vec<u8> {
+        let Some(file) = &self.file else { return Vec::new() };
+        let cache = ReadCache::new(file);
+        let id = ElfFile64::<LE, _>::parse(&cache).ok().and_then(|elf| elf.build_id().ok().flatten().map(<[u8]>::to_vec));
+        id.unwrap_or_default()
     }
 
     /// Shows every defined function (and untyped label, as assembly has them) of the dynamic and the full symbol table to `see`.
@@ -360,6 +406,26 @@ impl Module {
             .map(|pair| (word(&pair[..8]), word(&pair[8..])))
             .find(|(tag, _)| *tag == wanted)
             .map(|(_, value)| value)
+    }
+
+    /// The name behind a slot of the table of imported functions (`.got.plt`) at `slot`, by its relocation: for what the loader has yet
+    /// to look up.
+    pub(crate) fn import(&self, memory: &Memory, slot: u64) -> Option<String> {
+        const DT_PLTRELSZ: u64 = 2;
+        const DT_JMPREL: u64 = 23;
+        let at = self.dynamic_entry(memory, DT_JMPREL)?;
+        let at = if (self.start..self.end).contains(&at) { at } else { self.bias.wrapping_add(at) };
+        let mut rows = vec![0; self.dynamic_entry(memory, DT_PLTRELSZ)?.min(MAX_SYMBOLS) as usize];
+        memory.read(at, &mut rows).ok()?;
+        let word = |row: &[u8; 24], at: usize| row[at..at + 8].try_into().map_or(0, u64::from_le_bytes);
+        let row = rows.as_chunks::<24>().0.iter().find(|row| self.bias.wrapping_add(word(row, 0)) == slot)?;
+        let tables = self.dynamic_tables(memory)?;
+        let mut symbol = [0; 4];
+        memory.read(tables.symbols + (word(row, 8) >> 32) * 24, &mut symbol).ok()?;
+        let mut name = vec![0; tables.string_bytes.saturating_sub(u64::from(u32::from_le_bytes(symbol))).min(128) as usize];
+        memory.read(tables.strings + u64::from(u32::from_le_bytes(symbol)), &mut name).ok()?;
+        name.truncate(memchr::memchr(0, &name)?);
+        String::from_utf8(name).ok()
     }
 
     fn dynamic_tables(&self, memory: &Memory) -> Option<DynamicTables> {

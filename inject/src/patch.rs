@@ -32,20 +32,9 @@ pub struct Patched {
     pub entries: usize,
 }
 
-/// Prepares thunks and entries, stops all threads, patches, lets them go.
-pub(crate) fn patch(site: &Site, plan: &Plan, stalls: &mut Vec<Duration>, deadline: Instant) -> Result<Patched, Error> {
-    let mut staged = Staged::of(site, plan)?;
-    let result = staged.prepare(site, plan, stalls, deadline).and_then(|()| staged.patch(site, deadline));
-    if result.is_err() {
-        staged.undo(site, deadline);
-    }
-    let patched = result?;
-    stalls.push(patched.stall);
-    Ok(patched)
-}
-
-/// Entries to be patched, old ones and new ones.
-struct Staged {
+/// Entries that can be patched at once: their thunks are made. Nothing leads there yet.
+#[derive(Debug)]
+pub struct Staged {
     attachment: u64,
     table: u64,
     /// How many entries there were before.
@@ -55,6 +44,29 @@ struct Staged {
 }
 
 impl Staged {
+    /// Prepares thunks and entries: those of an earlier patch, or new ones.
+    pub(crate) fn make(site: &Site, plan: &Plan, stalls: &mut Vec<Duration>, deadline: Instant) -> Result<Self, Error> {
+        let mut staged = Staged::of(site, plan)?;
+        match staged.prepare(site, plan, stalls, deadline) {
+            Ok(()) => Ok(staged),
+            Err(error) => {
+                staged.undo(site, deadline);
+                Err(error)
+            }
+        }
+    }
+
+    /// Stops all threads, patches, lets them go.
+    pub(crate) fn go(self, site: &Site, stalls: &mut Vec<Duration>, deadline: Instant) -> Result<Patched, Error> {
+        let result = self.patch(site, deadline);
+        if result.is_err() {
+            self.undo(site, deadline);
+        }
+        let patched = result?;
+        stalls.push(patched.stall);
+        Ok(patched)
+    }
+
     fn of(site: &Site, plan: &Plan) -> Result<Self, Error> {
         let attachment = site.attachment()?;
         let table = site.word(attachment, offset_of!(Attachment, entries))?;

@@ -8,7 +8,7 @@ use hound_common::hook::{Kind, Role};
 use crate::code::{BREAKPOINT, Displaced, JUMP, Range, Unfit, branches_into, is_instruction};
 use crate::custom::{CustomHook, PoolRole};
 use crate::error::{Error, Refusal};
-use crate::existing;
+use crate::existing::Beneath;
 use crate::families::{self, Family, Function};
 use crate::look::Target;
 use crate::memory::Memory;
@@ -73,11 +73,19 @@ impl Plan {
     /// # Errors
     /// A refusal when nothing at all can be hooked, or when one of `custom` is not found (then similar names are listed).
     pub fn of(target: &Target, custom: &[CustomHook]) -> Result<Self, Error> {
+        Self::beneath(target, custom, &Beneath::default())
+    }
+
+    /// The same while hound's own probes are still there: see [`crate::ProbePlan::beneath`]. They must be gone when it is patched.
+    ///
+    /// # Errors
+    /// As [`Plan::of`].
+    pub fn beneath(target: &Target, custom: &[CustomHook], probes: &Beneath) -> Result<Self, Error> {
         let memory = Memory::open(target.pid)?;
         let maps = mappings(target.pid)?;
         let modules = modules(target.pid, &memory, &maps)?;
         // What a dead hound has patched counts as what was there before: entering restores it.
-        let patched = existing::rows_of(target.pid, &memory)?;
+        let patched = Beneath::patches(target.pid, &memory)?.and(probes);
         let seen = modules.iter().map(|module| (module.start, module.path.clone())).collect();
         let mut plan = Self { planned: Vec::new(), covered: Vec::new(), not_covered: Vec::new(), seen };
         let shadow_stack = has_shadow_stack(target.pid);
@@ -165,21 +173,21 @@ impl Plan {
 }
 
 /// Whether the kernel keeps shadow stacks for the process (from Linux 6.6, where its C library asks for it).
-fn has_shadow_stack(pid: i32) -> bool {
+pub fn has_shadow_stack(pid: i32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     status.lines().any(|line| line.starts_with("x86_Thread_features:") && line.contains("shstk"))
 }
 
 /// Whether exceptions may come from the module's code: then one may pass through any of its functions. A hook's frame has no unwind
 /// tables that the program's unwinder knows, and an exception that comes to it ends the program.
-fn may_throw(module: &Module, memory: &Memory) -> bool {
+pub(crate) fn may_throw(module: &Module, memory: &Memory) -> bool {
     // The C++ runtime's functions, its operator new, and what it and Rust's panics come down to.
     const THROWERS: [&str; 4] = ["__cxa_throw", "_Znwm", "_Znam", "_Unwind_RaiseException"];
     module.mentions(THROWERS.map(str::as_bytes)).contains(&true) || THROWERS.iter().any(|name| module.address_of(memory, name).is_some())
 }
 
 /// The custom hooks that name a function of the module.
-fn pools<'a>(module: &Module, memory: &Memory, custom: &'a [CustomHook]) -> Vec<(Function, &'a CustomHook)> {
+pub(crate) fn pools<'a>(module: &Module, memory: &Memory, custom: &'a [CustomHook]) -> Vec<(Function, &'a CustomHook)> {
     let mut found: Vec<(Function, &CustomHook)> = Vec::new();
     if custom.is_empty() {
         return found;
@@ -196,7 +204,7 @@ fn pools<'a>(module: &Module, memory: &Memory, custom: &'a [CustomHook]) -> Vec<
     found
 }
 
-fn not_found(hook: &CustomHook, modules: &[Module], memory: &Memory) -> Refusal {
+pub(crate) fn not_found(hook: &CustomHook, modules: &[Module], memory: &Memory) -> Refusal {
     let wanted = hook.name.to_lowercase();
     let mut similar = BTreeSet::new();
     for module in modules {
@@ -231,34 +239,34 @@ fn distance(a: &str, b: &str) -> usize {
 }
 
 /// One module's code.
-struct Reading<'a> {
-    module: &'a Module,
+pub(crate) struct Reading<'a> {
+    pub(crate) module: &'a Module,
     memory: &'a Memory,
-    patched: &'a [Row],
+    beneath: &'a Beneath,
     /// Where functions begin, sorted, with the length their symbol gives.
-    starts: Vec<(u64, u64)>,
+    pub(crate) starts: Vec<(u64, u64)>,
     /// The processor holds each return against the call it belongs to.
     shadow_stack: bool,
 }
 
 impl<'a> Reading<'a> {
-    fn of(module: &'a Module, memory: &'a Memory, patched: &'a [Row], shadow_stack: bool) -> Self {
+    pub(crate) fn of(module: &'a Module, memory: &'a Memory, beneath: &'a Beneath, shadow_stack: bool) -> Self {
         let mut starts = Vec::new();
         module.each_function(memory, &mut |symbol| starts.push((symbol.address, symbol.size)));
         starts.sort_unstable();
-        Self { module, memory, patched, starts, shadow_stack }
+        Self { module, memory, beneath, starts, shadow_stack }
     }
 
-    /// Memory as it is without what a dead hound has patched.
-    fn code(&self, address: u64, bytes: u64) -> Result<Vec<u8>, Error> {
+    /// Memory as it is without what hound has put over it: a dead one, or this one in the mode that it is about to leave.
+    pub(crate) fn code(&self, address: u64, bytes: u64) -> Result<Vec<u8>, Error> {
         let mut code = vec![0; bytes as usize];
         self.memory.read(address, &mut code)?;
-        existing::look_through(self.patched, address, &mut code);
+        self.beneath.look_through(address, &mut code);
         Ok(code)
     }
 
     /// How long the function is: as its symbol says, else up to the next one.
-    fn extent(&self, function: &Function) -> u64 {
+    pub(crate) fn extent(&self, function: &Function) -> u64 {
         let code_end = self.module.code_around(function.address).map_or(function.address, |(start, bytes)| start + bytes);
         let next = self.starts.partition_point(|(start, _)| *start <= function.address);
         let next = self.starts.get(next).map_or(code_end, |(start, _)| (*start).min(code_end));
@@ -302,7 +310,11 @@ impl<'a> Reading<'a> {
 
     /// Which of the functions some code of the module jumps into, beyond their own.
     fn jumped_into(&self, list: &[(Function, Displaced)]) -> Result<Vec<(u64, Unfit)>, Error> {
-        let mut ranges: Vec<Range> = list.iter().map(|(_, d)| Range { start: d.address, end: d.end() }).collect();
+        self.jumps_into(list.iter().map(|(_, d)| Range { start: d.address, end: d.end() }).collect())
+    }
+
+    /// Which of the ranges some code of the module jumps into, beyond their first byte and from outside of them.
+    pub(crate) fn jumps_into(&self, mut ranges: Vec<Range>) -> Result<Vec<(u64, Unfit)>, Error> {
         ranges.sort_unstable();
         let mut unfit = Vec::new();
         for segment in self.module.segments.iter().filter(|s| s.executable) {

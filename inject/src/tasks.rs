@@ -74,7 +74,8 @@ pub(crate) fn memory_shared_with(pid: i32) -> Result<Option<i32>, Error> {
     Ok(others.into_iter().find(|&other| other > 0 && same_memory(pid, other)))
 }
 
-fn same_memory(one: i32, other: i32) -> bool {
+/// Whether two processes share their memory, as after vfork(2), as far as the kernel says.
+pub fn same_memory(one: i32, other: i32) -> bool {
     // SAFETY: kcmp with KCMP_VM takes numbers only.
     let order = unsafe { libc::syscall(libc::SYS_kcmp, libc::c_long::from(one), libc::c_long::from(other), KCMP_VM, 0, 0) };
     // A zombie, or one that hound may not look into, gives an error: it has other memory, or hound cannot know.

@@ -14,7 +14,7 @@ use hound_common::ring::{CLOCK_MONOTONIC, Control, LIBRARY_ABSENT, LIBRARY_READY
 
 use crate::record::{self, Caller, Function};
 use crate::thread::Thread;
-use crate::{clock, directory, elf, modules, own, process, rows};
+use crate::{clock, directory, elf, modules, own, process, rows, samples};
 
 /// The block that hound fills in.
 #[used]
@@ -69,6 +69,7 @@ pub fn ready() -> bool {
 fn begin_session(attachment: &Attachment) {
     attachment.own_piece_count.store(OWN_PIECES as u64, Ordering::Relaxed);
     attachment.own_pieces.store(own::pieces(), Ordering::Release);
+    samples::use_reserved(attachment.samples.load(Ordering::Relaxed));
     process::use_ring(attachment.ring.load(Ordering::Relaxed) as *const Control);
     process::use_loader(attachment.loader_start.load(Ordering::Relaxed), attachment.loader_end.load(Ordering::Relaxed));
     crate::thread::use_reserved(attachment.states.load(Ordering::Relaxed), attachment.tid_offset.load(Ordering::Relaxed));

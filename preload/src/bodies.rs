@@ -11,7 +11,7 @@ use hound_common::event::{ALLOC_MMAPPED, PROCESS_EXEC, tag};
 
 use crate::attached::{self, Patched};
 use crate::nesting::{self, Call, Entered};
-use crate::record::{self, Caller};
+use crate::record::{self, Caller, Draw, Function, Resize};
 use crate::{clock, directory, modules, process, rows, stack, sys};
 
 /// Marks a call of a function of the heap as at work: `Some` call to record when the real function has returned. Where another one is at
@@ -70,6 +70,7 @@ unsafe fn real<F: Copy>(entry: &Entry) -> F {
 macro_rules! alloc_body {
     ($(#[$doc:meta])* $name:ident($($arg:ident),*), $size:expr) => {
         $(#[$doc])*
+        #[inline(never)]
         pub unsafe extern "C" fn $name($($arg: usize,)* entry: &'static Entry, slot: u64, bp: u64) -> *mut c_void {
             // SAFETY: hound gives a shape only to functions of its type; more arguments than a function takes do no harm.
             let real = unsafe { real::<unsafe extern "C" fn($(alloc_body!(@type $arg)),*) -> *mut c_void>(entry) };
@@ -92,88 +93,197 @@ macro_rules! alloc_body {
 #[inline(always)]
 pub fn allocated<const POOL: bool>(call: &Call<POOL>, block: *mut c_void, size: usize) {
     nesting::recorded(call.function);
-    record::alloc(call.caller, call.function, block, size);
+    let draw = record::draw(call.function.state, size);
+    record::alloc(call.caller, call.function, block, size, draw);
+}
+
+/// What a stub goes to where the countdown has come to its end: with the ring's state as it was then. As a body of `alloc_body`.
+macro_rules! sampled_body {
+    ($(#[$doc:meta])* $name:ident($($arg:ident),*), $size:expr) => {
+        $(#[$doc])*
+        #[cold]
+        pub unsafe extern "C" fn $name(
+            first: usize,
+            second: usize,
+            third: usize,
+            entry: &'static Entry,
+            slot: u64,
+            bp: u64,
+            state: u64,
+        ) -> *mut c_void {
+            let _ = (first, second, third);
+            let [$($arg),*] = sampled_body!(@those first, second, third, $($arg),*);
+            // SAFETY: as in `alloc_body`.
+            let real = unsafe { real::<unsafe extern "C" fn($(alloc_body!(@type $arg)),*) -> *mut c_void>(entry) };
+            let Some(call) = enter!(entry, Caller { slot, bp }, $name(first, second, third, entry, slot, bp, state)) else {
+                // SAFETY: the caller's own call, passed on.
+                return unsafe { real($($arg),*) };
+            };
+            let draw = record::reached(call.function.state, $size, state);
+            // SAFETY: the caller's own call, passed on.
+            let block = unsafe { real($($arg),*) };
+            call.leave();
+            nesting::recorded(call.function);
+            record::alloc(call.caller, call.function, block, $size, draw);
+            block
+        }
+    };
+    (@those $first:ident, $second:ident, $third:ident, $a:ident) => { [$first] };
+    (@those $first:ident, $second:ident, $third:ident, $a:ident, $b:ident) => { [$first, $second] };
+    (@those $first:ident, $second:ident, $third:ident, $a:ident, $b:ident, $c:ident) => { [$first, $second, $third] };
 }
 
 alloc_body!(/** `Shape::Alloc` */ alloc(size), size);
 alloc_body!(/** `Shape::Calloc` */ calloc(count, size), count.wrapping_mul(size));
 alloc_body!(/** `Shape::Memalign` */ memalign(align, size), size);
 alloc_body!(/** `Shape::AllocFirst` */ alloc_first(size, align, more), size);
+sampled_body!(/** As [`alloc`] */ alloc_sampled(size), size);
+sampled_body!(/** As [`calloc`] */ calloc_sampled(count, size), count.wrapping_mul(size));
+sampled_body!(/** As [`memalign`] */ memalign_sampled(align, size), size);
+sampled_body!(/** As [`alloc_first`] */ alloc_first_sampled(size, align, more), size);
 
-/// `Shape::PosixMemalign`
-pub unsafe extern "C" fn posix_memalign(
+/// In the place of a state of the ring's, none of which has this value: nothing is drawn yet.
+const UNDRAWN: u64 = 0;
+
+/// What is drawn for a block of an outermost call: now, or when the ring's state was this.
+#[inline(always)]
+fn drawn<const POOL: bool>(call: &Call<POOL>, size: usize, state: u64) -> Draw {
+    match state {
+        UNDRAWN => record::draw(call.function.state, size),
+        state => record::reached(call.function.state, size, state),
+    }
+}
+
+/// Both bodies of a function that is no plain allocation: `$body`, and `$sampled` as those of `sampled_body`. `$both` does the work, with the
+/// ring's state or [`UNDRAWN`].
+macro_rules! both_bodies {
+    ($(#[$doc:meta])* $body:ident, $sampled:ident => $both:ident($($arg:ident: $type:ty),*) -> $result:ty) => {
+        $(#[$doc])*
+        pub unsafe extern "C" fn $body($($arg: $type,)* entry: &'static Entry, slot: u64, bp: u64) -> $result {
+            // SAFETY: the caller's own call.
+            unsafe { $both($($arg,)* entry, slot, bp, UNDRAWN) }
+        }
+
+        both_bodies!(@sampled $body, $sampled => $both($($arg: $type),*) -> $result);
+    };
+    (@sampled $body:ident, $sampled:ident => $both:ident($a:ident: $first:ty, $b:ident: $second:ty) -> $result:ty) => {
+        #[doc = concat!("As [`", stringify!($body), "`]")]
+        #[cold]
+        pub unsafe extern "C" fn $sampled(
+            $a: $first, $b: $second, _: usize, entry: &'static Entry, slot: u64, bp: u64, state: u64,
+        ) -> $result {
+            // SAFETY: the caller's own call.
+            unsafe { $both($a, $b, entry, slot, bp, state) }
+        }
+    };
+    (@sampled $body:ident, $sampled:ident => $both:ident($($arg:ident: $type:ty),*) -> $result:ty) => {
+        #[doc = concat!("As [`", stringify!($body), "`]")]
+        #[cold]
+        pub unsafe extern "C" fn $sampled($($arg: $type,)* entry: &'static Entry, slot: u64, bp: u64, state: u64) -> $result {
+            // SAFETY: the caller's own call.
+            unsafe { $both($($arg,)* entry, slot, bp, state) }
+        }
+    };
+}
+
+both_bodies!(/** `Shape::PosixMemalign` */ posix_memalign, posix_memalign_sampled =>
+    posix_memalign_drawn(out: *mut *mut c_void, align: usize, size: usize) -> i32);
+both_bodies!(/** `Shape::Realloc` */ realloc, realloc_sampled => realloc_drawn(old: *mut c_void, size: usize) -> *mut c_void);
+both_bodies!(/** `Shape::Reallocarray` */ reallocarray, reallocarray_sampled =>
+    reallocarray_drawn(old: *mut c_void, count: usize, size: usize) -> *mut c_void);
+both_bodies!(/** `Shape::Rallocx` */ rallocx, rallocx_sampled =>
+    rallocx_drawn(old: *mut c_void, size: usize, flags: usize) -> *mut c_void);
+
+#[inline(always)]
+unsafe extern "C" fn posix_memalign_drawn(
     out: *mut *mut c_void,
     align: usize,
     size: usize,
     entry: &'static Entry,
     slot: u64,
     bp: u64,
+    state: u64,
 ) -> i32 {
     // SAFETY: as in `alloc_body`.
     let real = unsafe { real::<unsafe extern "C" fn(*mut *mut c_void, usize, usize) -> i32>(entry) };
-    let call = enter!(entry, Caller { slot, bp }, posix_memalign(out, align, size, entry, slot, bp));
-    // SAFETY: the caller's own call, passed on.
+    let Some(call) = enter!(entry, Caller { slot, bp }, posix_memalign_drawn(out, align, size, entry, slot, bp, state)) else {
+        // SAFETY: the caller's own call, passed on.
+        return unsafe { real(out, align, size) };
+    };
+    let draw = drawn(&call, size, state);
+    // SAFETY: as above.
     let result = unsafe { real(out, align, size) };
-    if let Some(call) = call {
-        call.leave();
-        if result == 0 {
-            // SAFETY: on success the real function has stored the block there.
-            allocated(&call, unsafe { out.read() }, size);
-        }
+    call.leave();
+    if result == 0 {
+        nesting::recorded(call.function);
+        // SAFETY: on success the real function has stored the block there.
+        record::alloc(call.caller, call.function, unsafe { out.read() }, size, draw);
     }
     result
 }
 
-/// `Shape::Realloc`
-pub unsafe extern "C" fn realloc(old: *mut c_void, size: usize, entry: &'static Entry, slot: u64, bp: u64) -> *mut c_void {
+#[inline(always)]
+unsafe extern "C" fn realloc_drawn(old: *mut c_void, size: usize, entry: &'static Entry, slot: u64, bp: u64, state: u64) -> *mut c_void {
     // SAFETY: as in `alloc_body`.
     let real = unsafe { real::<unsafe extern "C" fn(*mut c_void, usize) -> *mut c_void>(entry) };
-    let call = enter!(entry, Caller { slot, bp }, realloc(old, size, entry, slot, bp));
-    let before = clock::now();
+    let call = enter!(entry, Caller { slot, bp }, realloc_drawn(old, size, entry, slot, bp, state));
+    let resize = resizing_drawn(&call, old, size, state);
     // SAFETY: the caller's own call, passed on.
     let new = unsafe { real(old, size) };
-    if let Some(call) = call {
+    if let (Some(call), Some(resize)) = (call, resize) {
         call.leave();
-        resized(&call, before, old, new, size, true);
+        resized(&call, resize, old, new, size, true);
     }
     new
 }
 
-/// `Shape::Reallocarray`
-pub unsafe extern "C" fn reallocarray(
+#[inline(always)]
+unsafe extern "C" fn reallocarray_drawn(
     old: *mut c_void,
     count: usize,
     size: usize,
     entry: &'static Entry,
     slot: u64,
     bp: u64,
+    state: u64,
 ) -> *mut c_void {
     // SAFETY: as in `alloc_body`.
     let real = unsafe { real::<unsafe extern "C" fn(*mut c_void, usize, usize) -> *mut c_void>(entry) };
-    let call = enter!(entry, Caller { slot, bp }, reallocarray(old, count, size, entry, slot, bp));
-    let before = clock::now();
+    let call = enter!(entry, Caller { slot, bp }, reallocarray_drawn(old, count, size, entry, slot, bp, state));
+    // Where that overflows, it fails.
+    let total = count.checked_mul(size);
+    let resize = resizing_drawn(&call, old, total.unwrap_or(1), state);
     // SAFETY: the caller's own call, passed on.
     let new = unsafe { real(old, count, size) };
-    if let Some(call) = call {
+    if let (Some(call), Some(resize)) = (call, resize) {
         call.leave();
-        if let Some(total) = count.checked_mul(size) {
-            resized(&call, before, old, new, total, true);
+        match total {
+            Some(total) => resized(&call, resize, old, new, total, true),
+            None => resize.failed(),
         }
     }
     new
 }
 
-/// `Shape::Rallocx`
-pub unsafe extern "C" fn rallocx(old: *mut c_void, size: usize, flags: usize, entry: &'static Entry, slot: u64, bp: u64) -> *mut c_void {
+#[inline(always)]
+unsafe extern "C" fn rallocx_drawn(
+    old: *mut c_void,
+    size: usize,
+    flags: usize,
+    entry: &'static Entry,
+    slot: u64,
+    bp: u64,
+    state: u64,
+) -> *mut c_void {
     // SAFETY: as in `alloc_body`.
     let real = unsafe { real::<unsafe extern "C" fn(*mut c_void, usize, usize) -> *mut c_void>(entry) };
-    let call = enter!(entry, Caller { slot, bp }, rallocx(old, size, flags, entry, slot, bp));
-    let before = clock::now();
+    let call = enter!(entry, Caller { slot, bp }, rallocx_drawn(old, size, flags, entry, slot, bp, state));
+    let resize = resizing_drawn(&call, old, size, state);
     // SAFETY: the caller's own call, passed on.
     let new = unsafe { real(old, size, flags) };
-    if let Some(call) = call {
+    if let (Some(call), Some(resize)) = (call, resize) {
         call.leave();
-        resized(&call, before, old, new, size, false);
+        resized(&call, resize, old, new, size, false);
     }
     new
 }
@@ -181,13 +291,28 @@ pub unsafe extern "C" fn rallocx(old: *mut c_void, size: usize, flags: usize, en
 /// A resize returned: with a block, or without one because it failed (nothing happened, mostly) or, where that is its way, because size 0
 /// released the old one.
 #[inline(always)]
-pub fn resized<const POOL: bool>(call: &Call<POOL>, before: u64, old: *mut c_void, new: *mut c_void, size: usize, zero_releases: bool) {
+pub fn resized<const POOL: bool>(call: &Call<POOL>, resize: Resize, old: *mut c_void, new: *mut c_void, size: usize, zero_releases: bool) {
     let gives_up = call.function.entry.flags & ENTRY_FREES != 0;
     let released = new.is_null() && !old.is_null() && (zero_releases && size == 0 || gives_up);
     if !new.is_null() || released {
         nesting::recorded(call.function);
-        record::realloc(call.caller, call.function, before, old, new, if released { 0 } else { size });
+        record::realloc(call.caller, call.function, resize, old, new, if released { 0 } else { size });
+    } else {
+        resize.failed();
     }
+}
+
+/// An outermost call that is to be recorded is about to resize a block.
+#[inline(always)]
+pub fn resizing<const POOL: bool>(call: &Option<Call<POOL>>, old: *mut c_void, size: usize) -> Option<Resize> {
+    resizing_drawn(call, old, size, UNDRAWN)
+}
+
+/// As [`resizing`], with the ring's state when the countdown came to its end, or [`UNDRAWN`].
+#[inline(always)]
+fn resizing_drawn<const POOL: bool>(call: &Option<Call<POOL>>, old: *mut c_void, size: usize, state: u64) -> Option<Resize> {
+    let call = call.as_ref()?;
+    Some(Resize::begin(drawn(call, size, state), old, call.function.pool()))
 }
 
 /// `Shape::Reallocarr`
@@ -195,17 +320,19 @@ pub unsafe extern "C" fn reallocarr(place: *mut *mut c_void, count: usize, size:
     // SAFETY: as in `alloc_body`.
     let real = unsafe { real::<unsafe extern "C" fn(*mut *mut c_void, usize, usize) -> i32>(entry) };
     let call = enter!(entry, Caller { slot, bp }, reallocarr(place, count, size, entry, slot, bp));
-    let before = clock::now();
     // SAFETY: the function reads it first thing, unless it is null.
     let old = if place.is_null() { core::ptr::null_mut() } else { unsafe { place.read() } };
+    let resize = resizing(&call, old, count.wrapping_mul(size));
     // SAFETY: the caller's own call, passed on.
     let result = unsafe { real(place, count, size) };
-    if let Some(call) = call {
+    if let (Some(call), Some(resize)) = (call, resize) {
         call.leave();
         if result == 0 {
             // SAFETY: it has succeeded, so the place is one.
             let new = unsafe { place.read() };
-            resized(&call, before, old, new, count.wrapping_mul(size), true);
+            resized(&call, resize, old, new, count.wrapping_mul(size), true);
+        } else {
+            resize.failed();
         }
     }
     result
@@ -242,13 +369,13 @@ pub unsafe extern "C" fn wide(frame: &Frame) -> u64 {
 /// `Shape::WideRealloc`
 pub unsafe extern "C" fn wide_realloc(frame: &Frame) -> u64 {
     let call = enter!(frame.entry, frame.caller(), wide_realloc(frame));
-    let before = clock::now();
+    let old = frame.argument(frame.entry.block_argument) as *mut c_void;
+    let resize = resizing(&call, old, placed_size(frame));
     // SAFETY: as in `wide`.
     let new = unsafe { pass_on(frame) };
-    if let Some(call) = call {
+    if let (Some(call), Some(resize)) = (call, resize) {
         call.leave();
-        let old = frame.argument(frame.entry.block_argument) as *mut c_void;
-        resized(&call, before, old, new as *mut c_void, placed_size(frame), true);
+        resized(&call, resize, old, new as *mut c_void, placed_size(frame), true);
     }
     new
 }
@@ -276,14 +403,16 @@ pub unsafe extern "C" fn xallocx(frame: &Frame) -> u64 {
     // SAFETY: as in `alloc_body`.
     let real = unsafe { real::<unsafe extern "C" fn(u64, u64, u64, u64) -> u64>(frame.entry) };
     let call = enter!(frame.entry, frame.caller(), xallocx(frame));
-    let before = clock::now();
+    let resize = resizing(&call, block as *mut c_void, size as usize);
     // SAFETY: the caller's own call, passed on.
     let result = unsafe { real(block, size, extra, flags) };
-    if let Some(call) = call {
+    if let (Some(call), Some(resize)) = (call, resize) {
         call.leave();
         if result >= size {
             let block = block as *mut c_void;
-            resized(&call, before, block, block, size as usize, false);
+            resized(&call, resize, block, block, size as usize, false);
+        } else {
+            resize.failed();
         }
     }
     result
@@ -294,6 +423,20 @@ pub unsafe extern "C" fn xallocx(frame: &Frame) -> u64 {
 /// The real function's call is the last thing done, which the compiler makes a jump: no frame of ours is on the stack meanwhile. Only where
 /// releasing the block unmaps memory there is one: other threads are told when it is gone.
 pub unsafe extern "C" fn free(block: u64, second: u64, third: u64, entry: &'static Entry, slot: u64, bp: u64) {
+    if record::is_passed_over(Caller { slot, bp }, block) {
+        // SAFETY: as in `alloc_body`.
+        let real = unsafe { real::<Releasing>(entry) };
+        // SAFETY: the caller's own call, passed on.
+        unsafe { real(block, second, third) }
+    } else {
+        // SAFETY: as above.
+        unsafe { free_recorded(block, second, third, entry, slot, bp) }
+    }
+}
+
+/// As [`free`], where the block is of interest.
+#[inline(never)]
+unsafe extern "C" fn free_recorded(block: u64, second: u64, third: u64, entry: &'static Entry, slot: u64, bp: u64) {
     if block != 0 {
         release::<false>(entry, Caller { slot, bp }, block);
         if entry.flags & ENTRY_GLIBC != 0 && record::chunk(block).1 & ALLOC_MMAPPED != 0 {
@@ -338,15 +481,16 @@ pub unsafe extern "C" fn new(frame: &Frame) -> *mut c_void {
     // SAFETY: hound's word that this is `operator new(size, nothrow)` or `operator new(size, align, nothrow)`, or takes the very arguments.
     // In the first one's case the nothrow is what stands in the second argument: an empty object that nobody reads.
     let helper = unsafe { core::mem::transmute::<u64, unsafe extern "C" fn(u64, u64, u64) -> *mut c_void>(helper) };
-    let before = clock::now();
+    let size = if placed { placed_size(frame) } else { first as usize };
+    let resizes = frame.entry.block_argument != NO_ARGUMENT;
+    let old = if resizes { frame.argument(frame.entry.block_argument) as *mut c_void } else { core::ptr::null_mut() };
+    let resize = resizes.then(|| Resize::begin(record::draw(call.function.state, size), old, call.function.pool()));
     // SAFETY: does what the caller's own call would.
     let block = unsafe { helper(first, second, third) };
     call.leave();
-    let size = if placed { placed_size(frame) } else { first as usize };
-    if frame.entry.block_argument == NO_ARGUMENT {
-        allocated(&call, block, size);
-    } else {
-        resized(&call, before, frame.argument(frame.entry.block_argument) as *mut c_void, block, size, false);
+    match resize {
+        None => allocated(&call, block, size),
+        Some(resize) => resized(&call, resize, old, block, size, false),
     }
     block
 }

@@ -43,10 +43,13 @@ fn slot(position: usize) -> Slot {
     Slot { key, state }
 }
 
+/// Spreads thread pointers over the table.
+pub const MULTIPLIER: u32 = 0x9e37_79b1;
+
 /// Multiplied in 32 bits: thread pointers differ in their lower half unless they are exactly 4 GiB apart.
 #[inline(always)]
 fn place(pointer: u64) -> usize {
-    ((pointer as u32).wrapping_mul(0x9e37_79b1) >> (u32::BITS - THREAD_SLOTS.trailing_zeros())) as usize
+    ((pointer as u32).wrapping_mul(MULTIPLIER) >> (u32::BITS - THREAD_SLOTS.trailing_zeros())) as usize
 }
 
 /// What a state must have as its owner to be that of the calling thread, whose thread pointer this is.
@@ -78,12 +81,17 @@ fn pointer_of(state: u64) -> u64 {
 /// Of the first entry the key is not asked: the state's owner, an id that no other thread has while this one lives, says more.
 #[inline(always)]
 pub fn find() -> *mut Thread {
+    let found = find_first();
+    if found.is_null() { find_further(sys::thread_pointer()) } else { found }
+}
+
+/// As [`find`], without looking further than the first place.
+#[inline(always)]
+pub fn find_first() -> *mut Thread {
     let pointer = sys::thread_pointer();
     let state = state_at(place(pointer)).load(Ordering::Relaxed);
-    if state > CLAIMED && owner_of(state) == owner(pointer) {
-        return state as *mut Thread;
-    }
-    find_further(pointer)
+    let is_ours = state > CLAIMED && owner_of(state) == owner(pointer);
+    if is_ours { state as *mut Thread } else { core::ptr::null_mut() }
 }
 
 #[cold]

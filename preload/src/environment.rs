@@ -6,6 +6,7 @@
 use core::ffi::{CStr, c_char};
 
 use hound_common::ring::{OPTION_FREE_STACKS, OPTION_MAPS, OPTION_SHADOW_STACK};
+use hound_common::sampling::{DEFAULT_INTERVAL, MAX_INTERVAL};
 
 use crate::elf;
 
@@ -89,6 +90,19 @@ impl Environment {
             }
         }
         options
+    }
+
+    /// The mean interval between samples for a ring made here; 0: everything is recorded.
+    pub fn interval(&self) -> u64 {
+        if self.value(b"HOUND_MODE") != Some(b"sampled") {
+            return 0;
+        }
+        let number = |digits: &[u8]| {
+            let number =
+                digits.iter().try_fold(0u64, |n, d| n.checked_mul(10)?.checked_add(u64::from(d.is_ascii_digit().then_some(d - b'0')?)));
+            number.filter(|n| (1..=MAX_INTERVAL).contains(n))
+        };
+        self.value(b"HOUND_INTERVAL").and_then(number).unwrap_or(DEFAULT_INTERVAL)
     }
 
     /// The array for an exec.

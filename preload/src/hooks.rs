@@ -8,9 +8,10 @@ use core::ffi::c_void;
 
 use hound_common::event::tag;
 use hound_common::hook::Kind;
+use hound_common::ring::STATE_RECORDING;
 
-use crate::record::{self, Caller};
-use crate::{api, clock, modules, process, real, rows, stack};
+use crate::record::{self, Caller, Draw, Glance, Resize};
+use crate::{api, clock, modules, process, real, rows, samples, stack, thread};
 
 /// The real function; found now if this is the first call of all.
 macro_rules! real {
@@ -86,45 +87,106 @@ export_wide!(/** Hook of `mmap`. */ mmap => mmap_body);
 export_wide!(/** Hook of `mmap64`. */ mmap64 => mmap_body);
 export_wide!(/** Hook of `mremap`. */ mremap => mremap_body);
 
-/// A body for a function that returns a block: calls the real one, records what it returned.
+/// Bodies for a function that returns a block. `$body` looks whether the block is passed over; nothing else is in it, and every way out of
+/// it is a jump, so that it keeps nothing on the stack. `$every` calls the real function and records what it returned, `$sampled` does so
+/// for a block that may be sampled.
 macro_rules! alloc_body {
-    ($body:ident, $name:ident, $kind:expr, ($($arg:ident),*), $size:expr) => {
+    ($body:ident, $every:ident, $sampled:ident, $name:ident, $kind:expr, ($($arg:ident),*), $size:expr) => {
         unsafe extern "C" fn $body($($arg: usize,)* slot: u64, bp: u64) -> *mut c_void {
+            match record::glance(thread::local(), $size) {
+                Glance::Passed if let Some(real) = real::$name::get() => {
+                    // SAFETY: the caller's own call, passed on.
+                    unsafe { real($($arg),*) }
+                }
+                Glance::Reached(state) => {
+                    // SAFETY: as above.
+                    unsafe { $sampled($($arg,)* slot, bp, state) }
+                }
+                _ => {
+                    // SAFETY: as above.
+                    unsafe { $every($($arg,)* slot, bp) }
+                }
+            }
+        }
+
+        #[inline(never)]
+        unsafe extern "C" fn $every($($arg: usize,)* slot: u64, bp: u64) -> *mut c_void {
             let Some(real) = real!($name) else { return core::ptr::null_mut() };
             rows::prefetch(Caller { slot, bp }.ra());
             // SAFETY: the caller's own call, passed on.
             let block = unsafe { real($($arg),*) };
-            record::alloc(Caller { slot, bp }, $kind, block, $size);
+            record::alloc(Caller { slot, bp }, $kind, block, $size, Draw::Open);
+            block
+        }
+
+        #[cold]
+        #[inline(never)]
+        unsafe extern "C" fn $sampled($($arg: usize,)* slot: u64, bp: u64, state: u64) -> *mut c_void {
+            let draw = record::reached(thread::local(), $size, state);
+            let Some(real) = real!($name) else { return core::ptr::null_mut() };
+            // SAFETY: the caller's own call, passed on.
+            let block = unsafe { real($($arg),*) };
+            record::sampled(Caller { slot, bp }, $kind, block, $size, draw);
             block
         }
     };
 }
 
-alloc_body!(malloc_body, malloc, Kind::Malloc, (size), size);
-alloc_body!(calloc_body, calloc, Kind::Calloc, (count, size), count.wrapping_mul(size));
-alloc_body!(memalign_body, memalign, Kind::Memalign, (align, size), size);
-alloc_body!(aligned_alloc_body, aligned_alloc, Kind::AlignedAlloc, (align, size), size);
-alloc_body!(valloc_body, valloc, Kind::Valloc, (size), size);
-alloc_body!(pvalloc_body, pvalloc, Kind::Pvalloc, (size), size);
+alloc_body!(malloc_body, malloc_every, malloc_sampled, malloc, Kind::Malloc, (size), size);
+alloc_body!(calloc_body, calloc_every, calloc_sampled, calloc, Kind::Calloc, (count, size), count.wrapping_mul(size));
+alloc_body!(memalign_body, memalign_every, memalign_sampled, memalign, Kind::Memalign, (align, size), size);
+alloc_body!(aligned_alloc_body, aligned_alloc_every, aligned_alloc_sampled, aligned_alloc, Kind::AlignedAlloc, (align, size), size);
+alloc_body!(valloc_body, valloc_every, valloc_sampled, valloc, Kind::Valloc, (size), size);
+alloc_body!(pvalloc_body, pvalloc_every, pvalloc_sampled, pvalloc, Kind::Pvalloc, (size), size);
 
 unsafe extern "C" fn posix_memalign_body(out: *mut *mut c_void, align: usize, size: usize, slot: u64, bp: u64) -> i32 {
     const ENOMEM: i32 = 12;
     let Some(real) = real!(posix_memalign) else { return ENOMEM };
+    let draw = record::draw(thread::local(), size);
     // SAFETY: the caller's own call, passed on.
     let result = unsafe { real(out, align, size) };
     if result == 0 {
         // SAFETY: on success the real function has stored the block there.
-        record::alloc(Caller { slot, bp }, Kind::PosixMemalign, unsafe { out.read() }, size);
+        record::alloc(Caller { slot, bp }, Kind::PosixMemalign, unsafe { out.read() }, size, draw);
     }
     result
 }
 
+/// As the bodies of `alloc_body`: passes on what is of no interest, by a jump.
 unsafe extern "C" fn realloc_body(old: *mut c_void, size: usize, slot: u64, bp: u64) -> *mut c_void {
+    let state = match record::glance(thread::local(), size) {
+        Glance::Passed
+            if !samples::may_hold(old as u64)
+                && let Some(real) = real::realloc::get() =>
+        {
+            // SAFETY: the caller's own call, passed on.
+            return unsafe { real(old, size) };
+        }
+        Glance::Open => OPEN,
+        Glance::Passed => PASSED,
+        Glance::Reached(state) => state,
+    };
+    // SAFETY: as above.
+    unsafe { realloc_recorded(old, size, slot, bp, state) }
+}
+
+/// In the place of a state of the ring's, none of which has this value.
+const OPEN: u64 = 0;
+const PASSED: u64 = 1;
+const _: () = assert!(PASSED & !STATE_RECORDING == 0, "a state that records has counted a change");
+
+#[inline(never)]
+unsafe extern "C" fn realloc_recorded(old: *mut c_void, size: usize, slot: u64, bp: u64, state: u64) -> *mut c_void {
     let Some(real) = real!(realloc) else { return core::ptr::null_mut() };
-    let before = clock::now();
+    let draw = match state {
+        OPEN => Draw::Open,
+        PASSED => Draw::Passed,
+        state => record::reached(thread::local(), size, state),
+    };
+    let resize = Resize::begin(draw, old, 0);
     // SAFETY: the caller's own call, passed on.
     let new = unsafe { real(old, size) };
-    resized(Caller { slot, bp }, Kind::Realloc, before, old, new, size);
+    resized(Caller { slot, bp }, Kind::Realloc, resize, old, new, size);
     new
 }
 
@@ -137,26 +199,42 @@ unsafe extern "C" fn reallocarray_body(old: *mut c_void, count: usize, size: usi
     };
     // Without overflow it is realloc. glibc's own would call realloc through this library again, and the block would count twice.
     let Some(real) = real!(realloc) else { return core::ptr::null_mut() };
-    let before = clock::now();
+    let resize = Resize::begin(record::draw(thread::local(), total), old, 0);
     // SAFETY: the caller's own call; the product did not overflow.
     let new = unsafe { real(old, total) };
-    resized(Caller { slot, bp }, Kind::Reallocarray, before, old, new, total);
+    resized(Caller { slot, bp }, Kind::Reallocarray, resize, old, new, total);
     new
 }
 
 /// A realloc returned: with a block, or without one because it failed (nothing happened) or because size 0 released the old one.
 #[inline(always)]
-fn resized(caller: Caller, kind: Kind, before: u64, old: *mut c_void, new: *mut c_void, size: usize) {
+fn resized(caller: Caller, kind: Kind, resize: Resize, old: *mut c_void, new: *mut c_void, size: usize) {
     let released = new.is_null() && size == 0 && !old.is_null();
     if !new.is_null() || released {
-        record::realloc(caller, kind, before, old, new, size);
+        record::realloc(caller, kind, resize, old, new, size);
+    } else {
+        resize.failed();
     }
 }
 
-/// A body for a function that releases a block: records it, then calls the real one (or `free`, where libc is older than the function).
+/// Bodies for a function that releases a block. `$body` looks whether it is passed over, as in `alloc_body`; `$recorded` records it, then
+/// calls the real function (or `free`, where libc is older than the function).
 macro_rules! free_body {
-    ($body:ident, $name:ident, $kind:expr, ($($arg:ident),*)) => {
+    ($body:ident, $recorded:ident, $name:ident, $kind:expr, ($($arg:ident),*)) => {
         unsafe extern "C" fn $body(block: *mut c_void, $($arg: usize,)* slot: u64, bp: u64) {
+            if record::is_passed_over(Caller { slot, bp }, block as u64)
+                && let Some(real) = real::$name::get()
+            {
+                // SAFETY: the caller's own call, passed on.
+                unsafe { real(block, $($arg),*) }
+            } else {
+                // SAFETY: as above.
+                unsafe { $recorded(block, $($arg,)* slot, bp) }
+            }
+        }
+
+        #[inline(never)]
+        unsafe extern "C" fn $recorded(block: *mut c_void, $($arg: usize,)* slot: u64, bp: u64) {
             let unmaps = !block.is_null() && record::is_mapping(block);
             if !block.is_null() {
                 record::free(Caller { slot, bp }, $kind, block);
@@ -175,10 +253,10 @@ macro_rules! free_body {
     };
 }
 
-free_body!(free_body, free, Kind::Free, ());
-free_body!(free_sized_body, free_sized, Kind::FreeSized, (size));
-free_body!(free_aligned_sized_body, free_aligned_sized, Kind::FreeAlignedSized, (align, size));
-free_body!(cfree_body, cfree, Kind::Cfree, ());
+free_body!(free_body, free_recorded, free, Kind::Free, ());
+free_body!(free_sized_body, free_sized_recorded, free_sized, Kind::FreeSized, (size));
+free_body!(free_aligned_sized_body, free_aligned_sized_recorded, free_aligned_sized, Kind::FreeAlignedSized, (align, size));
+free_body!(cfree_body, cfree_recorded, cfree, Kind::Cfree, ());
 
 const FAILED: *mut c_void = usize::MAX as *mut c_void;
 

@@ -5,6 +5,7 @@
 //! a signal handler's), stands in nobody's way. Functions of pools nest apart from those of the heap: what a pool takes from the heap is
 //! a block of the heap.
 
+use core::mem::offset_of;
 use core::sync::atomic::{Ordering, compiler_fence};
 
 use hound_common::attach::Entry;
@@ -32,6 +33,13 @@ pub struct Inside {
     /// Calls found nested in it.
     nested: u64,
 }
+
+/// Where the words of a heap's function at work are in a thread's state: for the stubs.
+pub const AT_WORK_SLOT: usize = offset_of!(Thread, inside) + offset_of!(Inside, slot);
+/// As [`AT_WORK_SLOT`].
+pub const AT_WORK_RA: usize = offset_of!(Thread, inside) + offset_of!(Inside, ra);
+/// As [`AT_WORK_SLOT`].
+pub const AT_WORK_NESTED: usize = offset_of!(Thread, inside) + offset_of!(Inside, nested);
 
 /// A function that releases blocks, which is not at work any more or will never be found to be: it is jumped to.
 #[repr(C)]

@@ -17,7 +17,7 @@ use crate::attached::hound_attachment;
 use crate::bodies::{self, Frame};
 use crate::nesting::{self, Call, Entered};
 use crate::record::Caller;
-use crate::{clock, sys};
+use crate::sys;
 
 /// Words of the caller's stack, above the return address, that a pool's function is called with.
 const STACK_WORDS: usize = 8;
@@ -152,12 +152,12 @@ extern "C" fn alloc(saved: &mut Saved) -> u64 {
 /// `Shape::PoolRealloc`
 extern "C" fn realloc(saved: &mut Saved) -> u64 {
     let call = enter!(saved, realloc);
-    let before = clock::now();
+    let (old, size) = (saved.frame.argument(saved.frame.entry.block_argument) as *mut _, bodies::placed_size(&saved.frame));
+    let resize = bodies::resizing(&call, old, size);
     let new = saved.call_real();
-    if let Some(call) = call {
+    if let (Some(call), Some(resize)) = (call, resize) {
         call.leave();
-        let old = saved.frame.argument(saved.frame.entry.block_argument) as *mut _;
-        bodies::resized(&call, before, old, new as *mut _, bodies::placed_size(&saved.frame), false);
+        bodies::resized(&call, resize, old, new as *mut _, size, false);
     }
     new
 }

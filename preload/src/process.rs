@@ -8,7 +8,7 @@ use hound_common::ring::{
 };
 
 use crate::environment::{Environment, Ring};
-use crate::{attached, clock, collector, elf, modules, real, sys, thread};
+use crate::{attached, clock, collector, elf, modules, real, samples, sys, thread};
 
 /// Stands in for the ring where there is none: never recording.
 // SAFETY of the zeroed value: every field is an atomic integer.
@@ -18,7 +18,7 @@ static NO_RING: ZeroControl = ZeroControl([0; size_of::<Control>() / 8]);
 struct ZeroControl(#[expect(dead_code, reason = "only its address is used")] [u64; size_of::<Control>() / 8]);
 
 /// The ring's control page, or [`NO_RING`]: never null, so that no event has to ask.
-static CONTROL: AtomicPtr<Control> = AtomicPtr::new((&raw const NO_RING).cast::<Control>().cast_mut());
+pub static CONTROL: AtomicPtr<Control> = AtomicPtr::new((&raw const NO_RING).cast::<Control>().cast_mut());
 
 const UNKNOWN: u32 = 0;
 const STARTING: u32 = 1;
@@ -28,8 +28,8 @@ static STATE: AtomicU32 = AtomicU32::new(UNKNOWN);
 
 /// A word that a fork wipes: 1 in the process that was started, 0 in its children.
 static FORK_MARK: AtomicPtr<u64> = AtomicPtr::new(core::ptr::null_mut());
-static LOADER_START: AtomicU64 = AtomicU64::new(0);
-static LOADER_BYTES: AtomicU64 = AtomicU64::new(0);
+pub static LOADER_START: AtomicU64 = AtomicU64::new(0);
+pub static LOADER_BYTES: AtomicU64 = AtomicU64::new(0);
 
 /// The ring's control page, or one that says not to record.
 #[inline(always)]
@@ -152,12 +152,12 @@ fn connect() -> bool {
         Ring::Given(fd) => map(fd).filter(|control| is_ours(control, pid)),
         Ring::None => {
             let options = environment.options();
-            own_ring(options, pid).filter(|(fd, control)| collector::start(*fd, control, pid, &mut environment, own_dynamic)).map(
-                |(fd, control)| {
+            own_ring(options, environment.interval(), pid)
+                .filter(|(fd, control)| collector::start(*fd, control, pid, &mut environment, own_dynamic))
+                .map(|(fd, control)| {
                     sys::close(fd);
                     control
-                },
-            )
+                })
         }
     };
     environment.hide();
@@ -167,7 +167,7 @@ fn connect() -> bool {
         control.library.store(LIBRARY_OUT, Ordering::Release);
         return false;
     }
-    let mark = if thread::reserve() { sys::map_private(4096, true) } else { None };
+    let mark = if thread::reserve() && samples::reserve() { sys::map_private(4096, true) } else { None };
     let Some(mark) = mark else {
         control.bow_out.store(OUT_NO_MEMORY, Ordering::Relaxed);
         control.library.store(LIBRARY_OUT, Ordering::Release);
@@ -214,7 +214,7 @@ fn is_ours(control: &Control, pid: u32) -> bool {
 }
 
 /// A ring made here, for a target started with plain LD_PRELOAD. The descriptor stays open for the collector.
-fn own_ring(options: u32, pid: u32) -> Option<(i32, &'static Control)> {
+fn own_ring(options: u32, interval: u64, pid: u32) -> Option<(i32, &'static Control)> {
     const MAX_WAIT_MS: u32 = 10_000;
     let fd = sys::sealed_memfd(ring::RING_BYTES)?;
     let Some(memory) = sys::map_shared(fd, ring::RING_BYTES) else {
@@ -224,6 +224,7 @@ fn own_ring(options: u32, pid: u32) -> Option<(i32, &'static Control)> {
     // SAFETY: as in `map`.
     let control = unsafe { &*memory.cast::<Control>() };
     let clock = if clock::is_tsc_invariant() { ring::CLOCK_TSC } else { CLOCK_MONOTONIC };
+    control.interval.store(interval, Ordering::Relaxed);
     control.initialise(pid, options, clock, MAX_WAIT_MS);
     if clock == ring::CLOCK_TSC {
         control.start_ticks.store(clock::now(), Ordering::Relaxed);

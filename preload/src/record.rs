@@ -6,14 +6,15 @@ use core::ffi::c_void;
 
 use hound_common::event::{
     ALLOC_MMAPPED, ALLOC_NON_MAIN_ARENA, ALLOC_REALLOC, ALLOC_WIDE, ALLOC_ZEROED, FREE_HAS_STACK, FREE_REALLOC, LOST_NESTED,
-    LOST_NO_STREAM, POOL_SHIFT, SLACK_UNKNOWN, size_word, tag,
+    LOST_NO_STREAM, LOST_SAMPLES_FULL, POOL_SHIFT, SLACK_UNKNOWN, size_word, tag,
 };
 use hound_common::hook::Kind;
-use hound_common::ring::{OPTION_FREE_STACKS, OPTION_MAPS, STATE_RECORDING};
+use hound_common::ring::{OPTION_FREE_STACKS, OPTION_MAPS, STATE_RECORDING, STATE_SAMPLED};
 
 use crate::modules::{self, Module};
+use crate::samples::{self, Held};
 use crate::thread::{self, Thread};
-use crate::{attached, clock, directory, process, real, walk};
+use crate::{attached, clock, directory, probes, process, real, walk};
 
 /// The function that an event is of: one that this library exports (a [`Kind`]), or one that hound has patched.
 pub trait Function: Copy {
@@ -162,9 +163,7 @@ fn unusual(state: &'static mut Thread, caller: Caller) -> Option<&'static mut Th
         }
         let now = process::control().state.load(core::sync::atomic::Ordering::Acquire);
         if state.state != now {
-            // Recording was switched, or a module is gone: what is recorded of the stack may not hold any more.
-            state.state = now;
-            state.path.clear();
+            state.take_over(now);
         }
         if now & STATE_RECORDING == 0 {
             return None;
@@ -205,17 +204,153 @@ pub fn is_mapping(addr: *mut c_void) -> bool {
     real::is_glibc() && chunk(addr as u64).1 & ALLOC_MMAPPED != 0
 }
 
-/// A block was allocated.
+/// What the countdown says of a block at first sight.
+pub enum Glance {
+    /// It was not asked: everything is recorded, or nothing, or the thread has to take over a change first.
+    Open,
+    /// The block is not sampled.
+    Passed,
+    /// It may be: [`reached`] tells. With the ring's state.
+    Reached(u64),
+}
+
+/// What the countdown says of a block.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Draw {
+    /// As [`Glance::Open`].
+    Open,
+    /// As [`Glance::Passed`].
+    Passed,
+    /// It is sampled, by the ring's state as it was then.
+    Sampled(u64),
+}
+
+/// Asks the countdown of a thread (null: it has no state yet) for a block that is about to be allocated or was just now. Once for each.
 #[inline(always)]
-pub fn alloc(caller: Caller, function: impl Function, addr: *mut c_void, size: usize) {
-    if addr.is_null() || function.is_inside(caller) {
+pub fn glance(thread: *mut Thread, size: usize) -> Glance {
+    // SAFETY: null or this thread's state, which is never freed.
+    let Some(state) = (unsafe { thread.as_mut() }) else { return Glance::Open };
+    let now = process::control().state.load(core::sync::atomic::Ordering::Acquire);
+    if state.sampling != now {
+        Glance::Open
+    } else if state.pass(size) {
+        Glance::Reached(now)
+    } else {
+        Glance::Passed
+    }
+}
+
+/// After [`Glance::Reached`], with what it said.
+#[inline(always)]
+pub fn reached(thread: *mut Thread, size: usize, state: u64) -> Draw {
+    // SAFETY: as in `glance`, which found one.
+    let Some(thread) = (unsafe { thread.as_mut() }) else { return Draw::Open };
+    if thread.has_reached(size) { Draw::Sampled(state) } else { Draw::Passed }
+}
+
+/// [`glance`] and [`reached`].
+#[inline(always)]
+pub fn draw(thread: *mut Thread, size: usize) -> Draw {
+    match glance(thread, size) {
+        Glance::Open => Draw::Open,
+        Glance::Passed => Draw::Passed,
+        Glance::Reached(state) => reached(thread, size, state),
+    }
+}
+
+/// Whether the release of a block is of no interest: samples are taken, and it was not one.
+#[inline(always)]
+pub fn is_passed_over(caller: Caller, addr: u64) -> bool {
+    is_sampling() && !samples::may_hold(addr) && !process::is_loader(caller.ra())
+}
+
+/// Whether samples are taken.
+#[inline(always)]
+pub fn is_sampling() -> bool {
+    process::control().state.load(core::sync::atomic::Ordering::Acquire) & STATE_SAMPLED != 0
+}
+
+/// Whether a block is to be recorded, by what was drawn for it. `thread` is the state in use, of whatever level.
+#[inline(always)]
+fn is_due(thread: &mut Thread, draw: Draw, size: usize) -> bool {
+    match draw {
+        _ if thread.interval == 0 => true,
+        // Drawn by another interval than the one that holds by now: a moment lies between.
+        Draw::Sampled(state) if state != thread.state => thread.pass(size) && thread.has_reached(size),
+        Draw::Sampled(_) => true,
+        Draw::Passed => false,
+        Draw::Open => thread.pass(size) && thread.has_reached(size),
+    }
+}
+
+/// A block was allocated, for which this was drawn.
+#[inline(always)]
+pub fn alloc(caller: Caller, function: impl Function, addr: *mut c_void, size: usize, draw: Draw) {
+    if addr.is_null() || draw == Draw::Passed || function.is_inside(caller) {
         return;
     }
     if let Some(thread) = begin(function, caller) {
-        let now = thread_now(thread);
-        write_alloc(thread, caller, function, addr as u64, size as u64, now, None);
+        if is_due(thread, draw, size) {
+            let now = thread_now(thread);
+            new_block(thread, caller, function, addr as u64, size as u64, now, None);
+        }
         end(thread);
     }
+}
+
+/// As [`alloc`], apart, where it is rare.
+#[cold]
+#[inline(never)]
+pub fn sampled(caller: Caller, function: impl Function, addr: *mut c_void, size: usize, draw: Draw) {
+    alloc(caller, function, addr, size, draw);
+}
+
+/// Records a block that is due.
+#[inline(always)]
+fn new_block(thread: &mut Thread, caller: Caller, function: impl Function, addr: u64, size: u64, now: u64, previous: Option<u64>) {
+    if thread.interval == thread.rate && thread.interval == 0 {
+        write_alloc(thread, caller, function, addr, size, now, previous);
+    } else {
+        new_sample(thread, caller, function, addr, size, now, previous);
+    }
+}
+
+/// As [`new_block`], where samples are taken or were until now.
+#[cold]
+#[inline(never)]
+fn new_sample(thread: &mut Thread, caller: Caller, function: impl Function, addr: u64, size: u64, now: u64, previous: Option<u64>) {
+    let interval = thread.interval;
+    if interval != 0 {
+        if !samples::insert(addr, function.pool()) {
+            process::lose(LOST_SAMPLES_FULL);
+            return;
+        }
+        // Releases that are passed over are not asked whether they unmap anything.
+        thread.window.doubt();
+    }
+    let is_written = write_rate(thread, now) && write_alloc(thread, caller, function, addr, size, now, previous);
+    if interval != 0 {
+        if is_written {
+            probes::allocated(addr, size, interval);
+        } else {
+            samples::take(addr, function.pool());
+        }
+    }
+}
+
+/// Writes what the thread's interval is, unless its stream says so already.
+fn write_rate(thread: &mut Thread, now: u64) -> bool {
+    if thread.rate == thread.interval {
+        return true;
+    }
+    if !thread.producer.reserve(2 + 2) {
+        return false;
+    }
+    thread.producer.put_header(now, tag::RATE, 2, 0, 0);
+    thread.producer.put(thread.interval);
+    thread.producer.commit();
+    thread.rate = thread.interval;
+    true
 }
 
 #[inline(always)]
@@ -224,11 +359,19 @@ fn thread_now(thread: &mut Thread) -> u64 {
 }
 
 #[inline(always)]
-fn write_alloc(thread: &mut Thread, caller: Caller, function: impl Function, addr: u64, size: u64, now: u64, previous: Option<u64>) {
+fn write_alloc(
+    thread: &mut Thread,
+    caller: Caller,
+    function: impl Function,
+    addr: u64,
+    size: u64,
+    now: u64,
+    previous: Option<u64>,
+) -> bool {
     thread.event_time = now;
     if !walk::update(thread, caller.slot, caller.bp) || !thread.producer.reserve(2 + 5) {
         thread.path.clear();
-        return;
+        return false;
     }
     let (usable, chunk_flags) = function.usable(addr).unwrap_or((u64::MAX, 0));
     let slack = usable.wrapping_sub(size);
@@ -259,6 +402,7 @@ fn write_alloc(thread: &mut Thread, caller: Caller, function: impl Function, add
         ring.put(previous);
     }
     ring.commit();
+    true
 }
 
 /// A block is about to be released.
@@ -271,8 +415,14 @@ pub fn free(caller: Caller, function: impl Function, addr: *mut c_void) {
         loader_freed(function, caller);
     }
     if let Some(thread) = begin(function, caller) {
-        let now = thread_now(thread);
-        write_free(thread, caller, function, addr as u64, now, 0);
+        let was_sampled = samples::take(addr as u64, function.pool());
+        if was_sampled || thread.interval == 0 {
+            let now = thread_now(thread);
+            write_free(thread, caller, function, addr as u64, now, 0);
+        }
+        if was_sampled {
+            probes::released(addr as u64);
+        }
         end(thread);
     }
 }
@@ -297,21 +447,66 @@ fn write_free(thread: &mut Thread, caller: Caller, function: impl Function, addr
     thread.producer.commit();
 }
 
-/// A block was moved or resized from `old` (released at `before`) to `new`.
+/// What is known of a block that is resized, from before the real call.
+pub struct Resize {
+    before: u64,
+    draw: Draw,
+    held: Option<Held>,
+}
+
+impl Resize {
+    /// A block (null: none yet) of a pool's or the heap's is about to be resized.
+    #[inline(always)]
+    pub fn begin(draw: Draw, old: *mut c_void, pool: u8) -> Self {
+        let is_recording = process::control().state.load(core::sync::atomic::Ordering::Acquire) & STATE_RECORDING != 0;
+        let held = if is_recording { samples::hold(old as u64, pool) } else { None };
+        let before = if draw == Draw::Passed && held.is_none() { 0 } else { clock::now() };
+        Self { before, draw, held }
+    }
+
+    /// Whether nothing is to be recorded of it, whatever comes.
+    #[inline(always)]
+    pub fn is_passed_over(&self) -> bool {
+        self.draw == Draw::Passed && self.held.is_none()
+    }
+
+    /// Nothing was done.
+    #[inline(always)]
+    pub fn failed(self) {
+        if let Some(held) = self.held {
+            held.put_back();
+        }
+    }
+}
+
+/// A block was moved or resized from `old` to `new`, or released (`new` is null).
 #[inline(always)]
-pub fn realloc(caller: Caller, function: impl Function, before: u64, old: *mut c_void, new: *mut c_void, size: usize) {
+pub fn realloc(caller: Caller, function: impl Function, resize: Resize, old: *mut c_void, new: *mut c_void, size: usize) {
+    if resize.is_passed_over() {
+        return;
+    }
+    let Resize { before, draw, held } = resize;
+    let was_sampled = held.is_some();
+    if let Some(held) = held {
+        held.let_go();
+    }
     if function.is_inside(caller) {
         return;
     }
     if let Some(thread) = begin(function, caller) {
         let now = thread_now(thread);
-        if old.is_null() {
-            write_alloc(thread, caller, function, new as u64, size as u64, now, None);
-        } else if new.is_null() {
-            write_free(thread, caller, function, old as u64, before, 0);
-        } else {
-            write_free(thread, caller, function, old as u64, before, FREE_REALLOC);
-            write_alloc(thread, caller, function, new as u64, size as u64, now, Some(old as u64));
+        let is_gone = !old.is_null() && (was_sampled || thread.interval == 0);
+        let is_due = !new.is_null() && is_due(thread, draw, size);
+        if is_gone {
+            // Two halves only where both are told.
+            let half = if is_due { FREE_REALLOC } else { 0 };
+            write_free(thread, caller, function, old as u64, before, half);
+            if was_sampled {
+                probes::released(old as u64);
+            }
+        }
+        if is_due {
+            new_block(thread, caller, function, new as u64, size as u64, now, is_gone.then_some(old as u64));
         }
         end(thread);
     }
@@ -415,7 +610,7 @@ fn loader_freed(function: impl Function, caller: Caller) {
     });
     if any {
         // Every thread's recorded path may lead through the module: all look closer at their next event.
-        process::control().change(true);
+        process::control().renew();
     }
     end(thread);
 }

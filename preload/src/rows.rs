@@ -6,7 +6,7 @@
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use hound_common::ring::Counter;
-use hound_unwind::{EndReason, Row, Scratch, Sections, evaluate, is_signal_return};
+use hound_unwind::{EndReason, LONGEST_CALL, Row, Scratch, Sections, evaluate, is_signal_return, may_end_in_call};
 
 use crate::modules::{self, Module};
 use crate::thread::Thread;
@@ -226,18 +226,12 @@ fn miss(thread: &mut Thread, key: u64, sure: bool) -> Row {
 /// (the last one of the function before may call something that does not return). `makecontext` starts a fiber's stack so; what is behind
 /// is no frame, though glibc's rules for that function pretend it is.
 fn is_made_by_hand(module: &Module, sections: &Sections<'_>, ra: u64) -> bool {
-    const LONGEST_CALL: u64 = 7;
-    const CALL_RELATIVE: u8 = 0xe8;
-    const INDIRECT: u8 = 0xff;
-    if ra < module.start + LONGEST_CALL || sections.fde_range(ra).map_or(true, |range| range.start != ra) {
+    if ra < module.start + LONGEST_CALL as u64 || sections.fde_range(ra).map_or(true, |range| range.start != ra) {
         return false;
     }
     // SAFETY: code of a loaded module, which has an entry for `ra` and begins well before it.
-    let before = unsafe { core::slice::from_raw_parts((ra - LONGEST_CALL) as *const u8, LONGEST_CALL as usize) };
-    let is_relative = before.get(2) == Some(&CALL_RELATIVE);
-    // `call r/m64` is FF /2, with two to seven bytes in all.
-    let is_indirect = before.windows(2).any(|pair| matches!(pair, [INDIRECT, modrm] if modrm >> 3 & 7 == 2));
-    !is_relative && !is_indirect
+    let before = unsafe { &*((ra - LONGEST_CALL as u64) as *const [u8; LONGEST_CALL]) };
+    !may_end_in_call(before)
 }
 
 /// Code in a module, but without rules: a signal trampoline (musl's has none), else trust the frame pointer.

@@ -11,6 +11,7 @@ use hound_common::ring::{Control, STATE_RECORDING};
 
 use crate::attached::hound_attachment;
 use crate::bodies::{self, Frame};
+use crate::passing::{alloc, alloc_first, calloc, free, memalign, posix_memalign, rallocx, realloc, reallocarray};
 use crate::pools;
 
 /// An entry point: takes its own function's arguments, whatever they are.
@@ -88,17 +89,8 @@ macro_rules! narrow {
     };
 }
 
-narrow!(alloc => bodies::alloc, "rsi", "rdx", "rcx");
-narrow!(calloc => bodies::calloc, "rdx", "rcx", "r8");
-narrow!(realloc => bodies::realloc, "rdx", "rcx", "r8");
-narrow!(reallocarray => bodies::reallocarray, "rcx", "r8", "r9");
-narrow!(posix_memalign => bodies::posix_memalign, "rcx", "r8", "r9");
-narrow!(memalign => bodies::memalign, "rdx", "rcx", "r8");
-narrow!(alloc_first => bodies::alloc_first, "rcx", "r8", "r9");
-narrow!(rallocx => bodies::rallocx, "rcx", "r8", "r9");
 narrow!(reallocarr => bodies::reallocarr, "rcx", "r8", "r9");
 narrow!(munmap => bodies::munmap, "rdx", "rcx", "r8");
-narrow!(free => bodies::free, "rcx", "r8", "r9");
 
 const FRAME: usize = size_of::<Frame>();
 const ENTRY: usize = offset_of!(Frame, entry);

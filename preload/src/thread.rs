@@ -8,13 +8,14 @@ use core::mem::offset_of;
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 use hound_common::attach;
-use hound_common::ring::{Counter, STREAM_FREE, STREAM_OWNED, STREAMS, Stream};
+use hound_common::ring::{Counter, STATE_SAMPLED, STREAM_FREE, STREAM_OWNED, STREAMS, Stream};
+use hound_common::sampling;
 
 use crate::nesting::{Inside, Released};
 use crate::path::Path;
 use crate::producer::Producer;
 use crate::stack::Window;
-use crate::{attached, directory, process, sys};
+use crate::{attached, clock, directory, process, sys};
 
 /// Levels of nested signal handlers that are recorded; deeper ones are counted as lost.
 pub const LEVELS: u32 = 4;
@@ -28,12 +29,22 @@ pub struct Thread {
     pub busy: u64,
     /// The return address in the slot that `busy` names: gone from there when the hook is.
     pub busy_ra: u64,
+    /// The ring's state word while the thread samples by it; else one that the ring's is not, or 0.
+    pub sampling: u64,
+    /// Bytes to allocate up to the next sample point.
+    pub countdown: i64,
     /// Where records go.
     pub producer: Producer,
     /// The part of the stack known to be mapped.
     pub window: Window,
     /// The verified shadow stack.
     pub path: Path,
+    /// Mean bytes between sample points as `state` has it, 0 = everything is recorded.
+    pub interval: u64,
+    /// What the stream's records say of it so far.
+    pub rate: u64,
+    /// What its gaps are drawn from.
+    random: u64,
     /// Time of the event at work.
     pub event_time: u64,
     /// Where a panic leads back to; see `guard`.
@@ -177,6 +188,58 @@ impl Thread {
         }
     }
 
+    /// Takes over a new state word of the ring's.
+    #[cold]
+    pub fn take_over(&mut self, state: u64) {
+        self.state = state;
+        // Recording was switched, or a module is gone: what is recorded of the stack may not hold any more. And while samples were taken
+        // nobody watched what else was unmapped.
+        self.path.clear();
+        self.window = Window::default();
+        self.interval = match state & STATE_SAMPLED {
+            0 => 0,
+            _ => process::control().interval.load(Ordering::Relaxed).min(sampling::MAX_INTERVAL),
+        };
+        self.sampling = 0;
+        if self.interval != 0 {
+            self.draw_gap();
+            self.sampling = state;
+        }
+    }
+
+    /// Draws where the next sample point lies, from here on.
+    fn draw_gap(&mut self) {
+        self.countdown = sampling::gap(sampling::random(&mut self.random), self.interval) as i64;
+    }
+
+    /// Goes on by a block in the line of allocated bytes. Whether a sample point may lie in it: ask [`Thread::has_reached`] then.
+    #[inline(always)]
+    pub fn pass(&mut self, size: usize) -> bool {
+        self.countdown = self.countdown.wrapping_sub(line_bytes(size));
+        self.countdown <= 0
+    }
+
+    /// Whether the block that has brought the countdown to its end is sampled. Draws the next gap.
+    #[cold]
+    #[inline(never)]
+    pub fn has_reached(&mut self, size: usize) -> bool {
+        if self.interval == 0 {
+            return true; // the child of a fork, whose state was wiped: nothing will be recorded
+        }
+        let left = self.countdown;
+        self.draw_gap();
+        if left > 0 || left.wrapping_add(line_bytes(size)) > 0 {
+            // Above 0 if a signal handler has come in since and drawn already. What is drawn anew depends on nothing before.
+            return true;
+        }
+        // The block began behind the point: a handler has come in while a block with a point in it was looked at. Of this one it says nothing.
+        let is_sampled = self.pass(size);
+        if is_sampled {
+            self.draw_gap();
+        }
+        is_sampled
+    }
+
     /// The state to use by a signal handler that found this one busy; made if need be. `None` when nested too deeply.
     #[cold]
     pub fn nested(&mut self) -> Option<&'static mut Thread> {
@@ -206,6 +269,12 @@ pub fn enter() -> Option<&'static mut Thread> {
     Some(unsafe { &mut *thread })
 }
 
+/// How much of the line of allocated bytes a block takes. One of no bytes takes one, so that it is seen at all.
+#[inline(always)]
+pub fn line_bytes(size: usize) -> i64 {
+    size.max(1) as i64
+}
+
 fn claim(level: u32) -> Option<*mut Thread> {
     let (index, stream) = claim_stream(tid(), level)?;
     let place = place(index);
@@ -220,12 +289,14 @@ fn claim(level: u32) -> Option<*mut Thread> {
         thread.pointer = sys::thread_pointer();
         thread.owner = directory::owner(thread.pointer);
     }
+    // The ring's state is taken over at the first event, like any change of it. Two threads must not draw the same gaps, nor one thread those
+    // of the last one in its place.
+    thread.random = clock::now() ^ u64::from(index) << 48 ^ u64::from(stream.generation.load(Ordering::Relaxed)) << 32;
     thread.producer.start(stream, index);
     // SAFETY: behind the struct in the same page.
     let rest = unsafe { place.cast::<u8>().add(size_of::<Thread>()) };
     // SAFETY: the rest of the page belongs to this state and lives as long.
     unsafe { thread.path.start(rest, THREAD_BYTES - size_of::<Thread>()) };
-    thread.state = process::control().state.load(Ordering::Acquire);
     Some(place)
 }
 

@@ -1,5 +1,6 @@
 // A program to attach to whose allocator is linked into it under names of its own: jemalloc as tikv-jemallocator builds it, mimalloc, or a
 // family that the executable itself exports. Lines on standard input as in attach_target.c: quiet, noted, old, end.
+// "beside": as noted, with blocks of libc's own allocator (valloc, which no family here notes) between them.
 #define O_CAP (1u << 16)
 #define O_NO_HASH
 extern char __start_oracle_text[], __stop_oracle_text[];
@@ -21,12 +22,18 @@ extern void *_rjem_mallocx(size_t, int), *_rjem_rallocx(void *, size_t, int);
 extern void _rjem_sdallocx(void *, size_t, int), _rjem_dallocx(void *, int);
 extern size_t _rjem_xallocx(void *, size_t, size_t, int), _rjem_malloc_usable_size(void *);
 extern int _rjem_posix_memalign(void **, size_t, size_t);
-#define O_USABLE _rjem_malloc_usable_size
+#define FAMILY_USABLE _rjem_malloc_usable_size
 #elif defined FAMILY_MIMALLOC
 extern void *mi_malloc_aligned(size_t, size_t), *mi_zalloc(size_t), *mi_memalign(size_t, size_t);
 extern size_t mi_usable_size(void *);
 extern int mi_posix_memalign(void **, size_t, size_t);
-#define O_USABLE mi_usable_size
+#define FAMILY_USABLE mi_usable_size
+#endif
+#ifdef FAMILY_USABLE
+extern size_t malloc_usable_size(void *);
+static int of_libc;
+static size_t usable_size(void *p) { return of_libc ? malloc_usable_size(p) : FAMILY_USABLE(p); }
+#define O_USABLE usable_size
 #endif
 #include "oracle.h"
 
@@ -119,6 +126,26 @@ OWN static void noted(void) {
   for (int i = 0; i < SLOTS; i++) family_free(kept[i], i);
 }
 
+#ifdef FAMILY_USABLE
+// Blocks of both allocators live at once, and are released in turns.
+OWN static void beside(void) {
+  void *libcs[SLOTS] = {0}, *kept[SLOTS] = {0};
+  for (int i = 0; i < 2000; i++) {
+    int at = i * 7 % SLOTS;
+    of_libc = 1;
+    if (libcs[at]) o_free(libcs[at]), libcs[at] = NULL;
+    else libcs[at] = o_valloc(100 + (size_t)i);
+    of_libc = 0;
+    if (kept[at]) family_free(kept[at], i), kept[at] = NULL;
+    else kept[at] = i % 2 ? family_malloc(10 + (size_t)i) : family_calloc(1 + (size_t)i, 8);
+  }
+  for (int i = 0; i < SLOTS; i++) {
+    o_free(libcs[i]);
+    family_free(kept[i], i);
+  }
+}
+#endif
+
 static void quiet(void) {
   for (size_t i = 1; i < 5000; i++) {
     void *p = FAMILY(malloc)(i);
@@ -148,6 +175,9 @@ int attach_family_main(void) {
     uint64_t first = o_head->used_recs;
     if (!strcmp(line, "quiet")) quiet();
     else if (!strcmp(line, "noted")) noted();
+#ifdef FAMILY_USABLE
+    else if (!strcmp(line, "beside")) beside();
+#endif
     else if (!strcmp(line, "old")) for (int i = 0; i < 64; i++) family_free(old[i], i), old[i] = NULL;
     else if (!strcmp(line, "end")) return o_end(0);
     else return 2;

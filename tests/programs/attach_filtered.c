@@ -1,5 +1,5 @@
-// A program whose system call filter forbids what mapping a library needs: memfd_create, and every executable mapping.
-//   attach_filtered errno|kill
+// A program whose system call filter forbids what mapping a library needs, memfd_create, or what the kernel's return probes make it do.
+//   attach_filtered errno|kill|trampolines
 // Says "ready", allocates at each line "work", ends at "end".
 #include <errno.h>
 #include <linux/audit.h>
@@ -13,10 +13,13 @@
 #include <unistd.h>
 
 int main(int argc, char **argv) {
-  unsigned denied = argc > 1 && !strcmp(argv[1], "kill") ? SECCOMP_RET_KILL_PROCESS : SECCOMP_RET_ERRNO | EPERM;
+  const char *how = argc > 1 ? argv[1] : "errno";
+  unsigned denied = !strcmp(how, "errno") ? SECCOMP_RET_ERRNO | EPERM : SECCOMP_RET_KILL_PROCESS;
+  int trampolines = !strcmp(how, "trampolines");
   struct sock_filter code[] = {
       BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_memfd_create, 0, 1),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, trampolines ? 335 : SYS_memfd_create, 1, 0), // uretprobe
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, trampolines ? 336 : SYS_memfd_create, 0, 1), // uprobe
       BPF_STMT(BPF_RET | BPF_K, denied),
       BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
   };

@@ -42,7 +42,7 @@ static void tell(void *address) {
 
 OWN static void every_entry_point(unsigned from) {
   unsigned state = from * 2654435761u + 1;
-  void *kept[HELD] = {0};
+  static __thread void *kept[HELD]; // not on the stack, whose copies are to be small
   for (int i = 0; i < 1500; i++) {
     state = state * 1103515245u + 12345u;
     size_t n = 1 + (state >> 8) % 900;
@@ -71,7 +71,10 @@ OWN static void every_entry_point(unsigned from) {
     O_CHECK(*at);
     memset(*at, (int)(n & 0xff), n);
   }
-  for (int i = 0; i < HELD; i++) o_free(kept[i]);
+  for (int i = 0; i < HELD; i++) {
+    o_free(kept[i]);
+    kept[i] = NULL;
+  }
 }
 
 OWN static void by_copied_pointers(void) {
@@ -323,7 +326,7 @@ static int next_line(char *line, size_t room) {
 }
 
 int main(void) {
-  char line[4096], answer[4200];
+  static char line[4096], answer[4200]; // not on the stack, whose copies are to be small
   for (int i = 0; i < 64; i++) old[i] = malloc(50 + (size_t)i);
   O_CHECK(write(1, "ready\n", 6) == 6);
   while (next_line(line, sizeof line)) {
@@ -336,7 +339,7 @@ int main(void) {
 #ifndef STATIC
     else if (!strncmp(line, "library ", 8)) by_library(line + 8);
     else if (!strncmp(line, "everything ", 11)) {
-      char paths[4096];
+      static char paths[4096];
       strcpy(paths, line + 11);
       everything(paths);
     }

@@ -32,7 +32,7 @@
         } \
     } while (0)
 
-enum { STREAMS = 4096, SEGMENTS = 5120, SEGMENT_BYTES = 32768, STREAM_BYTES = 128, SEGMENT_HEAD = 64, THREAD_SLOTS = 8192 };
+enum { STREAMS = 4096, SEGMENTS = 5120, SEGMENT_BYTES = 32768, STREAM_BYTES = 128, SEGMENT_HEAD = 64, THREAD_SLOTS = 8192, SAMPLES_BYTES = 65536 + 262144 * 8 };
 enum { OPTION_FREE_STACKS = 1, OPTION_SHADOW_STACK = 2, OPTION_MAPS = 4 };
 enum { TAG_STACK = 2, TAG_ALLOC = 3, TAG_FREE = 4, TAG_MAP = 5, TAG_UNMAP = 6, TAG_REMAP = 7, TAG_MODULE = 11, TAG_PROCESS = 14 };
 #define STREAMS_OFFSET 4096ul
@@ -46,8 +46,9 @@ struct control {
     _Atomic uint64_t state;
     _Atomic uint32_t clock, target_pid, library, bow_out, line[6];
     _Atomic uint32_t heartbeat, in_use, limit, freed, waiters, max_wait_ms, streams_high, segments_high;
-    _Atomic uint64_t lost[8], waited, start_ticks, library_start, library_end, attachment, ring_in_target;
+    _Atomic uint64_t lost[16], waited, start_ticks, library_start, library_end, attachment, ring_in_target;
     _Atomic uint32_t patience_ms, drainer;
+    _Atomic uint64_t interval, part;
 };
 struct stream {
     _Atomic uint32_t state, tid, level, generation;
@@ -62,7 +63,7 @@ struct attachment {
     _Atomic uint32_t version, mapped;
     _Atomic uint64_t ring, states, fork_mark, threads, image_start, image_end, entries, entry_count, dl_find_object, r_debug, modules;
     _Atomic uint64_t module_count, loader_start, loader_end, tid_offset, executable_headers, executable_header_count, executable_bias;
-    _Atomic uint64_t session, clock_gettime, image, own_pieces, own_piece_count, reserved[3];
+    _Atomic uint64_t session, clock_gettime, image, own_pieces, own_piece_count, samples, reserved[2];
 };
 struct entry {
     uint64_t real, helper, inside_start, inside_end, address, thunk;
@@ -138,7 +139,7 @@ static void load_image(const char *path) {
             }
         }
     }
-    CHECK(attachment && stubs && memcmp(attachment, "HOUNDATT", 8) == 0 && attachment->version == 2);
+    CHECK(attachment && stubs && memcmp(attachment, "HOUNDATT", 8) == 0 && attachment->version == 3);
     for (int i = 0; i < header->e_phnum; i++) {
         if (programs[i].p_type != PT_LOAD) continue;
         uint64_t from = programs[i].p_vaddr / 4096 * 4096;
@@ -160,9 +161,9 @@ static void make_ring(void) {
     control = (void *)ring;
     streams = (void *)(ring + STREAMS_OFFSET);
     segments = (void *)(ring + SEGMENTS_OFFSET);
-    control->version = 1;
+    control->version = 2;
     control->options = OPTION_FREE_STACKS | OPTION_SHADOW_STACK | OPTION_MAPS;
-    control->state = 2;
+    control->state = 4;
     control->clock = 1;
     control->target_pid = getpid();
     control->limit = 192;
@@ -171,7 +172,8 @@ static void make_ring(void) {
 }
 
 static void change(int recording) {
-    control->state = ((control->state & ~1ul) + 2) | recording;
+    control->part += recording && !(control->state & 1);
+    control->state = ((control->state & ~3ul) + 4) | recording;
 }
 
 static struct known known[64];
@@ -210,6 +212,7 @@ static void attach(const char *path, const char *mode) {
     *mark = 1;
     attachment->fork_mark = (uint64_t)mark;
     attachment->threads = (uint64_t)wiped_on_fork(THREAD_SLOTS * 16);
+    attachment->samples = (uint64_t)wiped_on_fork(SAMPLES_BYTES);
     attachment->entries = (uint64_t)entries;
     attachment->tid_offset = 720;
     if (!strcmp(mode, "loader")) {
@@ -367,7 +370,7 @@ static void begin(void) {
 static void end(size_t expected, const char *what) {
     drain();
     CHECK(event_count == expected, "%s: %zu events, expected %zu", what, event_count, expected);
-    for (int i = 0; i < 8; i++) CHECK(control->lost[i] == 0, "lost[%d]", i);
+    for (int i = 0; i < 16; i++) CHECK(control->lost[i] == 0, "lost[%d]", i);
     printf("PASS %s\n", what);
 }
 

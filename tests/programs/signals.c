@@ -1,6 +1,6 @@
 // Signal handlers that allocate, at a high rate, on the normal and on an alternate stack. The main flow computes with
 // signals open and allocates with them blocked: malloc itself may not be interrupted by a handler that calls it.
-#define O_CAP (1u << 18)
+#define O_CAP (1u << 20) // how often an alarm comes in is the machine's affair
 #define O_WORDS (1u << 23)
 #define O_NO_HASH
 #include "oracle.h"
@@ -72,7 +72,7 @@ int main(void) {
     compute(i % 20);
     if (i % 16 == 0) {
       sigprocmask(SIG_BLOCK, &both, &old);
-      if (o_head && o_head->used_recs < O_CAP / 4) {
+      if (o_head && o_head->used_recs < O_CAP / 16) {
         void *p = o_malloc(48);
         o_free(p);
       }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -71,6 +72,11 @@ impl Subject {
         self.dir.path().join(name)
     }
 
+    /// Gives an order that it will not say it has done.
+    pub fn say(&mut self, line: &str) {
+        writeln!(self.orders, "{line}").unwrap_or_else(|e| panic!("order {line:?}: {e}; it said: {}", self.running.said()));
+    }
+
     /// Gives an order and waits until it says that it has done it.
     ///
     /// # Panics
@@ -78,7 +84,7 @@ impl Subject {
     pub fn order(&mut self, line: &str) {
         let answer = format!("done {line}\n");
         let before = self.running.printed().matches(&answer).count();
-        writeln!(self.orders, "{line}").unwrap_or_else(|e| panic!("order {line:?}: {e}; it said: {}", self.running.said()));
+        self.say(line);
         let done = process::wait_until(|| self.running.printed().matches(&answer).count() > before || self.running.has_ended());
         let printed = self.running.printed();
         assert!(done && printed.matches(&answer).count() > before, "{line:?} was not done: {printed:.300} {}", self.running.said());
@@ -86,7 +92,18 @@ impl Subject {
 
     /// The rules for a comparison while it is attached to, with what its libraries' symbols say. It must still run.
     pub fn comparing(&self) -> Rules {
-        Rules { one_function: one_function(self.pid()), ..self.rules.clone() }
+        let mut rules = self.rules.clone();
+        rules.one_function.extend(one_function(self.pid()));
+        rules
+    }
+
+    /// From here on captures are compared as the kernel's probes can tell: usable sizes are unknown, and a function that only passes its
+    /// call on to another is seen as that one.
+    pub fn observed_from_the_kernel(mut self) -> Subject {
+        self.rules.usable_unknown = true;
+        self.rules.copied = true;
+        self.rules.one_function.push(passed_on());
+        self
     }
 
     /// What it has noted so far.
@@ -107,13 +124,23 @@ impl Subject {
     /// # Panics
     /// With the first differences, if not.
     pub fn must_be_exact(&self, capture: &Capture, phase: usize) -> (Oracle, Vec<Event>) {
+        self.must_be_exact_in(capture, phase..phase + 1)
+    }
+
+    /// The same, of phases that follow each other.
+    pub fn must_be_exact_in(&self, capture: &Capture, phases: Range<usize>) -> (Oracle, Vec<Event>) {
         let check = capture.check();
         assert!(check.status.success(), "hound check: {}{}", check.out(), check.err());
-        let (oracle, events) = (self.oracle().phase(phase), capture.events());
-        assert!(compare::noted(&oracle) > 0, "nothing was noted in phase {phase}");
+        let (mut oracle, events) = (self.oracle(), capture.events());
+        oracle.facts[3 + 2 * phases.start] = oracle.facts[3 + 2 * (phases.end - 1)];
+        let mut oracle = oracle.phase(phases.start);
+        if self.rules.copied {
+            compare::leave_out_what_was_there(&mut oracle);
+        }
+        assert!(compare::noted(&oracle) > 0, "nothing was noted in phases {phases:?}");
+        assert_eq!(capture.report().totals.lost_events, 0, "events were lost");
         let differences = compare::differences(&oracle, &events, &self.comparing());
         assert!(differences.is_empty(), "the capture differs from what the program noted:\n{}", differences.join("\n"));
-        assert_eq!(capture.report().totals.lost_events, 0, "events were lost");
         (oracle, events)
     }
 }
@@ -146,7 +173,51 @@ pub fn attach(pid: i32, capture: &Path, more: &[&str]) -> Session {
 /// # Errors
 /// If it does not: what hound said.
 pub fn try_attach(pid: i32, capture: &Path, more: &[&str]) -> Result<Session, String> {
-    let running = process::start(&mut attach_command(pid, capture, more));
+    begin(pid, capture, &mut attach_command(pid, capture, more))
+}
+
+/// Attaches in sampled mode, with the library as its engine and this mean interval, and waits until hound says that it has.
+///
+/// # Panics
+/// If it does not.
+pub fn attach_sampled(pid: i32, capture: &Path, interval: u64) -> Session {
+    let mut command = Command::new(binaries::hound());
+    command.args(["attach", "-p", &pid.to_string(), "--mode", "sampled", "--engine", "library", "--interval", &interval.to_string()]);
+    command.args(["--quiet", "-o"]).arg(capture);
+    begin(pid, capture, &mut command).unwrap_or_else(|said| panic!("hound did not attach: {said}"))
+}
+
+/// Attaches with probes of the kernel's (`--mode sampled` or `--mode faults` and what goes with it), and waits until hound says that it has.
+///
+/// # Panics
+/// If it does not.
+pub fn attach_from_the_kernel(pid: i32, capture: &Path, more: &[&str]) -> Session {
+    let mut command = Command::new(binaries::hound());
+    command.args(["attach", "-p", &pid.to_string(), "--quiet", "-o"]).arg(capture).args(more);
+    begin(pid, capture, &mut command).unwrap_or_else(|said| panic!("hound did not attach: {said}"))
+}
+
+/// The command that observes all of the time from the kernel, and records every call.
+pub fn kernel_command(pid: i32, capture: &Path, more: &[&str]) -> Command {
+    let mut command = Command::new(binaries::hound());
+    command.args(["attach", "-p", &pid.to_string(), "--budget", "unlimited", "--interval", "0", "--quiet", "-o"]).arg(capture).args(more);
+    command
+}
+
+/// Attaches from the kernel, to record every call, and waits until hound says that it has.
+///
+/// # Panics
+/// If it does not.
+pub fn attach_kernel(pid: i32, capture: &Path, more: &[&str]) -> Session {
+    begin(pid, capture, &mut kernel_command(pid, capture, more)).unwrap_or_else(|said| panic!("hound did not attach: {said}"))
+}
+
+/// Starts a hound that attaches, and waits until it says that it has.
+///
+/// # Errors
+/// If it does not: what hound said.
+pub fn begin(pid: i32, capture: &Path, command: &mut Command) -> Result<Session, String> {
+    let running = process::start(command);
     let done = process::wait_until(|| running.said().contains("attached to") || running.has_ended());
     match done && running.said().contains("attached to") && !running.has_ended() {
         true => Ok(Session { running, target: pid, capture: capture.to_owned() }),
@@ -244,6 +315,11 @@ impl Footprint {
     }
 }
 
+/// glibc's `reallocarray` only calls `realloc`.
+pub fn passed_on() -> BTreeSet<String> {
+    BTreeSet::from(["realloc", "reallocarray"].map(String::from))
+}
+
 /// The milliseconds of each stall that hound told.
 pub fn stalls(said: &str) -> impl Iterator<Item = f64> {
     said.split("stall ").skip(1).filter_map(|rest| rest.split(' ').next()?.parse().ok())
@@ -255,7 +331,7 @@ pub fn maps(pid: i32) -> Vec<String> {
 }
 
 /// Kinds of functions that have one address in some module of the process: patching its entry catches all of them as one.
-fn one_function(pid: i32) -> Vec<BTreeSet<String>> {
+pub fn one_function(pid: i32) -> Vec<BTreeSet<String>> {
     // By the mapping: a path means something else in another mount namespace.
     let code = maps(pid).into_iter().filter(|line| line.contains(" r-xp ") && line.contains('/'));
     let range = |line: String| {
@@ -286,6 +362,39 @@ pub fn nm(file: &str, table: &str) -> Vec<(String, String)> {
         "TtWwi".contains(kind).then(|| (address.to_owned(), name.split('@').next().unwrap_or(name).to_owned()))
     });
     functions.collect()
+}
+
+/// Bytes of the process's code that are not what its files hold: breakpoints, patches.
+pub fn changed_bytes(pid: i32) -> usize {
+    let code = maps(pid).into_iter().filter(|line| line.contains(" r-xp ") && line.contains('/') && !line.contains("/memfd:"));
+    code.map(|line| differs_from_its_file(pid, &line)).sum()
+}
+
+/// Waits until this process has as many breakpoints as the other one, which runs the same program and has all of its own.
+///
+/// # Panics
+/// If it has not by the deadline.
+pub fn must_have_probes_as(pid: i32, other: i32) {
+    let all = changed_bytes(other);
+    assert!(all > 0, "process {other} is not probed");
+    assert!(process::wait_until(|| changed_bytes(pid) == all), "process {pid} has {} of {all} probes", changed_bytes(pid));
+}
+
+/// Bytes of this mapping of a file that are not what the file holds.
+pub fn differs_from_its_file(pid: i32, line: &str) -> usize {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let number = |hex: &str| u64::from_str_radix(hex, 16).expect("invariant: addresses are hexadecimal");
+    let (start, end) = words[0].split_once('-').expect("invariant: a map's line begins so");
+    let memory = File::open(format!("/proc/{pid}/mem")).expect("the memory of the test's own child can be read");
+    let mut now = vec![0; (number(end) - number(start)) as usize];
+    if memory.read_exact_at(&mut now, number(start)).is_err() {
+        return 0; // it has gone meanwhile
+    }
+    // By the mapping: the file may be deleted, or in another mount namespace.
+    let file = File::open(format!("/proc/{pid}/map_files/{:x}-{:x}", number(start), number(end)));
+    let mut original = vec![0; now.len()];
+    let Ok(read) = file.and_then(|file| file.read_at(&mut original, number(words[2]))) else { return 0 };
+    now[..read].iter().zip(&original[..read]).filter(|(now, original)| now != original).count()
 }
 
 fn text_of(pid: i32) -> BTreeMap<String, u64> {

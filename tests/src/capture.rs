@@ -19,6 +19,9 @@ pub struct Event {
     /// The thread.
     #[serde(default)]
     pub tid: u32,
+    /// The process, where the capture has several.
+    #[serde(default)]
+    pub pid: u32,
     /// What it is: `alloc`, `free`, `map`, `marker`, …
     pub event: String,
     /// The function's name.
@@ -51,6 +54,15 @@ pub struct Event {
     /// A marker's.
     #[serde(default)]
     pub value: u64,
+    /// Of a `lost`: how many.
+    #[serde(default)]
+    pub count: u64,
+    /// Of a `lost`: why.
+    #[serde(default)]
+    pub reason: serde_json::Value,
+    /// A `rate`'s, in bytes.
+    #[serde(default)]
+    pub mean: u64,
 }
 
 /// `hound report --format json`.

@@ -4,7 +4,7 @@
 //! innermost frame, past `operator new` and its kin, lies in the program's code. So an event with a wrong stack counts as missing,
 //! or as one too many. Blocks of libraries have no oracle here; the counting interposer covers them as totals.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 
 use hound_common::event::MAX_FRAMES;
@@ -14,12 +14,14 @@ use crate::oracle::{Call, Note, Oracle};
 
 /// How a dump says that a stack was cut.
 const DEPTH_LIMIT: &str = "the stack is deeper than the limit";
+/// How it says that the next frame lies where nothing was copied.
+const NOT_COPIED: &str = "a word of the stack could not be read";
 /// Innermost frames that a stack too deep to be recorded whole must still show.
 const LEAST_LEFT: usize = 1000;
 
 /// What happened to one block, in the words that both sides share.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Step<'a> {
+pub(crate) enum Step<'a> {
     Alloc { kind: &'a str, addr: u64, size: u64, usable: Option<u64>, prev: u64 },
     Free { addr: u64 },
     Marker { value: u64 },
@@ -39,8 +41,9 @@ impl fmt::Display for Step<'_> {
 }
 
 /// A step and the stack it was made from, innermost first; and why the stack ends there (captured ones only).
-struct Made<'a> {
-    step: Step<'a>,
+pub(crate) struct Made<'a> {
+    /// What.
+    pub(crate) step: Step<'a>,
     stack: Option<&'a [u64]>,
     end: Option<&'a str>,
 }
@@ -54,6 +57,8 @@ pub struct Rules {
     pub cut_tail: usize,
     /// A captured block's usable size may be unknown: its allocator has no function that tells it.
     pub usable_unknown: bool,
+    /// Stacks were copied from one place: what a signal handler on a stack of its own has interrupted is not in the copy.
+    pub copied: bool,
     /// Names of functions that are one and the same code (glibc's `memalign` and `aligned_alloc`): a patch at its entry cannot tell by which
     /// of them it was called.
     pub one_function: Vec<BTreeSet<String>>,
@@ -84,6 +89,32 @@ pub fn noted(oracle: &Oracle) -> usize {
     oracle.by_thread().values().map(|notes| noted_steps(notes).len()).sum()
 }
 
+/// Leaves out frees of blocks that the notes do not tell the beginning of: they were there before whoever records came.
+///
+/// A free is noted after it was made: by then another thread may have been given the address, and have noted that. So blocks are counted.
+/// What was there before must be freed while nobody else allocates.
+pub fn leave_out_what_was_there(oracle: &mut Oracle) {
+    let mut alive = HashMap::<u64, u32>::new();
+    let is_gone = |alive: &mut HashMap<u64, u32>, addr: u64| match alive.get_mut(&addr) {
+        Some(blocks @ 1..) => {
+            *blocks -= 1;
+            true
+        }
+        _ => false,
+    };
+    oracle.notes.retain(|note| {
+        if note.prev != 0 && (note.addr != 0 || note.size == 0) {
+            is_gone(&mut alive, note.prev);
+        }
+        match note.call {
+            Call::Free => return is_gone(&mut alive, note.addr),
+            Call::Alloc(_) | Call::Realloc(_) if note.addr != 0 => *alive.entry(note.addr).or_default() += 1,
+            _ => {}
+        }
+        true
+    });
+}
+
 fn compare_thread(tid: u32, noted: &[Made<'_>], got: &[Made<'_>], oracle: &Oracle, rules: &Rules, found: &mut Vec<String>) {
     let first_wrong = noted.iter().zip(got).position(|(n, g)| !same(n.step, g.step, rules));
     if first_wrong.is_some() || noted.len() != got.len() {
@@ -112,7 +143,7 @@ fn compare_thread(tid: u32, noted: &[Made<'_>], got: &[Made<'_>], oracle: &Oracl
     }
 }
 
-fn same(noted: Step<'_>, captured: Step<'_>, rules: &Rules) -> bool {
+pub(crate) fn same(noted: Step<'_>, captured: Step<'_>, rules: &Rules) -> bool {
     let (Step::Alloc { kind, addr, size, usable, prev }, Step::Alloc { kind: its_kind, usable: its_usable, .. }) = (noted, captured) else {
         return noted == captured;
     };
@@ -126,6 +157,11 @@ fn same(noted: Step<'_>, captured: Step<'_>, rules: &Rules) -> bool {
 fn stack_difference(noted: &[u64], captured: &[u64], end: Option<&str>, oracle: &Oracle, rules: &Rules) -> Option<String> {
     let through = captured.iter().take_while(|ip| oracle.is_through(**ip)).count();
     let captured = &captured[through..];
+    let after_handler = captured.len().checked_sub(2).is_some_and(|at| captured[at] == oracle.restorer);
+    if rules.copied && end == Some(NOT_COPIED) && after_handler && noted.len() >= captured.len() {
+        let noted = &noted[..captured.len()];
+        return stack_difference(noted, captured, Some("root"), oracle, &Rules { copied: false, ..rules.clone() });
+    }
     // What is too deep is cut, says so, and what is left is no less true.
     let too_deep = through + noted.len() > MAX_FRAMES;
     if end != Some(if too_deep { DEPTH_LIMIT } else { "root" }) {
@@ -146,7 +182,7 @@ fn stack_difference(noted: &[u64], captured: &[u64], end: Option<&str>, oracle: 
     (oracle.is_own(got) && function(wanted) != function(got)).then(|| "the innermost frames lie in different functions".into())
 }
 
-fn noted_steps<'a>(notes: &[&'a Note]) -> Vec<Made<'a>> {
+pub(crate) fn noted_steps<'a>(notes: &[&'a Note]) -> Vec<Made<'a>> {
     let mut steps = Vec::with_capacity(notes.len());
     for note in notes {
         let stack = (!note.stack.is_empty()).then_some(note.stack.as_slice());
@@ -171,7 +207,7 @@ fn noted_steps<'a>(notes: &[&'a Note]) -> Vec<Made<'a>> {
 }
 
 /// The program's own events of each thread.
-fn captured_steps<'a>(oracle: &Oracle, events: &'a [Event]) -> BTreeMap<u32, Vec<Made<'a>>> {
+pub(crate) fn captured_steps<'a>(oracle: &Oracle, events: &'a [Event]) -> BTreeMap<u32, Vec<Made<'a>>> {
     let mut threads = BTreeMap::<u32, Vec<&Event>>::new();
     let (mut own_blocks, mut foreign_blocks) = (HashSet::new(), HashSet::new());
     let mut own_frees = HashSet::new();
@@ -304,6 +340,18 @@ mod tests {
         assert_eq!(differences(&truth(), &events(&[&other, RIGHT[2]]), &rules), Vec::<String>::new());
         let third = RIGHT[0].replace("\"malloc\"", "\"calloc\"");
         assert_eq!(differences(&truth(), &events(&[&third, RIGHT[2]]), &rules).len(), 1);
+    }
+
+    #[test]
+    fn a_free_that_is_noted_late_is_not_taken_for_one_of_what_was_there() {
+        let by = |tid: u32, note: Note| Note { tid, ..note };
+        // Thread 8 is given the block's address before thread 7 has noted that it freed it.
+        let (made, freed) = (|| note(Call::Alloc("malloc"), 64, 8, 0), || note(Call::Free, 64, 0, 0));
+        let mut oracle = oracle(vec![made(), by(8, made()), freed(), by(8, freed()), freed()]);
+        leave_out_what_was_there(&mut oracle);
+        let left: Vec<(u32, Call)> = oracle.notes.iter().map(|note| (note.tid, note.call)).collect();
+        let malloc = Call::Alloc("malloc");
+        assert_eq!(left, [(7, malloc), (8, malloc), (7, Call::Free), (8, Call::Free)], "only the last is of an older block");
     }
 
     #[test]

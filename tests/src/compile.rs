@@ -159,7 +159,8 @@ fn directory() -> PathBuf {
     dir
 }
 
-/// Runs the command that makes a private file and moves the result into place, so that tests running at once never see half a file.
+/// Runs the command that makes a private file and links the result into place, so that tests running at once never see half a file, and
+/// that one which runs already is never replaced by another's: its probes would be in a file that nobody runs.
 fn cached(path: &Path, command_for: impl FnOnce(&Path) -> Command) -> PathBuf {
     if !path.exists() {
         let private = tempfile::Builder::new().prefix("making-").tempdir_in(directory()).expect("the cache directory is writable");
@@ -167,7 +168,10 @@ fn cached(path: &Path, command_for: impl FnOnce(&Path) -> Command) -> PathBuf {
         let mut command = command_for(&out);
         let done = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
         assert!(done.status.success(), "{command:?} failed:\n{}", String::from_utf8_lossy(&done.stderr));
-        std::fs::rename(&out, path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        match std::fs::hard_link(&out, path) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => panic!("{}: {error}", path.display()),
+            _ => {}
+        }
     }
     path.to_owned()
 }

@@ -15,5 +15,6 @@ pub mod process;
 pub mod record;
 pub mod replay;
 pub mod requirement;
+pub mod sampled;
 pub mod scene;
 pub mod visited;

@@ -1,11 +1,15 @@
 //! Runs a hazard program alone and under hound, and holds both to account: the target must not be able to tell the difference, and the
 //! capture must say exactly what the target noted.
 
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
 
+use crate::attach::{self, Session};
 use crate::binaries;
 use crate::capture::{self, Capture, Event, Report};
 use crate::compare::{self, Rules};
@@ -13,6 +17,7 @@ use crate::compile::{Build, Program};
 use crate::oracle::Oracle;
 use crate::process::{self, Outcome, Running};
 use crate::replay::replay;
+use crate::sampled;
 
 /// How a program is brought under hound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +28,17 @@ pub enum Way {
     RunWithoutFreeStacks,
     /// `LD_PRELOAD=libhound.so program`
     Preload,
+    /// The program waits before its first note until `hound attach --budget unlimited --interval 0` observes it from the kernel.
+    Kernel,
+    /// `hound run --engine kernel --budget unlimited --interval 0 -- program`
+    KernelRun,
+}
+
+impl Way {
+    /// Whether the kernel observes it, which sees no usable sizes, and stacks as far as they are copied.
+    fn is_by_the_kernel(self) -> bool {
+        matches!(self, Way::Kernel | Way::KernelRun)
+    }
 }
 
 /// A program, its arguments and its environment.
@@ -31,17 +47,31 @@ pub struct Target {
     program: Program,
     args: Vec<String>,
     env: Vec<(String, String)>,
+    interval: Option<u64>,
+    hound: Vec<&'static str>,
 }
 
 impl Target {
     /// `programs/SOURCE`, compiled in this way.
     pub fn new(source: &'static str, build: Build) -> Target {
-        Target { program: Program::new(source, build), args: Vec::new(), env: Vec::new() }
+        Target { program: Program::new(source, build), args: Vec::new(), env: Vec::new(), interval: None, hound: Vec::new() }
+    }
+
+    /// With these options of hound's, where the kernel observes.
+    pub fn hound(mut self, options: &[&'static str]) -> Target {
+        self.hound.extend(options);
+        self
     }
 
     /// With these compiler flags.
     pub fn with(mut self, flags: &[&str]) -> Target {
         self.program = self.program.with(flags);
+        self
+    }
+
+    /// By another compiler than gcc and g++.
+    pub fn by(mut self, compiler: &'static str) -> Target {
+        self.program = self.program.by(compiler);
         self
     }
 
@@ -54,6 +84,12 @@ impl Target {
     /// With this variable set.
     pub fn env(mut self, name: &str, value: &str) -> Target {
         self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// In sampled mode, with this mean interval in bytes.
+    pub fn sampled(mut self, interval: u64) -> Target {
+        self.interval = Some(interval);
         self
     }
 
@@ -74,17 +110,54 @@ impl Target {
                 if way == Way::RunWithoutFreeStacks {
                     hound.arg("--no-free-stacks");
                 }
+                if let Some(interval) = self.interval {
+                    hound.args(["--mode", "sampled", "--interval", &interval.to_string()]);
+                }
                 hound.arg("--").arg(self.program.path());
                 self.command(hound, dir.path())
             }
+            Way::KernelRun => {
+                let mut hound = Command::new(binaries::hound());
+                hound.args(["run", "--quiet", "--engine", "kernel", "--budget", "unlimited", "--interval", "0", "-o"]).arg(&file);
+                hound.args(&self.hound).arg("--").arg(self.program.path());
+                self.command(hound, dir.path())
+            }
+            Way::Kernel => self.command(Command::new(self.program.path()), dir.path()),
             Way::Preload => {
                 let mut command = self.command(Command::new(self.program.path()), dir.path());
                 command.env("LD_PRELOAD", binaries::libhound()).env("HOUND_OUTPUT", &file);
+                if let Some(interval) = self.interval {
+                    command.env("HOUND_MODE", "sampled").env("HOUND_INTERVAL", interval.to_string());
+                }
                 command
             }
         };
-        let running = process::start(command.args(&self.args));
-        Started { running, way, target: self.clone(), dir, file }
+        if way != Way::Kernel {
+            let one_function = if way == Way::KernelRun { self.one_function() } else { Vec::new() };
+            let running = process::start(command.args(&self.args));
+            return Started { running, way, target: self.clone(), dir, file, hound: None, one_function };
+        }
+        let gate = Gate::new(dir.path());
+        let running = process::start(command.env("ORACLE_WAIT", &gate.path).args(&self.args));
+        let held = gate.hold(&running);
+        let pid = running.pid.as_raw();
+        let hound = attach::attach_kernel(pid, &file, &self.hound);
+        let one_function = attach::one_function(pid).into_iter().chain([attach::passed_on()]).collect();
+        held.let_go();
+        Started { running, way, target: self.clone(), dir, file, hound: Some(hound), one_function }
+    }
+
+    /// Kinds of functions that are one in it, as told by a run of its own.
+    fn one_function(&self) -> Vec<BTreeSet<String>> {
+        let dir = TempDir::new().expect("a temporary directory can be made");
+        let gate = Gate::new(dir.path());
+        let mut command = self.command(Command::new(self.program.path()), dir.path());
+        let running = process::start(command.env("ORACLE_WAIT", &gate.path).args(&self.args));
+        let held = gate.hold(&running);
+        let found = attach::one_function(running.pid.as_raw()).into_iter().chain([attach::passed_on()]).collect();
+        held.let_go();
+        running.finish();
+        found
     }
 
     /// Runs it under hound to its end, and waits for the capture to be finished.
@@ -104,6 +177,43 @@ impl Target {
     }
 }
 
+/// Where a program waits before its first note (`oracle.h`).
+struct Gate {
+    path: PathBuf,
+}
+
+/// A program that waits there.
+struct Held {
+    path: PathBuf,
+    end: File,
+}
+
+impl Gate {
+    fn new(dir: &Path) -> Gate {
+        let path = dir.join("gate");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("the test's own directory");
+        Gate { path }
+    }
+
+    fn hold(self, running: &Running) -> Held {
+        let open = || File::options().write(true).custom_flags(nix::libc::O_NONBLOCK).open(&self.path).ok();
+        let mut end = None;
+        process::wait_until(|| {
+            end = open();
+            end.is_some() || running.has_ended()
+        });
+        Held { end: end.unwrap_or_else(|| panic!("the program does not come to its gate: {}", running.said())), path: self.path }
+    }
+}
+
+impl Held {
+    fn let_go(self) {
+        // What the program starts must not wait.
+        std::fs::remove_file(&self.path).expect("the test's own file");
+        drop(self.end);
+    }
+}
+
 /// A program under way under hound.
 pub struct Started {
     /// What was started: hound, or with [`Way::Preload`] the program itself.
@@ -112,6 +222,9 @@ pub struct Started {
     target: Target,
     dir: TempDir,
     file: PathBuf,
+    /// With [`Way::Kernel`]: hound.
+    pub hound: Option<Session>,
+    one_function: Vec<BTreeSet<String>>,
 }
 
 impl Started {
@@ -125,9 +238,21 @@ impl Started {
         let outcome = self.running.finish();
         let capture = match self.way {
             Way::Preload => capture::wait_until_finished(&self.file),
-            Way::Run | Way::RunWithoutFreeStacks => Capture { path: self.file },
+            Way::Run | Way::RunWithoutFreeStacks | Way::Kernel | Way::KernelRun => Capture { path: self.file },
         };
-        Recording { outcome, capture, target: self.target, dir: self.dir }
+        let said = self.hound.map(|hound| {
+            let (_, ended) = hound.finish();
+            assert_eq!(ended.shell_status(), 0, "hound: {}", ended.err());
+            ended.err()
+        });
+        let rules = Rules {
+            function_starts: self.target.program.function_starts(),
+            usable_unknown: self.way.is_by_the_kernel(),
+            copied: self.way.is_by_the_kernel(),
+            one_function: self.one_function,
+            ..Rules::default()
+        };
+        Recording { outcome, capture, said: said.unwrap_or_default(), target: self.target, dir: self.dir, rules }
     }
 }
 
@@ -137,8 +262,12 @@ pub struct Recording {
     pub outcome: Outcome,
     /// What hound recorded.
     pub capture: Capture,
+    /// With [`Way::Kernel`]: what hound said.
+    pub said: String,
     target: Target,
     dir: TempDir,
+    /// Rules for comparisons with what the program noted.
+    pub rules: Rules,
 }
 
 impl Recording {
@@ -160,12 +289,26 @@ impl Recording {
         let check = self.capture.check();
         assert!(check.status.success(), "hound check: {}{}", check.out(), check.err());
         let (oracle, events) = (self.oracle(), self.capture.events());
-        let rules = Rules { function_starts: self.target.program.function_starts(), cut_tail, ..Rules::default() };
+        let rules = Rules { cut_tail, ..self.rules.clone() };
         let differences = compare::differences(&oracle, &events, &rules);
         let name = format!("{:?} {:?}", self.target.program, self.target.args);
         assert!(differences.is_empty(), "{name}: the capture differs from the oracle:\n{}", differences.join("\n"));
         assert!(compare::noted(&oracle) > 0, "{name} noted nothing: it did not reach its path");
         self.report_must_agree(&events);
+        (oracle, events)
+    }
+
+    /// Of a recording in sampled mode: what was recorded is a part of what the program noted, and whole in itself. Returns both records.
+    ///
+    /// # Panics
+    /// With the first differences, if not.
+    pub fn must_be_a_sample(&self) -> (Oracle, Vec<Event>) {
+        let interval = self.target.interval.expect("it was recorded in sampled mode");
+        let name = format!("{:?} {:?} at {interval}", self.target.program, self.target.args);
+        let (oracle, events) = (self.oracle(), self.capture.events());
+        let differences = sampled::differences(&self.capture, &oracle, &events, interval, &self.rules);
+        assert!(differences.is_empty(), "{name}: the sample differs from the oracle:\n{}", differences.join("\n"));
+        assert!(compare::noted(&oracle) > 0, "{name} noted nothing: it did not reach its path");
         (oracle, events)
     }
 
@@ -208,8 +351,13 @@ impl Recording {
 
 /// Runs a program in all builds, by `hound run`: unharmed and exact in each.
 pub fn exact_in_all_builds(source: &'static str) {
+    exact_in_all_builds_by(source, Way::Run);
+}
+
+/// The same, in another way.
+pub fn exact_in_all_builds_by(source: &'static str, way: Way) {
     for build in Build::ALL {
-        let recording = Target::new(source, build).record(Way::Run);
+        let recording = Target::new(source, build).record(way);
         recording.must_be_unharmed().must_be_exact();
     }
 }

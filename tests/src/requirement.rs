@@ -27,6 +27,12 @@ pub fn root() -> bool {
     fulfilled("root", nix::unistd::geteuid().is_root())
 }
 
+/// Whether hound can probe from the kernel here, as it must: what hound itself needs for it is checked by `hound doctor`'s tests.
+pub fn uprobes() -> bool {
+    let there = |path: &str| std::path::Path::new(path).exists();
+    root() && fulfilled("uprobes and BTF", there("/sys/bus/event_source/devices/uprobe/type") && there("/sys/kernel/btf/vmlinux"))
+}
+
 /// Whether a container can be built: in a chroot, whose root is no mount, the kernel makes no user namespaces, and mounts cannot be set apart.
 pub fn containers() -> bool {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();

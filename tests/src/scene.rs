@@ -71,12 +71,12 @@ impl Scene {
         process::run(&mut self.on_target(name, args))
     }
 
-    /// Attaches, and waits until events come in.
+    /// Attaches in full mode, and waits until events come in.
     ///
     /// # Panics
     /// If none do.
     pub fn attach(&self, args: &[&str]) -> Running {
-        let hound = process::start(self.on_target("attach", &["-o"]).arg(self.file()).args(args));
+        let hound = process::start(self.on_target("attach", &["--mode", "full", "-o"]).arg(self.file()).args(args));
         assert!(
             wait_until(|| self.status()["events"].as_u64().is_some_and(|events| events > 0)),
             "no events: {}",

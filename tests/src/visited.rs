@@ -174,7 +174,7 @@ impl Visited {
     /// record and detach with `--unload`; waits for its end.
     pub fn visit(&self, variable: &str, value: &str) -> Outcome {
         let mut command = Command::new(binaries::hound_death());
-        command.args(["attach", "-p", &self.pid().to_string(), "--quiet", "--duration", "20ms", "--unload", "-o"]);
+        command.args(["attach", "-p", &self.pid().to_string(), "--mode", "full", "--quiet", "--duration", "20ms", "--unload", "-o"]);
         process::run(command.arg(self.capture()).env(variable, value))
     }
 

@@ -46,7 +46,7 @@ fn a_duration_ends_the_session() {
         return;
     }
     let scene = Scene::start();
-    let outcome = process::run(scene.on_target("attach", &["--duration", "300ms", "--quiet", "-o"]).arg(scene.file()));
+    let outcome = process::run(scene.on_target("attach", &["--mode", "full", "--duration", "300ms", "--quiet", "-o"]).arg(scene.file()));
     assert_eq!(outcome.shell_status(), 0, "{}", outcome.err());
     scene.must_end("detach");
     scene.must_end_by_itself();

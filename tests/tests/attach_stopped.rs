@@ -290,7 +290,7 @@ fn a_process_that_is_not_there_and_one_of_another_user_are_refused() {
     fs::set_permissions(dir.path(), open).expect("the test's own directory");
     let bin = binaries::for_everybody();
     let mut command = Command::new(bin.path().join("hound"));
-    command.args(["attach", "--quiet", "-p", &subject.pid().to_string(), "-o"]).arg(dir.path().join("c.hound"));
+    command.args(["attach", "--mode", "full", "--quiet", "-p", &subject.pid().to_string(), "-o"]).arg(dir.path().join("c.hound"));
     let refused = process::run(command.uid(65534).gid(65534));
     assert_eq!(refused.status.code(), Some(2), "{}", refused.err());
     let err = refused.err().to_lowercase();

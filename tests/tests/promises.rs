@@ -186,7 +186,7 @@ fn the_real_free_is_jumped_to() {
     let library = binaries::libhound();
     let (_, body) = attach::nm(&library.display().to_string(), "-a")
         .into_iter()
-        .find(|(_, name)| name.contains("6bodies4free"))
+        .find(|(_, name)| name.contains("6bodies13free_recorded"))
         .expect("the library still has its symbols, and a body for free");
     let listing = Command::new("objdump").args(["-d", "--no-show-raw-insn", &format!("--disassemble={body}")]).arg(&library).output();
     let listing = String::from_utf8_lossy(&listing.expect("objdump is installed with the compiler").stdout).into_owned();

@@ -35,7 +35,9 @@ const UNSAFE: &[(&str, &str)] = &[
     ("hound-ebpf/src", "reads memory of kernel and targets"),
     ("inject/src", "ptrace"),
     ("inject/tests/process.rs", "signals to its own children"),
+    ("inject/tests/probes.rs", "uprobes that count"),
     ("hound-user/src/session", "maps memory shared with targets"),
+    ("hound-user/src/columns/mapped.rs", "maps the index of a capture"),
     ("unwind/tests", "compares rows with the live stack of the test itself"),
     ("tests/programs", "programs that misbehave on purpose"),
 ];

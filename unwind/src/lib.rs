@@ -29,6 +29,6 @@ pub use end::EndReason;
 pub use evaluate::{Scratch, evaluate, visit_rows};
 pub use exercise::exercise;
 pub use general::step_general;
-pub use row::{Row, RowKind, Saved, SavedSlots, is_signal_return};
+pub use row::{LONGEST_CALL, Row, RowKind, Saved, SavedSlots, is_signal_return, may_end_in_call};
 pub use sections::Sections;
 pub use step::{FullRegs, Regs, Stepped, frame_pointer_step, step, step_full, step_simple};

@@ -266,6 +266,18 @@ pub fn is_signal_return(code: &[u8]) -> bool {
     code.starts_with(&[0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05]) || code.starts_with(&[0xb8, 0x0f, 0, 0, 0, 0x0f, 0x05])
 }
 
+/// Bytes of the longest call instruction.
+pub const LONGEST_CALL: usize = 7;
+
+/// Whether a call instruction may end where these bytes do. What stands behind none is no return address.
+#[must_use]
+pub fn may_end_in_call(before: &[u8; LONGEST_CALL]) -> bool {
+    const CALL_RELATIVE: u8 = 0xe8;
+    const INDIRECT: u8 = 0xff;
+    // `call r/m64` is FF /2, with two to seven bytes in all.
+    before[2] == CALL_RELATIVE || before.windows(2).any(|pair| matches!(pair, [INDIRECT, modrm] if modrm >> 3 & 7 == 2))
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Row, RowKind, Saved, SavedSlots};

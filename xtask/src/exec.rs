@@ -49,6 +49,25 @@ pub fn ended(child: &mut Child, what: &str, limit: Duration) -> Result<ExitStatu
     }
 }
 
+/// A child that does not outlive what it is for.
+pub struct Ending(pub Child);
+
+/// How long a child may take to end.
+const END_LIMIT: Duration = Duration::from_secs(60);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if self.0.try_wait().is_ok_and(|ended| ended.is_some()) {
+            return;
+        }
+        // hound passes the signal on to what it has launched, and completes its capture.
+        if let Some(pid) = i32::try_from(self.0.id()).ok().and_then(rustix::process::Pid::from_raw) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+        let _ = ended(&mut self.0, "a child", END_LIMIT);
+    }
+}
+
 /// Waits until a server accepts connections on a socket; an error if the child ends before, or `limit` passes.
 pub fn listening(socket: &Path, server: &mut Child, what: &str, limit: Duration) -> Result<()> {
     let deadline = Instant::now() + limit;

@@ -13,15 +13,18 @@ mod ci;
 mod compile;
 mod coverage;
 mod demo;
+mod ebpf;
 mod exec;
 mod fuzz;
 mod json;
+mod page;
 mod place;
 mod programs;
 mod setup;
 mod skips;
 mod test;
 mod torture;
+mod verdicts;
 mod watch;
 
 use clap::{Parser, Subcommand};
@@ -74,7 +77,9 @@ enum Task {
     Demo,
     /// Measure what hound costs, beside no profiler and heaptrack; keep the tables of docs/overhead.md
     Bench(bench::Options),
-    /// What .ci/run does: format, lints, and all tests with skips turned into failures
+    /// Build hound's programs for the kernel, and keep the object that the plain build takes
+    Ebpf(ebpf::Options),
+    /// What .ci/run does: format, lints, the programs for the kernel, and all tests with skips turned into failures
     Ci,
     /// Report the share of program counters that unwind rows cover, over ELF files (a standard set without any)
     Coverage {
@@ -85,6 +90,8 @@ enum Task {
     Fuzz(fuzz::Options),
     /// Attach to and detach from a program that tortures itself, at random moments, and kill hound now and then
     Torture(torture::Options),
+    /// Record real services under load, healthy programs and known leaks, and compare `hound leaks` with what is known of them
+    Verdicts(verdicts::Options),
 }
 
 fn main() -> ExitCode {
@@ -94,10 +101,12 @@ fn main() -> ExitCode {
         Task::Test { args } => test::task(&args),
         Task::Demo => demo::task(),
         Task::Bench(options) => bench::task(&options),
+        Task::Ebpf(options) => ebpf::task(&options),
         Task::Ci => ci::task(),
         Task::Coverage { files } => coverage::task(&files),
         Task::Fuzz(options) => fuzz::task(&options),
         Task::Torture(options) => torture::task(&options),
+        Task::Verdicts(options) => verdicts::task(&options),
     };
     match done {
         Ok(Verdict::Good) => ExitCode::SUCCESS,

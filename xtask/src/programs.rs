@@ -8,18 +8,24 @@ use std::process::Command;
 
 /// Compiles `xtask/programs/SOURCE` with `flags` to `target/xtask/programs/NAME`, unless what is there is newer.
 pub fn compiled(source: &str, name: &str, flags: &[&str]) -> Result<PathBuf> {
+    compiled_by(None, source, name, flags)
+}
+
+/// As [`compiled`], by another compiler of C than the usual one.
+pub fn compiled_by(compiler: Option<&str>, source: &str, name: &str, flags: &[&str]) -> Result<PathBuf> {
     let from = place::workspace().join("xtask/programs").join(source);
     let to = place::kept("programs")?.join(name);
     if newer(&to, &from) {
         return Ok(to);
     }
     let mut compiler = match from.extension().and_then(|kind| kind.to_str()) {
-        Some("c") => with(Command::new("gcc"), &["-O2", "-g"]),
+        Some("c") => with(Command::new(compiler.unwrap_or("gcc")), &["-O2", "-g"]),
         Some("cpp") => with(Command::new("g++"), &["-std=c++20", "-O2", "-g", "-pthread"]),
         Some("rs") => with(Command::new("rustc"), &["-O", "-g", "--edition", "2024"]),
         _ => bail!("no compiler for {source}"),
     };
-    exec::run(compiler.args(flags).arg("-o").arg(&to).arg(&from))?;
+    // Libraries are named behind what needs them.
+    exec::run(compiler.arg("-o").arg(&to).arg(&from).args(flags))?;
     Ok(to)
 }
 

@@ -17,34 +17,57 @@ pub enum Purpose {
     Demo,
     /// `cargo xtask bench`
     Bench,
+    /// `cargo xtask ebpf`
+    Ebpf,
+    /// `cargo xtask bench memleak`
+    Memleak,
+    /// `cargo xtask verdicts`
+    Verdicts,
 }
 
-use Purpose::{Bench, Demo, Test};
+use Purpose::{Bench, Demo, Ebpf, Memleak, Test, Verdicts};
 
 /// The packages and what each is for. `redis-tools` holds the server too, as a program of two names (see `programs::redis_server`);
 /// `redis-server` would add nothing but a system service that starts at once.
 const PACKAGES: &[(&str, &[Purpose])] = &[
-    ("g++", &[Test, Demo, Bench]),
-    ("python3", &[Test, Bench]),
-    ("sqlite3", &[Test, Bench]),
-    ("redis-tools", &[Test, Demo, Bench]),
+    ("g++", &[Test, Demo, Bench, Verdicts]),
+    ("python3", &[Test, Bench, Verdicts]),
+    ("sqlite3", &[Test, Bench, Verdicts]),
+    ("redis-tools", &[Test, Demo, Bench, Verdicts]),
     // What full mode is attached to: other C libraries, other allocators, real servers; and the tracers that it must notice.
-    ("musl-tools", &[Test]),
-    ("libtcmalloc-minimal4", &[Test]),
+    ("musl-tools", &[Test, Bench]),
+    ("libtcmalloc-minimal4", &[Test, Bench]),
     ("libgoogle-perftools-dev", &[Test]),
-    ("libjemalloc2", &[Test]),
+    ("libjemalloc2", &[Test, Bench]),
     ("libmimalloc2.0", &[Test]),
     ("gdb", &[Test]),
-    ("nginx-light", &[Test]),
-    ("postgresql-15", &[Test]),
-    ("nodejs", &[Test]),
+    ("linux-perf", &[Test]),
+    ("nginx-light", &[Test, Verdicts]),
+    ("postgresql-15", &[Test, Verdicts]),
+    ("nodejs", &[Test, Verdicts]),
+    // Draws what hound drew.
+    ("librsvg2-bin", &[Test]),
     ("openjdk-17-jdk-headless", &[Test]),
+    // Services. Debian starts some of them with the machine when they are installed; those are not the ones that are recorded.
+    ("apache2-bin", &[Verdicts]),
+    ("haproxy", &[Verdicts]),
+    ("memcached", &[Verdicts]),
+    ("mosquitto", &[Verdicts]),
+    ("unbound", &[Verdicts]),
+    ("git", &[Verdicts]),
+    // An extension of sqlite3 is compiled that leaks.
+    ("libsqlite3-dev", &[Verdicts]),
     ("heaptrack", &[Bench]),
+    ("bpfcc-tools", &[Memleak]),
+    ("linux-headers-amd64", &[Memleak]),
+    // A compiler with a core library for the kernel's machine.
+    ("rustc-web", &[Ebpf]),
+    ("libstd-rust-web-dev-bpf", &[Ebpf]),
 ];
 
 /// `cargo xtask setup`: all purposes when none is named.
 pub fn task(purposes: &[Purpose]) -> Result<Verdict> {
-    ensure(if purposes.is_empty() { &[Test, Demo, Bench] } else { purposes })?;
+    ensure(if purposes.is_empty() { &[Test, Demo, Bench, Ebpf, Memleak, Verdicts] } else { purposes })?;
     println!("setup: every package is there");
     Ok(Verdict::Good)
 }

@@ -4,13 +4,13 @@ use super::clock::{Span, TickClock};
 use super::columns::*;
 use super::format::{CHUNK_HEADER_BYTES, ChunkHeader};
 use super::index::{Placed, Source};
-use super::model::{Alloc, Free, StackId, StackRoot, StackTree, Stamped, StreamId};
+use super::model::{Alloc, Free, ProcessId, StackId, StackRoot, StackTree, Stamped, StreamId};
 use super::nodes::NodeList;
 use super::predict::*;
-use super::rare::{self, RareRecord};
-use super::reader::Visitor;
+use super::rare::{self, FAULT_WORDS, RareRecord};
+use super::reader::{Raw, Visitor};
 use super::varint::{self, Cursor};
-use hound_common::event::{self, ALLOC_REALLOC, FREE_HAS_STACK, FREE_REALLOC};
+use hound_common::event::{self, ALLOC_REALLOC, FREE_HAS_STACK, FREE_REALLOC, tag};
 use hound_common::hook::Kind;
 use std::collections::HashMap;
 use zstd::bulk::Decompressor;
@@ -74,6 +74,7 @@ impl Loaded {
 
 /// Puts a section's stacks into the capture's tree, each node once a root.
 struct Grafter<'a> {
+    process: ProcessId,
     nodes: &'a NodeList,
     tree: &'a mut StackTree,
     /// Per root: the capture's id of each node.
@@ -82,7 +83,7 @@ struct Grafter<'a> {
 
 impl Grafter<'_> {
     fn graft(&mut self, shape: ShapeKey) -> StackId {
-        let root = StackRoot { reason: shape.reason(), frame_pointers: shape.frame_pointers() };
+        let root = StackRoot { reason: shape.reason(), frame_pointers: shape.frame_pointers(), process: self.process };
         let tree = &mut *self.tree;
         let nodes = self.nodes;
         let known = self.known.entry(root).or_insert_with(|| {
@@ -147,7 +148,7 @@ impl SectionDecoder {
     /// Starts decoding; the section's stacks go into the tree.
     pub fn new(loaded: Loaded, tree: &mut StackTree, clock: &TickClock) -> Self {
         let Loaded { header, columns, shapes, nodes, rare } = loaded;
-        let mut grafter = Grafter { nodes: &nodes, tree, known: HashMap::new() };
+        let mut grafter = Grafter { process: ProcessId(header.process), nodes: &nodes, tree, known: HashMap::new() };
         let shape = |key: ShapeKey, grafter: &mut Grafter<'_>| Shape {
             key,
             kind: Kind::from_u8(key.kind()),
@@ -248,7 +249,10 @@ impl SectionDecoder {
             let time_ns = self.ns(ticks, clock);
             let stream = StreamId(self.header.stream);
             if let Some((record, stack)) = self.rare.next() {
-                visitor.other(&Stamped { time_ns, stream, event: record.event(stack) });
+                let RareRecord { header, words, .. } = &record;
+                let words = if header.tag == tag::FAULT { &words[..words.len().min(FAULT_WORDS)] } else { words };
+                let raw = Raw { tag: header.tag, ab: (header.a, header.b), words };
+                visitor.record(&Stamped { time_ns, stream, event: record.event(stack, clock) }, raw);
             }
         }
     }

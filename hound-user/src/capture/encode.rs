@@ -7,11 +7,11 @@
 use super::addrmap::AddrMap;
 use super::columns::*;
 use super::format::ChunkHeader;
-use super::model::StreamId;
+use super::model::{ProcessId, StreamId};
 use super::nodes::Nodes;
 use super::paths::ModulePaths;
 use super::predict::*;
-use super::rare::RareWriter;
+use super::rare::{FAULT_WORDS, RareWriter};
 use super::section::Section;
 use super::session::SessionInfo;
 use super::stack::{REASON_DAMAGED, StackMirror};
@@ -34,6 +34,8 @@ pub struct StreamMeta {
     pub tid: u32,
     /// Nesting level of signal handlers.
     pub level: u32,
+    /// Whose it is.
+    pub process: ProcessId,
     /// [`SessionInfo::time_shift`].
     pub time_shift: u8,
 }
@@ -41,7 +43,7 @@ pub struct StreamMeta {
 impl StreamMeta {
     /// Meta data with the shift the session's clock allows.
     pub fn new(id: StreamId, tid: u32, level: u32, session: &SessionInfo) -> Self {
-        StreamMeta { id, tid, level, time_shift: session.time_shift() }
+        StreamMeta { id, tid, level, process: ProcessId::FIRST, time_shift: session.time_shift() }
     }
 }
 
@@ -231,6 +233,7 @@ impl StreamEncoder {
             stream: self.meta.id.0,
             tid: self.meta.tid,
             level: self.meta.level,
+            process: self.meta.process.0,
             events: open.events,
             rare_events: open.rare.events(),
             first: open.first << shift,
@@ -385,9 +388,10 @@ impl StreamEncoder {
     #[inline(never)]
     fn rare(&mut self, header: Header, record: &[[u8; 8]], out: &mut Vec<Section>) -> bool {
         let least = match header.tag {
-            tag::LOST | tag::RATE | tag::MARKER | tag::FAULT | tag::THREAD | tag::END => 1,
+            tag::LOST | tag::RATE | tag::MARKER | tag::FAULT | tag::THREAD | tag::END | tag::LIVENESS => 1,
             tag::PROCESS | tag::MODULE_GONE | tag::UNMAP | tag::BRK => 2,
-            tag::PROTECT => 3,
+            tag::PROTECT | tag::STRIPPED => 3,
+            tag::WINDOW => 4,
             tag::MAP | tag::REMAP | tag::MODULE => 5,
             _ => 0,
         };
@@ -401,6 +405,15 @@ impl StreamEncoder {
 
     fn append_rare(&mut self, header: Header, payload: &[[u8; 8]], out: &mut Vec<Section>) {
         let stack = matches!(header.tag, tag::MAP | tag::UNMAP | tag::REMAP).then(|| ShapeKey(self.stack_key()));
+        let mut with_stack = [[0; 8]; FAULT_WORDS + 1];
+        let payload = match payload.first_chunk::<FAULT_WORDS>() {
+            Some(words) if header.tag == tag::FAULT => {
+                with_stack[..FAULT_WORDS].copy_from_slice(words);
+                with_stack[FAULT_WORDS] = (self.stack_key() >> 16).to_le_bytes();
+                &with_stack[..]
+            }
+            _ => payload,
+        };
         let time = self.time();
         let open = &mut self.section;
         open.touch(time);

@@ -75,7 +75,7 @@ impl std::error::Error for CaptureError {
 }
 
 /// Something in a capture that cannot be right. Offsets are bytes from the file's start.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Anomaly {
     /// The file ends inside a chunk.
     Cut {
@@ -100,7 +100,7 @@ pub enum Anomaly {
         /// Events its header counts.
         events: u64,
         /// What is wrong.
-        what: &'static str,
+        what: std::borrow::Cow<'static, str>,
     },
     /// Chunk numbers jump: chunks are missing.
     MissingChunks {
@@ -144,7 +144,7 @@ impl fmt::Display for Anomaly {
 }
 
 /// All anomalies met, in the order of the file.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Anomalies(pub Vec<Anomaly>);
 
 impl Anomalies {

@@ -3,7 +3,9 @@
 /// First bytes of every capture.
 pub const FILE_MAGIC: [u8; 8] = *b"HOUNDCAP";
 /// Changes when a reader of an older version would misread the file.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
+/// What is written where there is one process only: older readers read that as well.
+pub const ONE_PROCESS_VERSION: u32 = 1;
 /// Length of the file header.
 pub const FILE_HEADER_BYTES: usize = 16;
 /// First bytes of every chunk. None of them is ASCII or zero, so that text and holes do not look like one.
@@ -60,8 +62,10 @@ pub struct ChunkHeader {
     pub stream: u32,
     /// Its thread, 0 if not known.
     pub tid: u32,
-    /// Its nesting level.
+    /// Its nesting level; below 256.
     pub level: u32,
+    /// Number of its process in the capture; below 2²⁴.
+    pub process: u32,
     /// Allocations and frees in it.
     pub events: u32,
     /// All other events in it.
@@ -89,7 +93,7 @@ impl ChunkHeader {
             self.main_raw,
             self.stream,
             self.tid,
-            self.level,
+            self.level & 0xff | self.process << 8,
             self.events,
             self.rare_events,
         ];
@@ -120,7 +124,8 @@ impl ChunkHeader {
             main_raw: u32_at(bytes, 24)?,
             stream: u32_at(bytes, 28)?,
             tid: u32_at(bytes, 32)?,
-            level: u32_at(bytes, 36)?,
+            level: u32_at(bytes, 36)? & 0xff,
+            process: u32_at(bytes, 36)? >> 8,
             events: u32_at(bytes, 40)?,
             rare_events: u32_at(bytes, 44)?,
             first: u64_at(bytes, 48)?,
@@ -142,11 +147,12 @@ impl ChunkHeader {
     }
 }
 
-/// The file header's bytes.
-pub fn file_header() -> [u8; FILE_HEADER_BYTES] {
+/// The file header's bytes. `several`: there may be streams of more than one process.
+pub fn file_header(several: bool) -> [u8; FILE_HEADER_BYTES] {
     let mut bytes = [0; FILE_HEADER_BYTES];
     bytes[..8].copy_from_slice(&FILE_MAGIC);
-    bytes[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+    let version = if several { FORMAT_VERSION } else { ONE_PROCESS_VERSION };
+    bytes[8..12].copy_from_slice(&version.to_le_bytes());
     bytes
 }
 

@@ -146,5 +146,5 @@ impl Merge<'_> {
 }
 
 fn damaged(at: u64, events: u64, others: u64, what: &'static str) -> Anomaly {
-    Anomaly::Damaged { at, events: events + others, what }
+    Anomaly::Damaged { at, events: events + others, what: what.into() }
 }

@@ -34,9 +34,9 @@ pub use error::{Anomalies, Anomaly, CaptureError};
 pub use exercise::exercise;
 pub use format::{ChunkKind, FORMAT_VERSION};
 pub use paths::{MAPPED_LIBRARY, ModulePaths};
-pub use reader::{Capture, EventCounts, Visitor};
+pub use reader::{Capture, EventCounts, Raw, Stripped, Visitor};
 pub use section::{Chunk, Compressor, Section};
-pub use session::{Calibration, Clock, End, Loss, ModuleSpan, Pool, SessionInfo, StreamInfo, UnwindCounters};
+pub use session::{Calibration, Clock, End, Loss, ModuleSpan, Pool, ProcessInfo, STARTED, SessionInfo, StreamInfo, UnwindCounters};
 pub use stack::REASON_DAMAGED;
 pub use writer::{CaptureWriter, MemorySink, Sink};
 

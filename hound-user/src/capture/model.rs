@@ -12,6 +12,15 @@ pub struct StackId(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StreamId(pub u32);
 
+/// A process of a capture, in the order in which they came. See [`super::ProcessInfo`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct ProcessId(pub u32);
+
+impl ProcessId {
+    /// The one that the session record tells of; in most captures the only one.
+    pub const FIRST: ProcessId = ProcessId(0);
+}
+
 /// Where unwinding began to end: the root a stack hangs from. `reason` is an unwind end reason's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct StackRoot {
@@ -19,6 +28,8 @@ pub struct StackRoot {
     pub reason: u8,
     /// Some frame was found through frame pointers.
     pub frame_pointers: bool,
+    /// Whose stack it is: the same address is another function elsewhere.
+    pub process: ProcessId,
 }
 
 /// A node of the prefix tree. Parents always come before their children.
@@ -40,6 +51,10 @@ pub enum StackNode {
 pub struct StackTree {
     nodes: Vec<StackNode>,
     children: HashMap<(u32, u64), u32, BuildHasherDefault<NodeHasher>>,
+    /// Whether there are roots of other processes than the first.
+    several: bool,
+    /// `children` is to be made yet: who only looks at a tree that was stored does without.
+    stored: bool,
 }
 
 /// Hashes a (parent, ip) by two multiplications. The keys come from the target, so someone could choose them to collide; that slows the
@@ -67,11 +82,38 @@ impl Hasher for NodeHasher {
     }
 }
 
+impl StackRoot {
+    /// As one number.
+    pub(crate) fn to_word(self) -> u64 {
+        u64::from(self.process.0) << 9 | u64::from(self.reason) << 1 | u64::from(self.frame_pointers)
+    }
+
+    /// Back from [`Self::to_word`].
+    pub(crate) fn from_word(word: u64) -> Self {
+        StackRoot { reason: (word >> 1) as u8, frame_pointers: word & 1 != 0, process: ProcessId((word >> 9) as u32) }
+    }
+}
+
 impl StackTree {
+    /// The tree of these nodes. `None` where one is missing, or comes before its parent.
+    pub(crate) fn of_nodes(nodes: impl Iterator<Item = Option<StackNode>>) -> Option<Self> {
+        let mut tree = StackTree { stored: true, ..StackTree::default() };
+        for node in nodes {
+            match node? {
+                StackNode::Root(root) => tree.several |= root.process != ProcessId::FIRST,
+                StackNode::Frame { parent, .. } if parent.0 as usize >= tree.nodes.len() => return None,
+                StackNode::Frame { .. } => {}
+            }
+            tree.nodes.push(node?);
+        }
+        Some(tree)
+    }
+
     /// The root for this way of ending, made if new.
     pub fn root(&mut self, root: StackRoot) -> StackId {
-        // Roots are few (reasons × 2): kept in the same map under a parent number no frame can have.
-        let key = (u32::MAX, u64::from(root.reason) << 1 | u64::from(root.frame_pointers));
+        // Roots are few (reasons × 2, for each process): kept in the same map under a parent number no frame can have.
+        let key = (u32::MAX, root.to_word());
+        self.several |= root.process != ProcessId::FIRST;
         self.intern(key, StackNode::Root(root))
     }
 
@@ -80,7 +122,22 @@ impl StackTree {
         self.intern((parent.0, ip), StackNode::Frame { parent, ip })
     }
 
+    #[cold]
+    fn recognise(&mut self) {
+        self.stored = false;
+        for (number, node) in self.nodes.iter().enumerate() {
+            let key = match node {
+                StackNode::Root(root) => (u32::MAX, root.to_word()),
+                StackNode::Frame { parent, ip } => (parent.0, *ip),
+            };
+            self.children.entry(key).or_insert(number as u32);
+        }
+    }
+
     fn intern(&mut self, key: (u32, u64), node: StackNode) -> StackId {
+        if self.stored {
+            self.recognise();
+        }
         let nodes = &mut self.nodes;
         StackId(*self.children.entry(key).or_insert_with(|| {
             nodes.push(node);
@@ -112,6 +169,11 @@ impl StackTree {
             }
             _ => None,
         })
+    }
+
+    /// Whose stack it is.
+    pub fn process_of(&self, id: StackId) -> ProcessId {
+        if self.several { self.root_of(id).map_or(ProcessId::FIRST, |root| root.process) } else { ProcessId::FIRST }
     }
 
     /// How a stack ended.
@@ -193,6 +255,8 @@ pub enum Event {
     },
     /// About the stream's thread.
     Thread(ThreadEvent),
+    /// The stream's process is recorded from here on.
+    Process(ProcessEvent),
     /// The program set a marker.
     Marker(u32),
     /// Somebody outside the program set a marker with this text (`hound mark`).
@@ -202,8 +266,39 @@ pub enum Event {
         /// New mode.
         mode: u8,
     },
-    /// Mean bytes between samples from here on; 0 = exact.
+    /// Mean bytes between samples from here on, in this stream; 0 = exact.
     Rate(u64),
+    /// Of a period that was sampled, one window was observed. All in nanoseconds since the capture began.
+    Window {
+        /// When it was opened.
+        opened_ns: u64,
+        /// When it was closed.
+        closed_ns: u64,
+        /// When the period began.
+        from_ns: u64,
+        /// When it ended.
+        to_ns: u64,
+    },
+    /// What is known now of a sampled block whose release may not have been seen.
+    Liveness {
+        /// `hound_common::event::LIVENESS_…`
+        state: u8,
+        /// The block's address.
+        addr: u64,
+        /// The pool it is of; 0: the heap.
+        pool: u8,
+    },
+    /// Blocks of this stream were left out since the last such event, with their releases (`hound strip`).
+    Stripped {
+        /// The pool they are of; 0: the heap.
+        pool: u8,
+        /// How many.
+        blocks: u64,
+        /// Their bytes.
+        bytes: u64,
+        /// They lived shorter than this.
+        threshold_ns: u64,
+    },
     /// Resident bytes of a recorded map.
     MapRss {
         /// Start of the map.
@@ -222,6 +317,15 @@ pub enum Event {
         /// Swapped out.
         swapped: u64,
     },
+    /// What the process' memory is, in bytes.
+    ProcessMemory(ProcessMemory),
+    /// The most that was resident of the process since it began, in bytes, as the kernel has kept it.
+    ProcessPeak {
+        /// Bytes.
+        resident: u64,
+    },
+    /// A page that was not there was touched.
+    Fault(Fault),
     /// Events known to be missing (`hound_common::event::LOST_…`).
     Lost {
         /// How many.
@@ -285,6 +389,48 @@ pub struct Free {
     pub stack: Option<StackId>,
 }
 
+/// A page that was not there was touched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Which byte.
+    pub addr: u64,
+    /// Mean bytes between samples when this one was drawn, each touch counting for 4096; 0: every one was recorded.
+    pub interval: u64,
+    /// Bytes that were mapped by it: a page, or a huge page.
+    pub bytes: u64,
+    /// What lies there (`hound_common::event::FAULT_…`).
+    pub kind: u8,
+    /// `FAULT_BY_KERNEL`, `FAULT_WRITE`.
+    pub flags: u8,
+    /// Where from. The first ip is that of the instruction, plus one: as in a return address, what is meant lies before it.
+    pub stack: StackId,
+}
+
+/// What a process' memory is, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProcessMemory {
+    /// Address space (VmSize).
+    pub virtual_size: u64,
+    /// Resident, of no file (RssAnon).
+    pub anonymous: u64,
+    /// Resident pages of files (RssFile).
+    pub file: u64,
+    /// Resident shared memory (RssShmem).
+    pub shared: u64,
+}
+
+impl ProcessMemory {
+    /// Both together: what processes share counts for each.
+    pub fn and(self, other: &Self) -> Self {
+        ProcessMemory {
+            virtual_size: self.virtual_size.saturating_add(other.virtual_size),
+            anonymous: self.anonymous.saturating_add(other.anonymous),
+            file: self.file.saturating_add(other.file),
+            shared: self.shared.saturating_add(other.shared),
+        }
+    }
+}
+
 /// A mapped ELF image.
 #[derive(Clone, Debug, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct Module {
@@ -298,6 +444,21 @@ pub struct Module {
     pub build_id: Vec<u8>,
     /// Path as the target sees it; "[vdso]" and such for what is no file.
     pub path: String,
+}
+
+/// A process is recorded from here on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessEvent {
+    /// How it came to be (`hound_common::event::PROCESS_…`).
+    pub began: u8,
+    /// As the machine numbers it.
+    pub pid: u32,
+    /// Its parent, as the machine numbers it.
+    pub parent: u32,
+    /// Which one of the capture it was before.
+    pub from: Option<ProcessId>,
+    /// Its command line.
+    pub command: Vec<String>,
 }
 
 /// About a thread.

@@ -1,11 +1,15 @@
 //! The rare part of a section: every event that is no allocation or free, kept as its ring record so that all of it survives, also tags
 //! this version does not know. It is compressed apart, so that opening a capture reads it without the rest.
 
+use super::clock::TickClock;
 use super::columns::ShapeKey;
-use super::model::{Event, Module, StackId, ThreadEvent};
+use super::model::{Event, Fault, Module, ProcessEvent, ProcessId, ProcessMemory, StackId, ThreadEvent};
 use super::session::UnwindCounters;
 use super::varint::{self, Cursor};
 use hound_common::event::{self, Header, tag};
+
+/// Words of a `FAULT` that has a stack, without it. In the file the stack is one more word: readers that know no such stack pass over it.
+pub const FAULT_WORDS: usize = 3;
 
 /// Builds the part.
 #[derive(Debug, Default)]
@@ -63,7 +67,7 @@ pub struct RareRecord {
     pub time: u64,
     /// Tag, `a` and `b` are meant; the rest is 0.
     pub header: Header,
-    /// Stack part of a [`ShapeKey`], for the tags that have one.
+    /// Stack part of a [`ShapeKey`], for the records that have one.
     pub stack: Option<ShapeKey>,
     /// Words after the header.
     pub words: Vec<u64>,
@@ -79,19 +83,20 @@ pub fn read(bytes: &[u8], first: u64, events: u32) -> Option<Vec<RareRecord>> {
         time = time.checked_add(cursor.number(bytes))?;
         let [tag, a, b] = std::array::from_fn(|_| cursor.byte(bytes));
         let count = cursor.number(bytes);
-        let stack = matches!(tag, tag::MAP | tag::UNMAP | tag::REMAP).then(|| ShapeKey(cursor.number(bytes) << 16));
+        let before = matches!(tag, tag::MAP | tag::UNMAP | tag::REMAP).then(|| ShapeKey(cursor.number(bytes) << 16));
         if count > cursor.left(bytes) as u64 / 8 {
             return None;
         }
-        let words = (0..count).map(|_| cursor.word(bytes)).collect();
+        let words: Vec<u64> = (0..count).map(|_| cursor.word(bytes)).collect();
+        let stack = before.or_else(|| (tag == tag::FAULT).then(|| words.get(FAULT_WORDS).map(|word| ShapeKey(word << 16)))?);
         records.push(RareRecord { position, time, header: Header { tag, words: 0, a, b, dt: 0 }, stack, words });
     }
     cursor.is_at_end(bytes).then_some(records)
 }
 
 impl RareRecord {
-    /// The event. `stack` is the global id of [`Self::stack`].
-    pub fn event(&self, stack: StackId) -> Event {
+    /// The event. `stack` is the global id of [`Self::stack`]; `clock` turns the ticks in it into times.
+    pub fn event(&self, stack: StackId, clock: &TickClock) -> Event {
         let at = |i: usize| self.words.get(i).copied().unwrap_or(0);
         match self.header.tag {
             tag::MAP => Event::Map {
@@ -108,17 +113,34 @@ impl RareRecord {
             tag::MODULE => Event::Module(self.module()),
             tag::MODULE_GONE => Event::ModuleGone { start: at(0), end: at(1) },
             tag::THREAD => self.thread(),
+            tag::PROCESS => self.process(),
             tag::RATE => Event::Rate(at(0)),
+            tag::WINDOW => {
+                Event::Window { opened_ns: clock.ns(at(0)), closed_ns: clock.ns(at(1)), from_ns: clock.ns(at(2)), to_ns: clock.ns(at(3)) }
+            }
+            tag::LIVENESS => {
+                let (addr, pool) = event::of_liveness_word(at(0));
+                Event::Liveness { state: self.header.a, addr, pool }
+            }
+            tag::STRIPPED => Event::Stripped { pool: self.header.a, blocks: at(0), bytes: at(1), threshold_ns: at(2) },
             tag::MODE => Event::Mode { mode: self.header.a },
             tag::MARKER if self.header.a == event::MARKER_TEXT => {
                 Event::Mark(String::from_utf8_lossy(&self.bytes(2, at(1) as usize)).into_owned())
             }
             tag::MARKER => Event::Marker(at(0) as u32),
+            tag::FAULT if self.words.len() > FAULT_WORDS => {
+                let Header { a: kind, b: flags, .. } = self.header;
+                Event::Fault(Fault { addr: at(0), interval: at(1), bytes: at(2), kind, flags, stack })
+            }
             tag::LOST => Event::Lost { count: at(0), reason: self.header.a },
             tag::END => Event::End { reason: self.header.a, value: at(0) },
             tag::METRIC => match self.header.a {
                 event::METRIC_MAP_RSS => Event::MapRss { addr: at(0), length: at(1), resident: at(2) },
                 event::METRIC_PROCESS_RSS => Event::ProcessRss { resident: at(0), proportional: at(1), swapped: at(2) },
+                event::METRIC_PROCESS_MEMORY => {
+                    Event::ProcessMemory(ProcessMemory { virtual_size: at(0), anonymous: at(1), file: at(2), shared: at(3) })
+                }
+                event::METRIC_PROCESS_PEAK => Event::ProcessPeak { resident: at(0) },
                 event::METRIC_UNWINDING => Event::Unwinding(UnwindCounters::from_words(&self.words)),
                 _ => self.other(),
             },
@@ -137,6 +159,22 @@ impl RareRecord {
         let build_id = self.bytes(5, id_length);
         let path = self.bytes(5 + id_length.div_ceil(8), path_length);
         Module { bias: at(0), start: at(1), end: at(2), build_id, path: String::from_utf8_lossy(&path).into_owned() }
+    }
+
+    fn process(&self) -> Event {
+        let at = |i: usize| self.words.get(i).copied().unwrap_or(0);
+        if !(event::PROCESS_JOINED..=event::PROCESS_NEW_PROGRAM).contains(&self.header.a) {
+            return self.other();
+        }
+        let words = self.bytes(4, at(3) as usize);
+        let words = words.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned());
+        Event::Process(ProcessEvent {
+            began: self.header.a,
+            pid: at(0) as u32,
+            parent: at(1) as u32,
+            from: u32::try_from(at(2)).ok().and_then(|number| number.checked_sub(1)).map(ProcessId),
+            command: if at(3) == 0 { Vec::new() } else { words.collect() },
+        })
     }
 
     fn thread(&self) -> Event {

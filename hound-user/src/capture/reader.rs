@@ -6,8 +6,9 @@ use super::error::{Anomalies, Anomaly, CaptureError};
 use super::format::{ChunkKind, FILE_HEADER_BYTES, FILE_MAGIC, FORMAT_VERSION, u32_at, u64_at};
 use super::index::{self, Placed, Source};
 use super::merge;
-use super::model::{Alloc, Event, Free, StackId, StackTree, Stamped, StreamId, ThreadEvent};
-use super::session::{Calibration, End, Loss, ModuleSpan, SessionInfo, StreamInfo, UnwindCounters};
+use super::model::{Alloc, Event, Free, Module, ProcessEvent, ProcessId, StackId, StackTree, Stamped, StreamId, ThreadEvent};
+use super::session::{Calibration, Clock, End, Loss, ModuleSpan, ProcessInfo, SessionInfo, StreamInfo, UnwindCounters};
+use hound_common::event::{END_THREAD, tag};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,11 @@ pub trait Visitor {
     fn free(&mut self, time_ns: u64, stream: StreamId, free: &Free);
     /// Anything else (never [`Event::Alloc`] or [`Event::Free`]).
     fn other(&mut self, event: &Stamped);
+    /// The same, with the record that it was.
+    fn record(&mut self, event: &Stamped, raw: Raw<'_>) {
+        let _ = raw;
+        self.other(event);
+    }
     /// Stacks with ids below `stacks.len()` are known from here on. Called before the first event that uses a new one; a visitor that
     /// needs stacks while it goes copies what is new, others wait for [`Capture::stacks`].
     fn stacks(&mut self, stacks: &StackTree) {
@@ -52,13 +58,39 @@ pub struct Capture {
     session: SessionInfo,
     counts: EventCounts,
     streams: Vec<StreamInfo>,
+    processes: Vec<ProcessInfo>,
     modules: Vec<ModuleSpan>,
     losses: Vec<Loss>,
+    sampling: Vec<Stamped>,
     unwinding: UnwindCounters,
     symbols: Vec<Placed>,
+    pairs: Vec<Calibration>,
     end: Option<End>,
+    stripped: Option<Stripped>,
     anomalies: Anomalies,
     growing: bool,
+}
+
+/// Blocks that were left out of a capture (`hound strip`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Serialize)]
+pub struct Stripped {
+    /// How many.
+    pub blocks: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// They lived shorter than this, in nanoseconds.
+    pub threshold_ns: u64,
+}
+
+/// A record as it stands in the file. Words of stacks ([`Event::Fault`]'s fourth) are left out.
+#[derive(Clone, Copy, Debug)]
+pub struct Raw<'a> {
+    /// Its tag.
+    pub tag: u8,
+    /// Its header's `a` and `b`.
+    pub ab: (u8, u8),
+    /// The words after its header.
+    pub words: &'a [u64],
 }
 
 impl Capture {
@@ -120,12 +152,16 @@ impl Capture {
             sections: gathered.sections,
             clock,
             tree: StackTree::default(),
+            processes: vec![first_process(&session)],
             session,
             modules: Vec::new(),
             losses: Vec::new(),
+            sampling: Vec::new(),
             unwinding: UnwindCounters::default(),
             symbols: gathered.symbols,
+            pairs: gathered.pairs,
             end: gathered.end,
+            stripped: None,
             anomalies,
             growing: false,
         };
@@ -133,24 +169,43 @@ impl Capture {
         Ok(capture)
     }
 
-    /// Goes through the events that are no allocations and frees. Their damage is not noted here: the visit meets it too.
-    fn gather_rare(&mut self) {
-        let mut totals: BTreeMap<StreamId, UnwindCounters> = BTreeMap::new();
+    /// The events that are neither allocations and frees nor page faults, in time order, each with its process; without their stacks. What is
+    /// damaged is left out: [`Self::visit`] tells of it.
+    pub fn rare(&self) -> Vec<(ProcessId, Stamped)> {
         let mut records = Vec::new();
         for section in self.sections.iter().filter(|section| section.header.rare_events > 0) {
             let Some(rare) = decode::read_rare(&self.source, section) else { continue };
-            for record in rare {
-                let ticks = record.time << section.header.time_shift;
-                records.push((ticks, StreamId(section.header.stream), record.event(StackId(0))));
+            // Faults may be many; they say nothing of the recording as a whole.
+            for record in rare.into_iter().filter(|record| record.header.tag != tag::FAULT) {
+                let time_ns = self.clock.ns(record.time << section.header.time_shift);
+                let (stream, process) = (StreamId(section.header.stream), ProcessId(section.header.process));
+                records.push((process, Stamped { time_ns, stream, event: record.event(StackId(0), &self.clock) }));
             }
         }
-        records.sort_by_key(|(ticks, ..)| *ticks); // stable: the file's order among equals
-        for (ticks, stream, event) in records {
-            let time_ns = self.clock.ns(ticks);
+        records.sort_by_key(|(_, event)| event.time_ns); // stable: the file's order among equals
+        records
+    }
+
+    /// Goes through the events that are no allocations and frees.
+    fn gather_rare(&mut self) {
+        let mut totals: BTreeMap<StreamId, UnwindCounters> = BTreeMap::new();
+        for (process, Stamped { time_ns, stream, event }) in self.rare() {
             match event {
-                Event::Module(module) => self.modules.push(ModuleSpan { module, from_ns: time_ns, to_ns: u64::MAX }),
+                Event::Module(module) => {
+                    // Met once more: by another thread, or after a change of the mode, when other eyes see where it ends and how it is called.
+                    let is_it =
+                        |known: &Module| (known.start, known.bias, &known.build_id) == (module.start, module.bias, &module.build_id);
+                    let is_known = |span: &ModuleSpan| {
+                        span.to_ns == u64::MAX && span.process == process && !module.build_id.is_empty() && is_it(&span.module)
+                    };
+                    if !self.modules.iter().any(is_known) {
+                        self.modules.push(ModuleSpan { process, module, from_ns: time_ns, to_ns: u64::MAX });
+                    }
+                }
                 Event::ModuleGone { start, end } => {
-                    let gone = |m: &&mut ModuleSpan| m.to_ns == u64::MAX && m.module.start == start && m.module.end == end;
+                    let pages = |end: u64| end.wrapping_add(4095) & !4095;
+                    let is_it = |m: &Module| m.start == start && pages(m.end) == pages(end);
+                    let gone = |m: &&mut ModuleSpan| m.to_ns == u64::MAX && m.process == process && is_it(&m.module);
                     if let Some(span) = self.modules.iter_mut().rev().find(gone) {
                         span.to_ns = time_ns;
                     }
@@ -160,12 +215,45 @@ impl Capture {
                     totals.insert(stream, counters);
                 }
                 Event::Thread(thread) => self.note_thread(stream, thread),
+                Event::Process(began) => self.note_process(process, time_ns, began),
+                Event::End { reason, value } if reason != END_THREAD => {
+                    if let Some(info) = self.processes.iter_mut().find(|info| info.id == process && info.to_ns == u64::MAX) {
+                        (info.to_ns, info.end, info.value) = (time_ns, reason, value);
+                    }
+                }
+                Event::Stripped { blocks, bytes, threshold_ns, .. } => {
+                    let all = self.stripped.get_or_insert_default();
+                    (all.blocks, all.bytes) = (all.blocks.saturating_add(blocks), all.bytes.saturating_add(bytes));
+                    all.threshold_ns = all.threshold_ns.max(threshold_ns);
+                }
+                Event::Mode { .. } | Event::Rate(_) | Event::Window { .. } => self.sampling.push(Stamped { time_ns, stream, event }),
                 _ => {}
             }
         }
         for counters in totals.values() {
             self.unwinding.add(counters);
         }
+        self.name_the_nameless();
+    }
+
+    fn note_process(&mut self, id: ProcessId, from_ns: u64, event: ProcessEvent) {
+        let ProcessEvent { began, pid, parent, from, command } = event;
+        let info = ProcessInfo { id, pid, parent, began, from, command, from_ns, to_ns: u64::MAX, end: 0, value: 0 };
+        match self.processes.iter_mut().find(|known| known.id == id) {
+            Some(known) => *known = info,
+            None => self.processes.push(info),
+        }
+    }
+
+    /// Streams may be of processes whose beginning is missing: those are known by their number only.
+    fn name_the_nameless(&mut self) {
+        let nameless = |stream: &StreamInfo| ProcessInfo { id: stream.process, from_ns: stream.from_ns, ..nobody() };
+        for stream in &self.streams {
+            if !self.processes.iter().any(|known| known.id == stream.process) {
+                self.processes.push(nameless(stream));
+            }
+        }
+        self.processes.sort_by_key(|info| info.id);
     }
 
     fn note_thread(&mut self, stream: StreamId, thread: ThreadEvent) {
@@ -191,6 +279,11 @@ impl Capture {
         &self.modules
     }
 
+    /// All processes, by their number. There is always the first.
+    pub fn processes(&self) -> &[ProcessInfo] {
+        &self.processes
+    }
+
     /// All streams, by id.
     pub fn streams(&self) -> &[StreamInfo] {
         &self.streams
@@ -201,6 +294,11 @@ impl Capture {
         &self.losses
     }
 
+    /// What says how the capture was sampled: its `MODE`, `RATE` and `WINDOW` events in time order.
+    pub fn sampling(&self) -> &[Stamped] {
+        &self.sampling
+    }
+
     /// How frames were found, summed over all streams.
     pub fn unwinding(&self) -> UnwindCounters {
         self.unwinding
@@ -209,6 +307,26 @@ impl Capture {
     /// How the recording ended; `None` if the capture was cut.
     pub fn end(&self) -> Option<&End> {
         self.end.as_ref()
+    }
+
+    /// What was left out of it, if it was stripped.
+    pub fn stripped(&self) -> Option<&Stripped> {
+        self.stripped.as_ref()
+    }
+
+    /// How many low bits were dropped from stamps, where the fewest were.
+    pub(crate) fn time_shift(&self) -> u8 {
+        self.sections.iter().map(|section| section.header.time_shift).min().unwrap_or(0)
+    }
+
+    /// The calibration pairs that times were found with.
+    pub(crate) fn calibration(&self) -> &[Calibration] {
+        &self.pairs
+    }
+
+    /// From here on a visitor is given ticks as they are in the file, in the place of nanoseconds.
+    pub(crate) fn in_ticks(&mut self) {
+        self.clock = TickClock::new(&SessionInfo { clock: Clock::Monotonic, ..SessionInfo::default() }, &[]);
     }
 
     /// Event counts according to the chunks' headers.
@@ -229,6 +347,11 @@ impl Capture {
     /// The call paths met so far: complete after [`Self::visit`].
     pub fn stacks(&self) -> &StackTree {
         &self.tree
+    }
+
+    /// Sets the call paths, where they are known without a visit.
+    pub(crate) fn set_stacks(&mut self, stacks: StackTree) {
+        self.tree = stacks;
     }
 
     /// Whether symbols were stored.
@@ -277,6 +400,25 @@ fn check_file_header(path: &Path, bytes: &[u8]) -> Result<(), CaptureError> {
     }
 }
 
+fn nobody() -> ProcessInfo {
+    ProcessInfo {
+        id: ProcessId::FIRST,
+        pid: 0,
+        parent: 0,
+        began: 0,
+        from: None,
+        command: Vec::new(),
+        from_ns: 0,
+        to_ns: u64::MAX,
+        end: 0,
+        value: 0,
+    }
+}
+
+fn first_process(session: &SessionInfo) -> ProcessInfo {
+    ProcessInfo { pid: session.pid, command: session.command.clone(), ..nobody() }
+}
+
 fn streams(sections: &[Placed], clock: &TickClock) -> Vec<StreamInfo> {
     let mut streams: BTreeMap<u32, StreamInfo> = BTreeMap::new();
     for Placed { header, .. } in sections {
@@ -284,6 +426,7 @@ fn streams(sections: &[Placed], clock: &TickClock) -> Vec<StreamInfo> {
         let info = streams.entry(header.stream).or_insert_with(|| StreamInfo {
             id: StreamId(header.stream),
             tid: header.tid,
+            process: ProcessId(header.process),
             level: header.level,
             names: Vec::new(),
             from_ns,
@@ -316,7 +459,7 @@ impl Gathered {
         let plain = |anomalies: &mut Anomalies| {
             let bytes = decode::read_plain(source, &chunk);
             if bytes.is_none() {
-                anomalies.push(Anomaly::Damaged { at, events: 0, what: "checksum" });
+                anomalies.push(Anomaly::Damaged { at, events: 0, what: "checksum".into() });
             }
             bytes.unwrap_or_default()
         };

@@ -4,8 +4,11 @@
 //! later neither breaks an old reader (unknown fields are ignored) nor a new one (missing fields take their default).
 
 use super::before::Before;
-use super::model::{Module, StreamId};
+use super::model::{Module, ProcessId, StreamId};
 use serde::{Deserialize, Serialize};
+
+/// Among a session's options: hound has started the program, and it had done nothing before. Of a session of mode "launch" that is known.
+pub const STARTED: &str = "started";
 
 /// What the streams' stamps count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -41,7 +44,10 @@ pub struct SessionInfo {
     pub pid: u32,
     /// "launch", "full", "sampled", …
     pub mode: String,
-    /// Options as "name" or "name=value".
+    /// Whether streams of more than one process may follow. Then `command`, `pid` and what else is said of the target are the first one's.
+    #[serde(skip_serializing_if = "is_false")]
+    pub several: bool,
+    /// Options as "name" or "name=value"; [`STARTED`] among them.
     pub options: Vec<String>,
     /// Whether stacks of frees were recorded.
     pub free_stacks: bool,
@@ -88,6 +94,10 @@ pub struct Pool {
     pub hooks: Vec<String>,
 }
 
+fn is_false(it: &bool) -> bool {
+    !it
+}
+
 fn is_zero(number: &u64) -> bool {
     *number == 0
 }
@@ -129,6 +139,8 @@ pub struct End {
 /// A module and how long it was mapped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModuleSpan {
+    /// Where.
+    pub process: ProcessId,
     /// The module.
     pub module: Module,
     /// First moment it is known to be mapped, in nanoseconds since the capture began.
@@ -144,6 +156,8 @@ pub struct StreamInfo {
     pub id: StreamId,
     /// Kernel thread id, 0 where not known.
     pub tid: u32,
+    /// Whose it is.
+    pub process: ProcessId,
     /// 0: the thread itself; n: its n-th level of nested signal handlers.
     pub level: u32,
     /// Names it had, in time order.
@@ -154,6 +168,31 @@ pub struct StreamInfo {
     pub to_ns: u64,
     /// Events it recorded.
     pub events: u64,
+}
+
+/// A process of a capture: a program in a process, since exec begins another one with the same pid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessInfo {
+    /// Its number in the capture: what [`StreamInfo::process`] says.
+    pub id: ProcessId,
+    /// As the machine numbers it.
+    pub pid: u32,
+    /// Its parent, as the machine numbers it; 0 = not known.
+    pub parent: u32,
+    /// How its recording began (`hound_common::event::PROCESS_…`); 0 = with the capture.
+    pub began: u8,
+    /// Which one it was before its fork or exec, if that is in the capture, too.
+    pub from: Option<ProcessId>,
+    /// Its command line.
+    pub command: Vec<String>,
+    /// Since when it is recorded, in nanoseconds since the capture began.
+    pub from_ns: u64,
+    /// When it ended, or was recorded no longer; `u64::MAX`: at the end of the capture.
+    pub to_ns: u64,
+    /// How (`hound_common::event::END_…`); 0 = the capture's end says it.
+    pub end: u8,
+    /// Exit status or signal.
+    pub value: u64,
 }
 
 /// Events known to be missing.

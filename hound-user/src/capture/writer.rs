@@ -112,7 +112,7 @@ impl CaptureWriter<File> {
 impl<S: Sink> CaptureWriter<S> {
     /// Starts a capture in an empty sink.
     pub fn over(mut sink: S, session: &SessionInfo) -> io::Result<Self> {
-        sink.append(&file_header())?;
+        sink.append(&file_header(session.several))?;
         let mut writer = CaptureWriter { sink, end: FILE_HEADER_BYTES as u64, sequence: 0, lost_events: 0, failure: None };
         writer.try_write(&Chunk::of_bytes(ChunkKind::Session, &json(session)?, &mut Compressor::new()?)?, TAIL_BYTES)?;
         Ok(writer)

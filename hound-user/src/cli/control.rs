@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::info::Format;
 use super::report::{What, options, print};
 use crate::report::report_growing;
-use crate::session::{Answer, Request, Status, ask_session, files_of_target, sessions, short};
+use crate::session::{Answer, Mode, Request, Status, ask_session, files_of_target, kernel_session, sessions, short};
 use crate::symbols::HeldFiles;
 
 const STATUS_EXAMPLES: &str = "\
@@ -31,18 +31,37 @@ pub struct StatusArgs {
     format: Format,
 }
 
+/// Which recording is meant.
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub struct Which {
+    /// The process.
+    #[arg(short, long, value_name = "PID", value_parser = parse_pid, required_unless_present = "kernel")]
+    pid: Option<u32>,
+    /// The recording of the kernel's memory (`hound attach --kernel`), of this process' making or, without -p, of the whole host.
+    #[arg(long)]
+    kernel: bool,
+}
+
+impl Which {
+    /// As sessions are numbered.
+    fn target(self) -> u32 {
+        if self.kernel { kernel_session(self.pid) } else { self.pid.unwrap_or(0) }
+    }
+}
+
 const DETACH_EXAMPLES: &str = "\
 Examples:
   hound detach -p 4242                  end the recording; the library stays, asleep, for the next
-  hound detach -p 4242 --unload         leave nothing in the process";
+  hound detach -p 4242 --unload         leave nothing in the process
+  hound detach --kernel                 end the recording of the kernel's memory";
 
 /// End a recording. Where the hound that recorded is gone, repair what it left.
 #[derive(clap::Args, Debug)]
 #[command(before_help = DETACH_EXAMPLES)]
 pub struct DetachArgs {
-    /// The process.
-    #[arg(short, long, value_name = "PID", value_parser = parse_pid)]
-    pid: u32,
+    /// Which recording.
+    #[command(flatten)]
+    which: Which,
     /// Take the library out of the process, too.
     #[arg(long)]
     unload: bool,
@@ -58,9 +77,9 @@ Examples:
 #[derive(clap::Args, Debug)]
 #[command(before_help = SNAPSHOT_EXAMPLES)]
 pub struct SnapshotArgs {
-    /// The process.
-    #[arg(short, long, value_name = "PID", value_parser = parse_pid)]
-    pid: u32,
+    /// Which recording.
+    #[command(flatten)]
+    which: Which,
     /// What to report, and how.
     #[command(flatten)]
     what: What,
@@ -74,11 +93,42 @@ Examples:
 #[derive(clap::Args, Debug)]
 #[command(before_help = MARK_EXAMPLES)]
 pub struct MarkArgs {
+    /// Which recording.
+    #[command(flatten)]
+    which: Which,
+    /// What it says (up to 1024 bytes).
+    text: String,
+}
+
+const MODE_EXAMPLES: &str = "\
+Examples:
+  hound mode -p 4242 full               the suspect is found: from now on every allocation
+  hound mode -p 4242 sampled            and back
+  hound mode -p 4242 off                the session stays, and nothing is recorded";
+
+/// Change how a running session records, in the same capture.
+#[derive(clap::Args, Debug)]
+#[command(before_help = MODE_EXAMPLES)]
+pub struct ModeArgs {
     /// The process.
     #[arg(short, long, value_name = "PID", value_parser = parse_pid)]
     pid: u32,
-    /// What it says (up to 1024 bytes).
-    text: String,
+    /// How to go on.
+    #[arg(value_enum)]
+    mode: To,
+}
+
+/// How to go on.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum To {
+    /// Some allocations, from which all are estimated.
+    Sampled,
+    /// Every allocation.
+    Full,
+    /// Page faults alone.
+    Faults,
+    /// Nothing, until the mode is changed again.
+    Off,
 }
 
 /// Longest time to repair what a dead hound left.
@@ -95,11 +145,15 @@ fn number(pid: u32) -> i32 {
     i32::try_from(pid).unwrap_or(i32::MAX)
 }
 
+const NO_KERNEL_SESSION: &str =
+    "the kernel's memory is not being recorded (so); `hound status` lists what is, `hound attach --kernel` begins";
+
 /// Asks a session that must be there.
-fn ask(pid: u32, request: &Request) -> anyhow::Result<Answer> {
-    if let Some(answer) = ask_session(pid, request)? {
+fn ask(which: Which, request: &Request) -> anyhow::Result<Answer> {
+    if let Some(answer) = ask_session(which.target(), request)? {
         return Ok(answer);
     }
+    let Some(pid) = which.pid.filter(|_| !which.kernel) else { bail!("{NO_KERNEL_SESSION}") };
     let left = find(number(pid)).with_context(|| format!("process {pid} is not being recorded"))?;
     if let Some(State::Armed { drainer }) = left.as_ref().filter(|left| is_drained(left)).map(Existing::state) {
         bail!("{}", elsewhere(pid, drainer));
@@ -160,6 +214,9 @@ pub fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
 
 /// A session, for people.
 fn line(status: &Status) -> String {
+    if status.mode == "kernel" {
+        return kernel_line(status);
+    }
     let live = match status.live_bytes {
         Some(bytes) => format!("live {}", megabytes(bytes)),
         None if status.mode == "launch" => format!("live: see `hound snapshot -p {}`", status.pid),
@@ -181,6 +238,21 @@ fn line(status: &Status) -> String {
         status.hound,
         status.events,
         megabytes(status.resident),
+        status.capture.display(),
+        megabytes(status.capture_bytes),
+    )
+}
+
+/// A session on the kernel's memory.
+fn kernel_line(status: &Status) -> String {
+    let lost = if status.lost_events == 0 { "nothing lost".to_owned() } else { format!("{} events LOST", status.lost_events) };
+    format!(
+        "the kernel's memory{}, for {} by hound process {}\n  {} events, {:.1} k/s; {lost}; capture {} ({})\n",
+        if status.pid == 0 { String::new() } else { format!(" of process {} ({})", status.pid, status.command) },
+        short(Duration::from_secs_f64(status.seconds.max(0.0))),
+        status.hound,
+        status.events,
+        status.events_per_second / 1e3,
         status.capture.display(),
         megabytes(status.capture_bytes),
     )
@@ -235,11 +307,17 @@ fn is_drained(left: &Existing) -> bool {
 
 /// Ends a recording, or repairs what is left of one.
 pub fn detach(args: &DetachArgs) -> anyhow::Result<ExitCode> {
-    let pid = args.pid;
-    if let Some(answer) = ask_session(pid, &Request::Detach { unload: args.unload })? {
-        let Answer::Done { capture } = answer else { bail!("the session on process {pid} gave an answer to something else") };
-        eprintln!("hound: detached from {pid}; capture in {}", capture.display());
+    let pid = args.which.pid.unwrap_or(0);
+    if let Some(answer) = ask_session(args.which.target(), &Request::Detach { unload: args.unload })? {
+        let Answer::Done { capture } = answer else { bail!("the session gave an answer to something else") };
+        match args.which.kernel {
+            true => eprintln!("hound: the kernel's memory is recorded no longer; capture in {}", capture.display()),
+            false => eprintln!("hound: detached from {pid}; capture in {}", capture.display()),
+        }
         return Ok(ExitCode::SUCCESS);
+    }
+    if args.which.kernel {
+        bail!("{NO_KERNEL_SESSION}");
     }
     let cannot = || format!("cannot detach from process {pid}");
     let Some(mut left) = find(number(pid)).with_context(cannot)? else {
@@ -269,14 +347,31 @@ pub fn detach(args: &DetachArgs) -> anyhow::Result<ExitCode> {
 /// Reports on what was recorded so far.
 pub fn snapshot(args: &SnapshotArgs) -> anyhow::Result<ExitCode> {
     let mut options = options(&args.what)?;
-    let Answer::Flushed { capture, bytes } = ask(args.pid, &Request::Flush)? else { bail!("the session gave an answer to something else") };
-    options.files = Some(files_of_target(args.pid, HeldFiles::default()));
+    let Answer::Flushed { capture, bytes } = ask(args.which, &Request::Flush)? else {
+        bail!("the session gave an answer to something else")
+    };
+    options.files = Some(files_of_target(args.which.pid.unwrap_or(std::process::id()), HeldFiles::default()));
     print(&report_growing(&capture, bytes, &options)?)
+}
+
+/// Changes the mode of a session.
+pub fn mode(args: &ModeArgs) -> anyhow::Result<ExitCode> {
+    let to = match args.mode {
+        To::Sampled => Mode::Sampled,
+        To::Full => Mode::Full,
+        To::Faults => Mode::Faults,
+        To::Off => Mode::Off,
+    };
+    let Answer::Done { capture } = ask(Which { pid: Some(args.pid), kernel: false }, &Request::Mode { to })? else {
+        bail!("the session gave an answer to something else")
+    };
+    eprintln!("hound: process {} is recorded in mode {} now; capture in {}", args.pid, to.name(), capture.display());
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Puts a marker into a recording.
 pub fn mark(args: &MarkArgs) -> anyhow::Result<ExitCode> {
-    let Answer::Done { capture } = ask(args.pid, &Request::Mark { text: args.text.clone() })? else {
+    let Answer::Done { capture } = ask(args.which, &Request::Mark { text: args.text.clone() })? else {
         bail!("the session gave an answer to something else")
     };
     eprintln!("hound: marked in {}", capture.display());

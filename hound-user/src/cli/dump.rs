@@ -1,10 +1,13 @@
 //! `hound dump`: every event in time order, one line each.
 
 use super::info::{Format, end_reason, loss_reason, name};
-use crate::capture::model::{Alloc, Event, Free, StackId, StackNode, StackRoot, StackTree, Stamped, StreamId, ThreadEvent};
+use crate::capture::model::{Alloc, Event, Fault, Free, StackId, StackNode, StackRoot, StackTree, Stamped, StreamId, ThreadEvent};
 use crate::capture::{Capture, REASON_DAMAGED, Visitor};
+use crate::heap::FaultKind;
 use anyhow::Context;
-use hound_common::event::{ALLOC_MMAPPED, ALLOC_NON_MAIN_ARENA, ALLOC_ZEROED};
+use hound_common::event::{
+    ALLOC_MMAPPED, ALLOC_NON_MAIN_ARENA, ALLOC_ZEROED, FAULT_BY_KERNEL, FAULT_WRITE, LIVENESS_ALIVE, LIVENESS_GONE, LIVENESS_UNKNOWN,
+};
 use hound_unwind::EndReason;
 use serde_json::json;
 use std::collections::HashMap;
@@ -32,8 +35,9 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut capture = Capture::open(&args.file)?;
     let threads = capture.streams().iter().map(|stream| (stream.id, (stream.tid, stream.level))).collect();
+    let pids = pids(&capture);
     let out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
-    let mut dump = Dump { out, format: args.format, threads, nodes: Vec::new(), state: Ok(()) };
+    let mut dump = Dump { out, format: args.format, threads, pids, nodes: Vec::new(), state: Ok(()) };
     let anomalies = capture.visit(&mut dump);
     let written = dump.state.and_then(|()| dump.out.flush());
     for anomaly in &anomalies.0 {
@@ -41,6 +45,15 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     quiet_pipe(written).context("cannot write to standard output")?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whose each stream is, where there are several processes.
+fn pids(capture: &Capture) -> HashMap<StreamId, u32> {
+    if capture.processes().len() < 2 {
+        return HashMap::new();
+    }
+    let all: HashMap<_, u32> = capture.processes().iter().map(|info| (info.id, info.pid)).collect();
+    capture.streams().iter().map(|stream| (stream.id, all.get(&stream.process).copied().unwrap_or(0))).collect()
 }
 
 fn warn(text: &str) {
@@ -57,6 +70,8 @@ struct Dump<W: Write> {
     out: W,
     format: Format,
     threads: HashMap<StreamId, (u32, u32)>,
+    /// Whose each stream is; nothing is in it where all is of one process.
+    pids: HashMap<StreamId, u32>,
     /// A copy of the capture's stacks so far.
     nodes: Vec<StackNode>,
     /// The first failure to write; nothing is written after it.
@@ -126,7 +141,8 @@ impl<W: Write> Dump<W> {
 
     fn json_start(&mut self, time_ns: u64, stream: StreamId, event: &str) -> io::Result<()> {
         let (tid, level) = self.thread(stream);
-        write!(self.out, "{{\"t\":{time_ns},\"tid\":{tid},\"level\":{level},\"event\":\"{event}\"")
+        write!(self.out, "{{\"t\":{time_ns},\"tid\":{tid},\"level\":{level},\"event\":\"{event}\"")?;
+        if let Some(pid) = self.pids.get(&stream) { write!(self.out, ",\"pid\":{pid}") } else { Ok(()) }
     }
 
     fn json_stack(&mut self, stack: StackId) -> io::Result<()> {
@@ -186,7 +202,11 @@ impl<W: Write> Dump<W> {
     fn text_start(&mut self, time_ns: u64, stream: StreamId, event: &str) -> io::Result<()> {
         let (tid, level) = self.thread(stream);
         let level = if level > 0 { format!("+{level}") } else { String::new() };
-        write!(self.out, "{:>13.9} {tid:>7}{level} {event}", time_ns as f64 / 1e9)
+        write!(self.out, "{:>13.9} ", time_ns as f64 / 1e9)?;
+        if let Some(pid) = self.pids.get(&stream) {
+            write!(self.out, "{pid:>7} ")?;
+        }
+        write!(self.out, "{tid:>7}{level} {event}")
     }
 
     fn text_stack(&mut self, stack: StackId) -> io::Result<()> {
@@ -263,7 +283,18 @@ fn flag_names(flags: u8) -> impl Iterator<Item = &'static str> {
 fn stack_of(event: &Event) -> Option<StackId> {
     match event {
         Event::Map { stack, .. } | Event::Unmap { stack, .. } | Event::Remap { stack, .. } => Some(*stack),
+        Event::Fault(Fault { stack, .. }) => Some(*stack),
         _ => None,
+    }
+}
+
+/// What a `LIVENESS_…` number means.
+fn liveness(state: u8) -> &'static str {
+    match state {
+        LIVENESS_UNKNOWN => "unknown",
+        LIVENESS_ALIVE => "alive",
+        LIVENESS_GONE => "gone",
+        _ => "other",
     }
 }
 
@@ -300,17 +331,49 @@ fn facts(event: &Event) -> Vec<(&'static str, serde_json::Value)> {
         Event::ModuleGone { start, end } => vec![("start", number(*start)), ("end", number(*end))],
         Event::Thread(ThreadEvent::Start { tid }) => vec![("what", json!("start")), ("of", json!(tid))],
         Event::Thread(ThreadEvent::Name(text)) => vec![("what", json!("name")), ("name", json!(text))],
+        Event::Process(process) => vec![
+            ("what", json!(["joined", "forked", "new program"].get(usize::from(process.began.wrapping_sub(2))))),
+            ("parent", json!(process.parent)),
+            ("command", json!(process.command)),
+        ],
         Event::Thread(ThreadEvent::Exit) => vec![("what", json!("exit"))],
         Event::Mark(text) => vec![("text", json!(text))],
         Event::Marker(value) => vec![("value", json!(value))],
         Event::Mode { mode } => vec![("mode", json!(mode))],
         Event::Rate(mean) => vec![("mean", number(*mean))],
+        Event::Window { opened_ns, closed_ns, from_ns, to_ns } => {
+            vec![("opened", number(*opened_ns)), ("closed", number(*closed_ns)), ("from", number(*from_ns)), ("to", number(*to_ns))]
+        }
+        Event::Liveness { state, addr, pool } => {
+            let pool = (*pool > 0).then(|| ("pool", json!(pool)));
+            [("addr", number(*addr)), ("state", json!(liveness(*state)))].into_iter().chain(pool).collect()
+        }
+        Event::Stripped { pool, blocks, bytes, threshold_ns } => {
+            let pool = (*pool > 0).then(|| ("pool", json!(pool)));
+            let told = [("blocks", number(*blocks)), ("bytes", number(*bytes)), ("threshold", number(*threshold_ns))];
+            told.into_iter().chain(pool).collect()
+        }
         Event::MapRss { addr, length, resident } => {
             vec![("addr", number(*addr)), ("length", number(*length)), ("resident", number(*resident))]
         }
         Event::ProcessRss { resident, proportional, swapped } => {
             vec![("resident", number(*resident)), ("proportional", number(*proportional)), ("swapped", number(*swapped))]
         }
+        Event::ProcessMemory(memory) => vec![
+            ("virtual", number(memory.virtual_size)),
+            ("anonymous", number(memory.anonymous)),
+            ("file", number(memory.file)),
+            ("shared", number(memory.shared)),
+        ],
+        Event::ProcessPeak { resident } => vec![("resident", number(*resident))],
+        Event::Fault(fault) => vec![
+            ("addr", number(fault.addr)),
+            ("bytes", number(fault.bytes)),
+            ("mean", number(fault.interval)),
+            ("of", json!(FaultKind::of(fault.kind).name())),
+            ("by_kernel", json!(fault.flags & FAULT_BY_KERNEL != 0)),
+            ("write", json!(fault.flags & FAULT_WRITE != 0)),
+        ],
         Event::Lost { count, reason } => vec![("count", number(*count)), ("reason", json!(loss_reason(*reason)))],
         Event::End { reason, value } => vec![("how", json!(end_reason(*reason))), ("value", number(*value))],
         Event::Unwinding(counters) => vec![("counters", json!(counters))],

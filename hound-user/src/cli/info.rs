@@ -2,6 +2,8 @@
 
 use crate::capture::model::{Alloc, Event, Free, Stamped, StreamId};
 use crate::capture::{Anomalies, Capture, HeapBefore, SessionInfo, UnwindCounters, Visitor};
+use crate::heap::{Part, Sampling};
+use crate::view::share_of;
 use anyhow::Context;
 use hound_common::hook::Kind;
 use serde_json::{Value, json};
@@ -87,10 +89,17 @@ pub(super) fn name(event: &Event) -> &'static str {
         Event::ModuleGone { .. } => "module_gone",
         Event::Thread(_) => "thread",
         Event::Marker(_) | Event::Mark(_) => "marker",
+        Event::Process(_) => "process",
         Event::Mode { .. } => "mode",
         Event::Rate(_) => "rate",
+        Event::Window { .. } => "window",
+        Event::Liveness { .. } => "liveness",
+        Event::Stripped { .. } => "stripped",
         Event::MapRss { .. } => "map_rss",
         Event::ProcessRss { .. } => "process_rss",
+        Event::ProcessMemory(_) => "process_memory",
+        Event::ProcessPeak { .. } => "process_peak",
+        Event::Fault(_) => "fault",
         Event::Lost { .. } => "lost",
         Event::End { .. } => "end",
         Event::Unwinding(_) => "unwinding",
@@ -109,6 +118,10 @@ pub(super) fn loss_reason(reason: u8) -> &'static str {
         LOST_DISK => "disk full",
         LOST_NO_MEMORY => "no memory for a deeper stack",
         LOST_UNFINISHED => "not finished when hound detached",
+        LOST_SAMPLES_FULL => "table of sampled blocks full",
+        LOST_BUSY => "table of sampled blocks locked",
+        LOST_INTERRUPTED => "interrupted",
+        LOST_BUDGET => "more changes of mappings than the budget allows",
         _ => "unknown",
     }
 }
@@ -122,6 +135,8 @@ pub(super) fn end_reason(reason: u8) -> &'static str {
         END_SIGNAL => "signal",
         END_EXEC => "exec",
         END_DETACH => "detach",
+        END_NO_MEMORY => "killed by the kernel for want of memory (OOM)",
+        END_UNKNOWN => "not known how",
         _ => "unknown",
     }
 }
@@ -150,8 +165,13 @@ fn facts(capture: &Capture, count: &Count, anomalies: &Anomalies) -> Value {
             "build_id": build_id, "from_ns": span.from_ns, "to_ns": gone})
     });
     let threads = capture.streams().iter().map(|stream| {
-        json!({"stream": stream.id.0, "tid": stream.tid, "level": stream.level, "names": stream.names, "events": stream.events,
+        json!({"stream": stream.id.0, "process": stream.process.0, "tid": stream.tid, "level": stream.level, "names": stream.names, "events": stream.events,
             "from_ns": stream.from_ns, "to_ns": stream.to_ns})
+    });
+    let processes = capture.processes().iter().map(|info| {
+        json!({"number": info.id.0, "pid": info.pid, "parent": info.parent, "command": info.command, "from": info.from.map(|from| from.0),
+            "from_ns": info.from_ns, "to_ns": (info.to_ns != u64::MAX).then_some(info.to_ns),
+            "how": (info.end != 0).then(|| end_reason(info.end)), "value": info.value})
     });
     let losses = capture
         .losses()
@@ -170,7 +190,9 @@ fn facts(capture: &Capture, count: &Count, anomalies: &Anomalies) -> Value {
         "bytes_per_event": if events == 0 { 0.0 } else { capture.file_bytes() as f64 / events as f64 },
         "by_kind": by_kind,
         "duration_ns": count.last_ns,
+        "parts": parts(capture, count.last_ns),
         "modules": modules.collect::<Vec<_>>(),
+        "processes": processes.collect::<Vec<_>>(),
         "threads": threads.collect::<Vec<_>>(),
         "stacks": capture.stacks().len(),
         "lost_events": capture.losses().iter().map(|loss| loss.count).fold(0, u64::saturating_add),
@@ -194,6 +216,7 @@ fn text(capture: &Capture, facts: &Value, anomalies: &Anomalies) -> anyhow::Resu
     writeln!(out, "duration   {:.3} s", count_seconds(facts))?;
     let per_event = facts["bytes_per_event"].as_f64().unwrap_or(0.0);
     writeln!(out, "size       {} bytes, {} events, {per_event:.2} bytes an event", facts["file_bytes"], facts["events"])?;
+    sampled(&mut out, facts)?;
     attached(&mut out, session)?;
     match capture.end() {
         Some(end) => writeln!(out, "end        {} {}", end_reason(end.reason), end.value)?,
@@ -211,6 +234,7 @@ fn text(capture: &Capture, facts: &Value, anomalies: &Anomalies) -> anyhow::Resu
     writeln!(out, "frames     {} verified, {} stepped, {} through frame pointers", u.verified, u.stepped, u.frame_pointer)?;
     let UnwindCounters { spliced, general, full, evaluated, .. } = u;
     writeln!(out, "stacks     {spliced} spliced, {general} by the general walk, {full} unwound in full; {evaluated} rows evaluated")?;
+    processes(&mut out, capture)?;
     writeln!(out, "threads    {}", capture.streams().len())?;
     for stream in capture.streams() {
         let nested = if stream.level > 0 { format!(" (signal level {})", stream.level) } else { String::new() };
@@ -221,6 +245,53 @@ fn text(capture: &Capture, facts: &Value, anomalies: &Anomalies) -> anyhow::Resu
         writeln!(out, "  {:012x}-{:012x}  {}", span.module.start, span.module.end, span.module.path)?;
     }
     Ok(out)
+}
+
+/// The processes, where there are several.
+fn processes(out: &mut String, capture: &Capture) -> anyhow::Result<()> {
+    let all = capture.processes();
+    if all.len() < 2 {
+        return Ok(());
+    }
+    writeln!(out, "processes  {}", all.len())?;
+    for info in all {
+        let from = info.from_ns as f64 / 1e9;
+        let ended = match info.end {
+            0 if info.to_ns == u64::MAX => "to the end".to_owned(),
+            end => format!("to {:.3} s: {} {}", info.to_ns as f64 / 1e9, end_reason(end), info.value),
+        };
+        writeln!(out, "  {:>12}  {}; from {from:.3} s {ended}", info.pid, info.command.join(" "))?;
+    }
+    Ok(())
+}
+
+/// How the capture was sampled, part by part; nothing if it was not.
+fn parts(capture: &Capture, end_ns: u64) -> Vec<Value> {
+    let Some(sampling) = Sampling::of(capture.sampling()) else { return Vec::new() };
+    let part = |part: &Part| {
+        json!({"from_ns": part.from_ns, "to_ns": part.to_ns.min(end_ns), "mode": part.name(), "interval": part.intervals,
+            "windows": part.windows.len(), "share_observed": sampling.share_observed(part)})
+    };
+    sampling.parts().iter().map(part).collect()
+}
+
+/// The parts as lines.
+fn sampled(out: &mut String, facts: &Value) -> anyhow::Result<()> {
+    for part in facts["parts"].as_array().into_iter().flatten() {
+        let [from, to] = ["from_ns", "to_ns"].map(|key| part[key].as_u64().unwrap_or(0) as f64 / 1e9);
+        write!(out, "part       {from:.3} to {to:.3} s: {}", part["mode"].as_str().unwrap_or(""))?;
+        if let (Some(least), Some(most)) = (part["interval"][0].as_u64(), part["interval"][1].as_u64()) {
+            let every = if least == most { least.to_string() } else { format!("{least} to {most}") };
+            write!(out, ", one sample every {every} bytes")?;
+        }
+        match part["windows"].as_u64() {
+            Some(0) | None => writeln!(out)?,
+            Some(windows) => {
+                writeln!(out, ", {} of it observed in {windows} windows", share_of(part["share_observed"].as_f64().unwrap_or(0.0)))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What there is to say of a program that ran before it was recorded.

@@ -7,10 +7,20 @@ mod check;
 mod control;
 mod doctor;
 mod dump;
+mod flame;
+mod graph;
+mod index;
 mod info;
+mod leaks;
+mod meanwhile;
 mod on_time;
+mod picture;
+mod probing;
+mod repl;
 mod report;
 mod run;
+mod script;
+mod strip;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -35,6 +45,7 @@ struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   hound run -- ./server --port 8080         record a program from its start, end with the leak report
+  hound run --engine kernel -- ./server     only sample it, from the kernel; static programs, too
   hound attach -p 4242 --duration 30s       record a running program for a while, end with what is alive
   hound run -o s.hound -- python3 app.py    keep the capture in s.hound
   hound report s.hound --peak               what was on the heap when it was largest
@@ -42,14 +53,22 @@ Examples:
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    Run(run::Args),
+    Run(Box<run::Args>),
     Attach(Box<attach::Args>),
     Detach(control::DetachArgs),
     Status(control::StatusArgs),
     Snapshot(Box<control::SnapshotArgs>),
     Mark(control::MarkArgs),
+    Mode(control::ModeArgs),
     Doctor(doctor::Args),
     Report(Box<report::Args>),
+    Flame(Box<flame::Args>),
+    Graph(Box<graph::Args>),
+    Leaks(Box<leaks::Args>),
+    Script(script::Args),
+    Repl(repl::Args),
+    Index(index::Args),
+    Strip(strip::Args),
     Info(info::Args),
     Check(check::Args),
     Dump(dump::Args),
@@ -57,6 +76,13 @@ enum Command {
     Collect(run::CollectArgs),
     #[command(hide = true)]
     OnTime(on_time::Args),
+    /// What the kernel's probes are tried on. Started by hound itself.
+    #[command(hide = true)]
+    AllocateOnRequest {
+        /// Under a seccomp filter.
+        #[arg(long)]
+        filtered: bool,
+    },
 }
 
 /// Runs the command that the process was started with.
@@ -75,13 +101,22 @@ pub fn main() -> ExitCode {
         Command::Status(args) => control::status(&args),
         Command::Snapshot(args) => control::snapshot(&args),
         Command::Mark(args) => control::mark(&args),
+        Command::Mode(args) => control::mode(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Report(args) => report::run(&args),
+        Command::Flame(args) => flame::run(&args),
+        Command::Graph(args) => graph::run(&args),
+        Command::Leaks(args) => leaks::run(&args),
+        Command::Script(args) => script::run(&args),
+        Command::Repl(args) => repl::run(&args),
+        Command::Index(args) => index::run(&args),
+        Command::Strip(args) => strip::run(&args),
         Command::Info(args) => info::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Dump(args) => dump::run(&args),
         Command::Collect(args) => run::collect(&args),
         Command::OnTime(args) => on_time::run(&args),
+        Command::AllocateOnRequest { filtered } => crate::session::calibrate::allocate_on_request(filtered).map(|()| ExitCode::SUCCESS),
     };
     on_time::hand_over();
     result.unwrap_or_else(|error| {

@@ -1,5 +1,6 @@
 //! `hound report`.
 
+use super::index::Indexed;
 use crate::query::{BlockFilter, FrameFilter, Group, Measure, Only, Query, Suppressions, ThreadFilter};
 use crate::report::{DEFAULT_LIMIT, Format, Options, add_suppressions, report};
 use crate::view::Style;
@@ -16,7 +17,12 @@ Examples:
   hound report app.hound --peak --by function             who held the heap when it was largest
   hound report app.hound --temporary --by tree            blocks that could have lived on the stack
   hound report app.hound --function '^parse' --min-size 4k
+  hound report app.hound --faults --by function           who touched memory first
+  hound report app.hound --blocks --min-size 1Mi          single blocks: where they are, how old, from where
   hound report app.hound --all --format json | jq '.totals'";
+
+/// Filters that say nothing of a page.
+const OF_BLOCKS: [&str; 6] = ["min_size", "max_size", "min_lifetime", "max_lifetime", "kind", "only"];
 
 /// Show where the memory in a capture went.
 #[derive(clap::Args, Debug, Clone)]
@@ -27,11 +33,14 @@ pub struct Args {
     /// What to report, and how.
     #[command(flatten)]
     pub what: What,
+    /// Whether with an index.
+    #[command(flatten)]
+    pub indexed: Indexed,
 }
 
-/// What to report, and how.
+/// Which figure.
 #[derive(clap::Args, Debug, Clone)]
-pub struct What {
+pub struct Section {
     /// Blocks that were never released [default]. What language runtimes keep by design is left out, and counted.
     #[arg(long, group = "section", help_heading = "What to show")]
     pub leaks: bool,
@@ -48,6 +57,21 @@ pub struct What {
     /// counts as the release of the old block and the allocation of the new one. For lives shorter than a given time see --max-lifetime.
     #[arg(long, group = "section", help_heading = "What to show")]
     pub temporary: bool,
+    /// Page faults: who touched memory first, how fast, and what of it the process still has. Of captures that were sampled from the
+    /// kernel; those of `--mode faults` have nothing else.
+    #[arg(long, group = "section", conflicts_with_all = OF_BLOCKS, help_heading = "What to show")]
+    pub faults: bool,
+}
+
+/// What to report, and how.
+#[derive(clap::Args, Debug, Clone)]
+pub struct What {
+    /// Which figure.
+    #[command(flatten)]
+    pub section: Section,
+    /// List single blocks that are alive, too: address, size, age and stack, the largest first.
+    #[arg(short = 'a', long, help_heading = "What to show")]
+    pub blocks: bool,
     /// What makes a row.
     #[arg(long, value_enum, default_value = "site", help_heading = "What to show")]
     pub by: By,
@@ -63,7 +87,14 @@ pub struct What {
     /// For people or for programs.
     #[arg(long, value_enum, default_value = "text", help_heading = "What to show")]
     pub format: OutputFormat,
+    /// Which blocks.
+    #[command(flatten)]
+    pub which: Which,
+}
 
+/// Which blocks.
+#[derive(clap::Args, Debug, Clone)]
+pub struct Which {
     /// Only call paths with a function that matches.
     #[arg(long, value_name = "REGEX", help_heading = "Which blocks")]
     pub function: Vec<Regex>,
@@ -85,6 +116,9 @@ pub struct What {
     /// Only blocks allocated by this thread: its id, or a regular expression for its name.
     #[arg(long, value_name = "THREAD", help_heading = "Which blocks")]
     pub thread: Option<String>,
+    /// Only of this process, where the capture is of several; may be given several times. Totals and the peak are then of these alone.
+    #[arg(long, value_name = "PID", help_heading = "Which blocks")]
+    pub process: Vec<u32>,
     /// Only blocks of at least so many bytes (k, M, G: decimal; Ki, Mi, Gi: binary).
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Which blocks")]
     pub min_size: Option<u64>,
@@ -133,6 +167,26 @@ pub enum By {
     Thread,
     /// Sizes between two powers of two.
     Size,
+    /// Whether every block was recorded, or samples were taken.
+    Mode,
+    /// The allocating process.
+    Process,
+}
+
+impl By {
+    /// The same as a query has it.
+    pub(super) fn group(self) -> Group {
+        match self {
+            By::Site => Group::Site,
+            By::Function => Group::Function,
+            By::Tree => Group::Tree,
+            By::Module => Group::Module,
+            By::Thread => Group::Thread,
+            By::Size => Group::Size,
+            By::Mode => Group::Mode,
+            By::Process => Group::Process,
+        }
+    }
 }
 
 /// How a block ended.
@@ -160,7 +214,8 @@ pub enum OutputFormat {
 /// # Errors
 /// If the capture, or a suppression file, cannot be read.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let text = report(&args.file, &options(&args.what)?)?;
+    let options = Options { index: args.indexed.indexing(), ..options(&args.what)? };
+    let text = report(&args.file, &options)?;
     print(&text)
 }
 
@@ -177,24 +232,34 @@ pub(super) fn print(text: &str) -> anyhow::Result<ExitCode> {
 
 /// What the arguments ask for.
 pub(super) fn options(args: &What) -> anyhow::Result<Options> {
-    let default_suppressions = !args.all && !args.no_default_suppressions;
-    let mut suppressions = if default_suppressions { Suppressions::runtime() } else { Suppressions::none() };
-    for path in &args.suppressions {
-        add_suppressions(&mut suppressions, path)?;
-    }
     let colour = args.format == OutputFormat::Text && std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let of_blocks = matches!(args.by, By::Size | By::Mode);
+    anyhow::ensure!(
+        !args.section.faults || !of_blocks,
+        "--by size and --by mode are for blocks: a page fault has no size, and no weight of its own"
+    );
     Ok(Options {
         query: query(args)?,
-        suppressions,
+        faults: args.section.faults,
+        suppressions: suppressions(&args.which, args.all)?,
         format: if args.format == OutputFormat::Json { Format::Json } else { Format::Text },
         style: if colour { Style::Colour } else { Style::Plain },
         full_stacks: args.full_stacks,
+        blocks: args.blocks,
         progress: true,
         ..Options::default()
     })
 }
 
-fn query(args: &What) -> anyhow::Result<Query> {
+/// What is left out of leaks; `all`: only what suppression files name.
+pub(super) fn suppressions(which: &Which, all: bool) -> anyhow::Result<Suppressions> {
+    let mut suppressions = if all || which.no_default_suppressions { Suppressions::none() } else { Suppressions::runtime() };
+    which.suppressions.iter().try_for_each(|path| add_suppressions(&mut suppressions, path))?;
+    Ok(suppressions)
+}
+
+/// The query that these filters and this figure make, with no limit.
+pub(super) fn filters(args: &Which) -> anyhow::Result<Query> {
     let thread = match &args.thread {
         None => None,
         Some(text) => Some(match text.parse() {
@@ -227,25 +292,33 @@ fn query(args: &What) -> anyhow::Result<Query> {
             exclude_module: args.exclude_module.clone(),
         },
         thread,
-        group: match args.by {
-            By::Site => Group::Site,
-            By::Function => Group::Function,
-            By::Tree => Group::Tree,
-            By::Module => Group::Module,
-            By::Thread => Group::Thread,
-            By::Size => Group::Size,
-        },
-        measure: match args {
-            What { peak: true, .. } => Measure::Peak,
-            What { allocations: true, .. } => Measure::Allocations,
-            What { allocated: true, .. } => Measure::Allocated,
-            What { temporary: true, .. } => Measure::Temporary,
+        processes: args.process.clone(),
+        ..Query::default()
+    })
+}
+
+impl Section {
+    /// The figure.
+    pub(super) fn measure(&self) -> Measure {
+        match self {
+            Section { peak: true, .. } => Measure::Peak,
+            Section { allocations: true, .. } => Measure::Allocations,
+            Section { allocated: true, .. } | Section { faults: true, .. } => Measure::Allocated,
+            Section { temporary: true, .. } => Measure::Temporary,
             _ => Measure::Live,
-        },
+        }
+    }
+}
+
+fn query(args: &What) -> anyhow::Result<Query> {
+    Ok(Query {
+        group: args.by.group(),
+        measure: args.section.measure(),
         // A tree's rows are branches: a useful one needs more of them than a list needs sites.
         limit: if args.all { None } else { args.limit.or(Some(if args.by == By::Tree { DEFAULT_LIMIT * 10 } else { DEFAULT_LIMIT })) },
         // Whoever asks for all in JSON wants every site, also those that leaked nothing.
         keep_zero: args.all && args.format == OutputFormat::Json,
+        ..filters(&args.which)?
     })
 }
 
@@ -322,7 +395,7 @@ mod tests {
     #[test]
     fn every_option_reaches_the_query() {
         let line = "a.hound --peak --by thread --limit 3 --min-size 4k --max-size 1Mi --min-lifetime 1.5s --max-lifetime 2min --from 10ms \
-                    --to 1h --kind calloc --kind malloc --only freed --thread 12 --function ^f --exclude-function g$";
+                    --to 1h --kind calloc --kind malloc --only freed --thread 12 --process 7 --process 8 --function ^f --exclude-function g$";
         let query = query(&parse(line).unwrap()).unwrap();
         let expected = BlockFilter {
             min_size: Some(4000),
@@ -336,13 +409,15 @@ mod tests {
         };
         assert_eq!(query.blocks, expected);
         assert_eq!((query.measure, query.group, query.limit), (Measure::Peak, Group::Thread, Some(3)));
-        assert!(matches!(query.thread, Some(ThreadFilter::Tid(12))));
+        assert!(matches!(query.thread, Some(ThreadFilter::Tid(12))) && query.processes == [7, 8]);
         assert_eq!((query.frames.function.len(), query.frames.exclude_function.len()), (1, 1));
     }
 
     #[test]
     fn sections_exclude_each_other_and_wrong_values_are_refused() {
         assert!(parse("a.hound --leaks --peak").is_err());
+        assert!(parse("a.hound --faults --from 1s --function f").is_ok() && parse("a.hound --faults --min-size 1").is_err());
+        assert!(options(&parse("a.hound --faults --by size").unwrap()).is_err());
         for wrong in ["--min-size lots", "--min-size 4x", "--from -1", "--kind free", "--function (", "--by name"] {
             assert!(parse(&format!("a.hound {wrong}")).is_err(), "{wrong}");
         }

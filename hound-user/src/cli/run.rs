@@ -4,12 +4,19 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitCode;
+use std::time::Duration;
 
+use anyhow::bail;
 use clap::ValueEnum;
+use hound_common::sampling::{DEFAULT_INTERVAL, MAX_INTERVAL};
 
+use super::attach::{parse_phase, some_time};
+use super::meanwhile::{Meanwhile, Place};
+use super::probing::Probing;
+use super::report::parse_size;
 use super::{setting, switch};
 use crate::report::{Options, leak_report};
-use crate::session::{Collect, Launch, Launched, collect as collect_ring, launch};
+use crate::session::{self, Attach, Collect, Follow, Launch, Launched, collect as collect_ring, launch, launch_sampled};
 use crate::view::Style;
 
 /// What to do when the program produces events faster than hound can take them.
@@ -21,6 +28,35 @@ pub(super) enum Overload {
     Drop,
 }
 
+/// How a program is recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Mode {
+    /// Every allocation with its whole stack.
+    Full,
+    /// Some allocations, the larger the likelier, from which all are estimated: costs next to nothing.
+    Sampled,
+    /// Page faults alone: who touches memory first, from the kernel.
+    Faults,
+}
+
+/// Who records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Engine {
+    /// A library that is loaded into the program.
+    Library,
+    /// The kernel, by probes: nothing is brought into the program, and it may be linked statically or against musl. Samples within a
+    /// budget, as `hound attach` does; --interval 0 --budget unlimited records every call.
+    Kernel,
+}
+
+/// A mean interval between samples: some bytes, as many as the library counts.
+pub(super) fn parse_interval(text: &str) -> Result<u64, String> {
+    match parse_size(text)? {
+        1..=MAX_INTERVAL => parse_size(text),
+        _ => Err("give from 1 byte to less than 4Gi".into()),
+    }
+}
+
 /// Run a program and record every allocation it makes, with the stack it was made from.
 ///
 /// When the program ends, the leak report is printed to standard error. The program's output and exit status are passed through.
@@ -30,6 +66,28 @@ pub struct Args {
     /// Where the capture goes. %p is replaced by the process id, %t by the time, %e by the program's name, %n by the first free number.
     #[arg(short, long, value_name = "FILE")]
     output: Option<OsString>,
+    /// How to record; full if nothing is said, with --engine kernel sampled.
+    #[arg(long, value_enum)]
+    mode: Option<Mode>,
+    /// Who records.
+    #[arg(long, value_enum, default_value = "library")]
+    engine: Engine,
+    /// With `--mode sampled`: allocated bytes between samples, on average. The library's default is 512Ki; the kernel chooses what its budget
+    /// allows, and takes 0 for every call. With `--mode faults`: bytes touched between samples; 0 for every page.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    interval: Option<u64>,
+    #[command(flatten)]
+    probing: Probing,
+    /// With the kernel's engine: the program's children and theirs, too, also what they replace themselves by. What a child allocates in its
+    /// first milliseconds is not seen. Those that outlive the program are recorded until it ends.
+    #[arg(long)]
+    tree: bool,
+    /// With the kernel's engine: go over to another mode after the first, as in `hound attach`.
+    #[arg(long, value_name = "MODE:TIME", value_parser = parse_phase)]
+    then: Vec<(session::Mode, Duration)>,
+    /// With the kernel's engine: record for this time only (ms, s, min, h). The program runs on.
+    #[arg(long, value_name = "TIME", value_parser = some_time)]
+    duration: Option<u64>,
     /// Do not record where blocks are freed: smaller captures, cheaper frees.
     #[arg(long)]
     no_free_stacks: bool,
@@ -42,6 +100,8 @@ pub struct Args {
     /// No status line and no report at the end.
     #[arg(short, long)]
     quiet: bool,
+    #[command(flatten)]
+    meanwhile: Meanwhile,
     /// The program and its arguments.
     #[arg(required = true, last = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -51,6 +111,9 @@ const RUN_EXAMPLES: &str = "\
 Examples:
   hound run -- ./server --port 8080
   hound run -o /tmp/s-%p.hound -- python3 app.py
+  hound run --engine kernel --every 5s -- ./static-server
+                                                       from the kernel, with who holds most meanwhile
+  hound run --engine kernel --tree -- make             its children, too
   hound run --quiet --no-free-stacks -o s.hound -- ./batch && hound report s.hound";
 
 /// The exit status of a shell for a command that a signal killed.
@@ -58,17 +121,13 @@ const KILLED: i32 = 128;
 
 /// Runs the program.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let output = args.output.clone().or_else(|| setting("OUTPUT"));
-    let launched = launch(&Launch {
-        command: args.command.clone(),
-        output,
-        free_stacks: !args.no_free_stacks && switch("GRAB_BACKTRACES_ON_FREE").unwrap_or(true),
-        maps: !args.no_maps,
-        shadow_stack: switch("SHADOW_STACK").or_else(|| switch("USE_SHADOW_STACK")).unwrap_or(true),
-        drop_on_overload: args.on_overload == Overload::Drop,
-        quiet: args.quiet,
-    })?;
-    let reported = if args.quiet { Ok(()) } else { show(&launched) };
+    let launched = match args.engine {
+        Engine::Kernel => by_the_kernel(args, args.mode.unwrap_or(Mode::Sampled))?,
+        // Nobody else can see them.
+        Engine::Library if args.mode == Some(Mode::Faults) => by_the_kernel(args, Mode::Faults)?,
+        Engine::Library => by_the_library(args)?,
+    };
+    let reported = if args.quiet { Ok(()) } else { show(args, &launched) };
     // Last, where they are seen, and also if nothing else may be said.
     for warning in &launched.warnings {
         eprintln!("hound: {warning}");
@@ -78,10 +137,84 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX)))
 }
 
-fn show(launched: &Launched) -> anyhow::Result<()> {
+fn by_the_library(args: &Args) -> anyhow::Result<Launched> {
+    let kernels = [
+        (args.probing.budget.is_some(), "--budget"),
+        (args.probing.stack.is_some(), "--stack"),
+        (!args.probing.hook.is_empty(), "--hook"),
+        (args.tree, "--tree"),
+        (!args.then.is_empty(), "--then"),
+        (args.duration.is_some(), "--duration"),
+        (args.meanwhile.every.is_some(), "--every"),
+    ];
+    if let Some((_, option)) = kernels.iter().find(|(given, _)| *given) {
+        bail!("{option} needs --engine kernel; the library records the one program, to its end (`hound snapshot` reports meanwhile)");
+    }
+    let interval = args.interval.map(|bytes| parse_interval(&bytes.to_string())).transpose().map_err(anyhow::Error::msg)?;
+    launch(&Launch {
+        command: args.command.clone(),
+        output: args.output.clone().or_else(|| setting("OUTPUT")),
+        free_stacks: free_stacks(args),
+        maps: !args.no_maps,
+        interval: if args.mode == Some(Mode::Sampled) { interval.unwrap_or(DEFAULT_INTERVAL) } else { 0 },
+        shadow_stack: shadow_stack(),
+        drop_on_overload: args.on_overload == Overload::Drop,
+        quiet: args.quiet,
+    })
+}
+
+fn by_the_kernel(args: &Args, mode: Mode) -> anyhow::Result<Launched> {
+    let mode = match mode {
+        Mode::Full => {
+            bail!("the kernel samples: leave out --engine kernel, or have it record every call by --interval 0 --budget unlimited")
+        }
+        Mode::Sampled => session::Mode::Sampled,
+        Mode::Faults => session::Mode::Faults,
+    };
+    let full = args.then.iter().any(|(mode, _)| *mode == session::Mode::Full);
+    if args.tree && full {
+        bail!("the library is brought into one process at a time: leave out --tree, or --then full");
+    }
+    let attach = Attach {
+        pid: 0, // known when it was started
+        others: Vec::new(),
+        named: true,
+        follow: Follow { tree: args.tree, cgroup: None },
+        duration: args.duration.map(Duration::from_nanos),
+        output: args.output.clone().or_else(|| setting("OUTPUT")),
+        hooks: args.probing.hooks()?,
+        free_stacks: free_stacks(args),
+        maps: !args.no_maps,
+        mode,
+        then: args.then.clone(),
+        engine: session::Engine::Kernel,
+        sampling: args.probing.plan(args.interval, free_stacks(args), args.no_maps, args.mode == Some(Mode::Faults)),
+        interval: DEFAULT_INTERVAL,
+        shadow_stack: shadow_stack(),
+        drop_on_overload: args.on_overload == Overload::Drop,
+        every: args.meanwhile.every(),
+        unload: false,
+        quiet: args.quiet,
+        started: true,
+    };
+    let name = args.command.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
+    let whom = if args.tree { format!("{name} and its children") } else { name };
+    launch_sampled(&args.command, attach, args.meanwhile.shown(&whom, Place::Errors))
+}
+
+fn free_stacks(args: &Args) -> bool {
+    !args.no_free_stacks && switch("GRAB_BACKTRACES_ON_FREE").unwrap_or(true)
+}
+
+fn shadow_stack() -> bool {
+    switch("SHADOW_STACK").or_else(|| switch("USE_SHADOW_STACK")).unwrap_or(true)
+}
+
+fn show(args: &Args, launched: &Launched) -> anyhow::Result<()> {
+    let Some(output) = &launched.output else { return Ok(()) };
     let style = if std::io::stderr().is_terminal() { Style::Colour } else { Style::Plain };
-    eprint!("{}", leak_report(&launched.output, &Options { progress: true, style, ..Options::default() })?);
-    eprintln!("hound: capture in {}", launched.output.display());
+    eprint!("{}", leak_report(output, &Options { progress: true, style, blocks: args.meanwhile.blocks, ..Options::default() })?);
+    eprintln!("hound: capture in {}", output.display());
     Ok(())
 }
 

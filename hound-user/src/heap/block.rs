@@ -14,8 +14,8 @@ pub struct Block {
     pub alloc_ns: u64,
     /// Its number among all allocations, from 1, in the order of replay.
     pub ordinal: u64,
-    /// When the first block of its chain came to be; `alloc_ns` if it continues none.
-    pub chain_ns: u64,
+    /// Ordinal of the first block of its chain; its own if it continues none.
+    pub chain: u64,
     /// Where it was allocated.
     pub stack: StackId,
     /// By whom.
@@ -26,6 +26,10 @@ pub struct Block {
     pub kind: Kind,
     /// `hound_common::event::ALLOC_…` bits.
     pub flags: u8,
+    /// At which mean interval between samples it was drawn: see [`Sampling::interval`]; 0 = its thread recorded every block.
+    ///
+    /// [`Sampling::interval`]: super::Sampling::interval
+    pub rate: u16,
 }
 
 const _: () = assert!(size_of::<Block>() == 56, "a live block is less than a cache line");
@@ -57,27 +61,46 @@ pub enum Ending {
         /// When its address was given out again.
         time_ns: u64,
     },
+    /// It was found to be gone, or its address was given out again, after a time in which nobody watched.
+    Gone {
+        /// It had ended by then.
+        time_ns: u64,
+        /// Until then it is known to have lived.
+        known_ns: u64,
+    },
+    /// It is a sample, and whether it lives is not known at the end: nobody watched.
+    Uncertain {
+        /// Until then it is known to have lived.
+        time_ns: u64,
+    },
     /// It lived when the recording ended.
     Alive {
         /// When that was: the last event.
         time_ns: u64,
     },
-    /// It lived when the recording was switched off; what became of it afterwards was not recorded.
+    /// It lived when the recording was switched off, or from all blocks to samples; what became of it afterwards was not recorded.
     Censored {
-        /// When the recording ended.
+        /// When the recording ended, or was switched to samples.
         time_ns: u64,
     },
 }
 
 impl Ending {
-    /// Up to when the block is known to have lived, in nanoseconds of the capture.
+    /// When the block ended, or had ended by; for one that has not, up to when it is known to have lived. Nanoseconds of the capture.
     pub fn time_ns(&self) -> u64 {
         match *self {
             Ending::Freed(Death { time_ns, .. })
             | Ending::Replaced { time_ns }
+            | Ending::Gone { time_ns, .. }
+            | Ending::Uncertain { time_ns }
             | Ending::Alive { time_ns }
             | Ending::Censored { time_ns } => time_ns,
         }
+    }
+
+    /// Up to when the block is known to have lived, in nanoseconds of the capture.
+    pub fn known_ns(&self) -> u64 {
+        if let Ending::Gone { known_ns, .. } = *self { known_ns } else { self.time_ns() }
     }
 
     /// Whether the block was still there at the end, for all that is known.
@@ -89,7 +112,7 @@ impl Ending {
 /// The moment at which most bytes lived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Peak {
-    /// Live bytes (as asked for) then.
+    /// Live bytes (as asked for) then; where there are samples, what those stand for that were not known to have ended.
     pub bytes: u64,
     /// When, in nanoseconds of the capture.
     pub time_ns: u64,
@@ -100,7 +123,7 @@ pub struct Peak {
     pub ordinal: u64,
 }
 
-/// Sums over a whole capture.
+/// Sums over a whole capture, of what was recorded: a sample counts as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Totals {
     /// Blocks allocated; a realloc counts as one release and one allocation.
@@ -115,16 +138,26 @@ pub struct Totals {
     pub replaced: u64,
     /// Their bytes.
     pub replaced_bytes: u64,
+    /// Blocks that ended unseen, while nobody watched.
+    pub gone: u64,
+    /// Their bytes.
+    pub gone_bytes: u64,
+    /// Blocks of which it is not known at the end whether they live.
+    pub uncertain_blocks: u64,
+    /// Their bytes.
+    pub uncertain_bytes: u64,
     /// Blocks that live.
     pub live_blocks: u64,
     /// Their bytes.
     pub live_bytes: u64,
-    /// Of `live_blocks`, those that lived when recording was switched off.
+    /// Of `live_blocks`, those that lived when recording was switched off, or from all blocks to samples.
     pub censored_blocks: u64,
     /// Their bytes.
     pub censored_bytes: u64,
     /// Blocks released with no other allocation of their thread between.
     pub temporary: u64,
+    /// Releases, by a process, of blocks that it had from before its fork.
+    pub inherited_frees: u64,
     /// Releases of blocks whose allocation was not recorded: they are from before the recording, or were lost.
     pub unknown_frees: u64,
 }

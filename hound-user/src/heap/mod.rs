@@ -7,24 +7,36 @@
 //! Invariants, whatever the events are:
 //!
 //! ```text
-//! allocations     = frees       + replaced       + live_blocks
-//! allocated_bytes = freed_bytes + replaced_bytes + live_bytes
+//! allocations     = frees       + replaced       + gone       + live_blocks + uncertain_blocks
+//! allocated_bytes = freed_bytes + replaced_bytes + gone_bytes + live_bytes  + uncertain_bytes
 //! ```
 //!
 //! Blocks of custom pools are cut from memory that the heap's blocks are made of, often at the same address: [`Heaps`] replays each pool on
 //! its own, so that what is said of the heap is what would be said without pools.
 //!
+//! These count what was recorded, each block once. What sampled blocks stand for is said by [`Sampling`], and added up by `query`.
+//!
 //! What cannot be right is counted in [`Anomalies`], never an error. The order of events is repaired by legality ([`order`]).
 
 mod addresses;
 mod block;
+mod faults;
 mod heaps;
+mod mappings;
 mod order;
+mod processes;
 mod replay;
+mod sampling;
+mod survival;
 
 pub use block::{Anomalies, Block, Death, Ending, Outcome, Peak, Totals};
+pub use faults::{FaultKind, PAGE, drawn as fault_drawn};
 pub use heaps::{Heaps, Sink};
-pub use replay::Replay;
+pub use mappings::{MapRecord, Mappings};
+pub use processes::Processes;
+pub use replay::{Hears, Replay};
+pub use sampling::{Drawn, Part, Sampling, Weight, Window};
+pub use survival::End;
 
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 use super::*;
 use crate::capture::Visitor;
 use crate::capture::model::{Alloc, Event, Free, StackId, Stamped, StreamId};
-use hound_common::event::MODE_OFF;
+use hound_common::event::{LIVENESS_ALIVE, LIVENESS_GONE, LIVENESS_UNKNOWN, MODE_FULL, MODE_OFF, MODE_SAMPLED};
 use hound_common::hook::Kind;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, HashMap};
@@ -38,7 +38,7 @@ fn realloc(time_ns: u64, stream: u32, from: u64, to: u64, size: u64) -> [Step; 2
     ]
 }
 
-fn feed<S: FnMut(&Block, &Ending, &Peak)>(replay: &mut Replay<S>, step: &Step) {
+fn feed<S: Hears>(replay: &mut Replay<S>, step: &Step) {
     let stream = StreamId(step.stream);
     match step.what {
         What::Alloc { size, previous } => {
@@ -124,7 +124,7 @@ fn reallocs_are_joined_in_a_chain() {
     let (outcome, blocks) = replay(&steps);
     assert_eq!((outcome.totals.allocations, outcome.totals.frees, outcome.totals.live_bytes), (3, 2, 400));
     let last = blocks[2].0;
-    assert_eq!((last.chain_ns, last.chain_length, last.addr), (10, 2, 32));
+    assert_eq!((last.chain, last.chain_length, last.addr), (1, 2, 32));
 }
 
 #[test]
@@ -239,7 +239,7 @@ fn a_pool_is_counted_beside_the_heap_also_at_the_address_of_its_chunk() {
     assert_eq!([heap.anomalies, one.anomalies, two.anomalies], [Anomalies::default(); 3]);
     let alive: Vec<_> = blocks.iter().filter(|(_, _, ending)| ending.is_live()).collect();
     let [(1, block, Ending::Alive { time_ns: 90 })] = alive[..] else { panic!("not alive until the end of all: {alive:?}") };
-    assert_eq!((block.addr, block.chain_ns, block.chain_length), (0x1100, 20, 1));
+    assert_eq!((block.addr, block.chain, block.chain_length), (0x1100, 1, 1));
 }
 
 /// A step of a random history: which thread does what to which address, and how long after the step before.
@@ -379,5 +379,309 @@ proptest! {
             ended
         };
         prop_assert_eq!(ended(&replay(&perturbed(&history)).1), ended(&replay(&truth).1));
+    }
+}
+
+/// A step of a capture that has samples.
+enum Do {
+    Feed(Step),
+    Say(u64, u32, Event),
+}
+
+use Do::{Feed, Say};
+
+/// Feeds steps in their order to a replay that knows how they were sampled.
+fn replay_sampled(steps: &[Do]) -> (Outcome, Vec<(Block, Ending)>, std::sync::Arc<Sampling>) {
+    let said = |step: &Do| match step {
+        Say(time_ns, stream, event) => Some(Stamped { time_ns: *time_ns, stream: StreamId(*stream), event: event.clone() }),
+        Feed(_) => None,
+    };
+    let events: Vec<Stamped> = steps.iter().filter_map(said).collect();
+    let sampling = std::sync::Arc::new(Sampling::of(&events).expect("there are samples"));
+    let mut blocks = Vec::new();
+    let mut replay = Replay::new(|block: &Block, ending: &Ending, _: &Peak| blocks.push((*block, *ending))).sampled(sampling.clone());
+    for step in steps {
+        match step {
+            Feed(step) => feed(&mut replay, step),
+            Say(..) => replay.other(&said(step).expect("an event")),
+        }
+    }
+    let outcome = replay.finish();
+    blocks.sort_by_key(|(block, _)| block.ordinal);
+    (outcome, blocks, sampling)
+}
+
+fn mode(time_ns: u64, mode: u8) -> Do {
+    Say(time_ns, 9, Event::Mode { mode })
+}
+
+fn liveness(time_ns: u64, addr: u64, state: u8) -> Do {
+    Say(time_ns, 9, Event::Liveness { state, addr, pool: 0 })
+}
+
+fn window(time_ns: u64, opened_ns: u64, closed_ns: u64, from_ns: u64, to_ns: u64) -> Do {
+    Say(time_ns, 9, Event::Window { opened_ns, closed_ns, from_ns, to_ns })
+}
+
+#[test]
+fn a_capture_without_intervals_and_windows_is_not_sampled() {
+    let stamped = |event| Stamped { time_ns: 5, stream: StreamId(0), event };
+    assert_eq!(Sampling::of(&[]), None);
+    assert_eq!(
+        Sampling::of(&[stamped(Event::Mode { mode: MODE_FULL }), stamped(Event::Rate(0)), stamped(Event::Mode { mode: MODE_OFF })]),
+        None
+    );
+}
+
+#[test]
+fn each_stream_has_its_own_interval_and_a_block_keeps_its() {
+    let (_, blocks, sampling) = replay_sampled(&[
+        mode(1, MODE_SAMPLED),
+        Say(2, 0, Event::Rate(1000)),
+        Feed(alloc(10, 0, 16, 100)),
+        Feed(alloc(11, 1, 32, 100)),
+        Say(20, 0, Event::Rate(50)),
+        Say(20, 1, Event::Rate(1000)),
+        Feed(alloc(30, 0, 48, 100)),
+        Feed(alloc(31, 1, 64, 100)),
+        Say(40, 0, Event::Rate(0)),
+        Feed(alloc(50, 0, 80, 100)),
+    ]);
+    let intervals: Vec<u64> = blocks.iter().map(|(block, _)| sampling.interval(block)).collect();
+    assert_eq!(intervals, [1000, 0, 50, 1000, 0]);
+    assert_eq!(sampling.drawn(&blocks[1].0), Drawn::Exact);
+    let probability = hound_common::sampling::probability(100, 50);
+    assert_eq!(sampling.drawn(&blocks[2].0), Drawn::Sampled(Weight { probability, scale: 1.0, cluster: None }));
+    assert_eq!(sampling.parts()[0].intervals, Some((50, 1000)));
+}
+
+#[test]
+fn a_window_stands_for_its_period_and_one_that_is_not_told_for_nothing() {
+    let (outcome, blocks, sampling) = replay_sampled(&[
+        mode(0, MODE_SAMPLED),
+        Say(0, 0, Event::Rate(50)),
+        Feed(alloc(210, 0, 16, 100)),
+        // It returned after the window was closed.
+        Feed(alloc(305, 0, 32, 100)),
+        window(300, 200, 300, 0, 1000),
+        Feed(alloc(1500, 0, 48, 100)),
+        window(1700, 1500, 1700, 1000, 2000),
+        // The capture was cut before this window was closed.
+        Feed(alloc(25_000, 0, 64, 100)),
+    ]);
+    let probability = hound_common::sampling::probability(100, 50);
+    let drawn: Vec<Drawn> = blocks.iter().map(|(block, _)| sampling.drawn(block)).collect();
+    let of = |scale, cluster| Drawn::Sampled(Weight { probability, scale, cluster: Some(cluster) });
+    assert_eq!(drawn, [of(10.0, 0), of(10.0, 0), of(5.0, 1), Drawn::Unknown]);
+    assert_eq!((sampling.share_observed(&sampling.parts()[0]), sampling.clusters()), (0.15, 2));
+    let each = 100.0 / probability;
+    assert_eq!(outcome.peak.bytes, [10.0, 10.0, 5.0].map(|scale| (each * scale).round() as u64).iter().sum::<u64>());
+    assert_eq!(outcome.peak.ordinal, 3);
+}
+
+#[test]
+fn damaged_windows_are_none() {
+    let (_, _, sampling) = replay_sampled(&[
+        mode(0, MODE_SAMPLED),
+        Say(0, 0, Event::Rate(50)),
+        window(1, 300, 300, 0, 1000),
+        window(2, 300, 200, 0, 1000),
+        window(3, 0, 2000, 0, 1000),
+        window(4, 0, 10, 1000, 0),
+    ]);
+    assert!(sampling.windows().is_empty());
+}
+
+#[test]
+fn more_windows_than_clusters_are_taken_together() {
+    let windows = (0..1000u64).map(|n| window(n * 10 + 5, n * 10 + 1, n * 10 + 2, n * 10, n * 10 + 10));
+    let steps: Vec<Do> =
+        [mode(0, MODE_SAMPLED), Say(0, 0, Event::Rate(50))].into_iter().chain(windows).chain([Feed(alloc(9991, 0, 16, 1))]).collect();
+    let (_, blocks, sampling) = replay_sampled(&steps);
+    assert_eq!(sampling.clusters(), 250);
+    assert!(matches!(sampling.drawn(&blocks[0].0), Drawn::Sampled(Weight { scale: 10.0, cluster: Some(249), .. })));
+}
+
+#[test]
+fn a_doubted_block_is_neither_live_nor_leaked_until_it_is_seen_again() {
+    let (outcome, blocks, _) = replay_sampled(&[
+        mode(0, MODE_SAMPLED),
+        Say(0, 0, Event::Rate(50)),
+        Feed(alloc(10, 0, 16, 100)),
+        Feed(alloc(11, 0, 32, 100)),
+        Feed(alloc(12, 0, 48, 100)),
+        Feed(alloc(13, 0, 64, 100)),
+        Feed(alloc(14, 0, 80, 100)),
+        liveness(50, 16, LIVENESS_UNKNOWN),
+        liveness(51, 32, LIVENESS_UNKNOWN),
+        liveness(52, 48, LIVENESS_UNKNOWN),
+        liveness(53, 64, LIVENESS_UNKNOWN),
+        liveness(60, 32, LIVENESS_ALIVE),
+        liveness(61, 48, LIVENESS_GONE),
+        liveness(62, 0x7777, LIVENESS_GONE),
+        Feed(free(9000, 0, 64)),
+        Feed(free(9001, 0, 80)),
+    ]);
+    let endings: Vec<Ending> = blocks.iter().map(|(_, ending)| *ending).collect();
+    let [
+        Ending::Uncertain { time_ns: 50 },
+        Ending::Alive { .. },
+        Ending::Gone { time_ns: 61, known_ns: 52 },
+        Ending::Freed(_),
+        Ending::Freed(_),
+    ] = endings[..]
+    else {
+        panic!("{endings:?}")
+    };
+    let totals = outcome.totals;
+    assert_eq!((totals.uncertain_blocks, totals.live_blocks, totals.gone, totals.frees), (1, 1, 1, 2));
+    assert_eq!(totals.allocated_bytes, totals.freed_bytes + totals.gone_bytes + totals.live_bytes + totals.uncertain_bytes);
+    assert_eq!(outcome.anomalies, Anomalies::default());
+}
+
+#[test]
+fn a_doubt_is_about_the_block_of_one_pool_not_about_others_at_its_address() {
+    let say = |time_ns: u64, event: Event| Stamped { time_ns, stream: StreamId(9), event };
+    let doubt = |time_ns: u64, pool: u8| say(time_ns, Event::Liveness { state: LIVENESS_UNKNOWN, addr: 16, pool });
+    for (doubted, wanted) in [(0, [1, 0]), (1, [0, 1])] {
+        let events = [say(0, Event::Mode { mode: MODE_SAMPLED }), say(1, Event::Rate(50)), doubt(30, doubted)];
+        let sampling = std::sync::Arc::new(Sampling::of(&events).expect("there are samples"));
+        let mut heaps =
+            Heaps::new(|_: &Block, _: &Ending, _: &Peak| {}, |_| -> Sink<'_> { Box::new(|_: &Block, _: &Ending, _: &Peak| {}) })
+                .sampled(sampling);
+        events[..2].iter().for_each(|event| heaps.other(event));
+        for (pool, kind) in [(0, Kind::Malloc), (1, Kind::PoolAlloc)] {
+            let block = Alloc { addr: 16, size: 100, usable: None, kind, flags: 0, pool, previous: None, stack: StackId(0) };
+            heaps.alloc(10, StreamId(0), &block);
+        }
+        heaps.other(&events[2]);
+        let (heap, pools) = heaps.finish();
+        assert_eq!([heap.totals.uncertain_blocks, pools[0].1.totals.uncertain_blocks], wanted);
+    }
+}
+
+#[test]
+fn an_address_given_out_again_between_windows_is_no_anomaly() {
+    let (outcome, blocks, _) = replay_sampled(&[
+        mode(0, MODE_SAMPLED),
+        Say(0, 0, Event::Rate(50)),
+        Feed(alloc(10_000, 0, 16, 100)),
+        window(20_000, 9_000, 11_000, 0, 20_000),
+        Feed(alloc(30_000, 0, 16, 100)),
+        window(40_000, 29_000, 31_000, 20_000, 40_000),
+        Say(50_000, 0, Event::Marker(1)),
+    ]);
+    assert_eq!(outcome.anomalies.allocated_alive, 0);
+    assert!(matches!(blocks[0].1, Ending::Gone { .. }) && matches!(blocks[1].1, Ending::Alive { .. }), "{blocks:?}");
+    // Where all is observed, it is one: a release is missing.
+    let (outcome, ..) = replay_sampled(&[
+        mode(0, MODE_SAMPLED),
+        Say(0, 0, Event::Rate(50)),
+        Feed(alloc(10_000, 0, 16, 100)),
+        Feed(alloc(30_000, 0, 16, 100)),
+    ]);
+    assert_eq!((outcome.anomalies.allocated_alive, outcome.totals.replaced), (1, 1));
+}
+
+/// Sampled, full, sampled, and off. Addresses below 100 are exact ones.
+fn switched() -> Vec<Do> {
+    vec![
+        mode(0, MODE_SAMPLED),
+        Say(0, 0, Event::Rate(50)),
+        Feed(alloc(10, 0, 100, 7)),
+        Feed(alloc(11, 0, 116, 7)),
+        Feed(alloc(12, 0, 132, 7)),
+        mode(10_000, MODE_FULL),
+        Say(10_000, 0, Event::Rate(0)),
+        Feed(alloc(10_100, 0, 16, 40)),
+        Feed(alloc(10_200, 0, 32, 50)),
+        Feed(alloc(10_300, 0, 48, 60)),
+        Feed(alloc(10_400, 0, 64, 70)),
+        // One sampled before, one exact, and one that was never sampled.
+        Feed(free(11_000, 0, 100)),
+        Feed(free(12_000, 0, 16)),
+        Feed(free(13_000, 0, 0x9990)),
+        mode(20_000, MODE_SAMPLED),
+        Say(20_100, 0, Event::Rate(50)),
+        // The release of an exact block that is seen all the same, and an address given out again after one that was not.
+        Feed(free(25_000, 0, 32)),
+        Feed(alloc(26_000, 0, 48, 7)),
+        Feed(free(27_000, 0, 116)),
+        mode(30_000, MODE_OFF),
+    ]
+}
+
+#[test]
+fn switching_between_modes_counts_no_block_twice_and_loses_none() {
+    let (outcome, blocks, sampling) = replay_sampled(&switched());
+    let endings: Vec<(u64, Ending)> = blocks.iter().map(|(block, ending)| (block.addr, *ending)).collect();
+    let freed =
+        |index: usize, at: u64| assert!(matches!(endings[index].1, Ending::Freed(death) if death.time_ns == at), "{:?}", endings[index]);
+    assert_eq!(endings.iter().map(|(addr, _)| *addr).collect::<Vec<_>>(), [100, 116, 132, 16, 32, 48, 64, 48]);
+    freed(0, 11_000);
+    freed(1, 27_000);
+    assert_eq!(endings[2].1, Ending::Censored { time_ns: 30_000 });
+    freed(3, 12_000);
+    freed(4, 25_000);
+    assert_eq!(endings[5].1, Ending::Gone { time_ns: 26_000, known_ns: 20_000 });
+    // Alive when only samples were watched from then on.
+    assert_eq!(endings[6].1, Ending::Censored { time_ns: 20_000 });
+    assert_eq!(endings[7].1, Ending::Censored { time_ns: 30_000 });
+    assert_eq!((outcome.totals.unknown_frees, outcome.anomalies.allocated_alive), (1, 0));
+    let exact: Vec<bool> = blocks.iter().map(|(block, _)| sampling.drawn(block) == Drawn::Exact).collect();
+    assert_eq!(exact, [false, false, false, true, true, true, true, false]);
+    let parts: Vec<_> = sampling.parts().iter().map(|part| (part.name(), part.from_ns, part.intervals)).collect();
+    assert_eq!(parts, [("sampled", 0, Some((50, 50))), ("full", 10_000, None), ("sampled", 20_000, Some((50, 50))), ("off", 30_000, None)]);
+}
+
+#[test]
+fn a_thread_that_notices_the_switch_late_is_exact_until_then() {
+    let (_, blocks, sampling) = replay_sampled(&[
+        mode(0, MODE_FULL),
+        mode(100, MODE_SAMPLED),
+        Feed(alloc(150, 0, 16, 8)),
+        Say(200, 0, Event::Rate(50)),
+        Feed(alloc(250, 0, 32, 8)),
+    ]);
+    assert_eq!(sampling.drawn(&blocks[0].0), Drawn::Exact);
+    assert_eq!(blocks[0].1, Ending::Censored { time_ns: 150 });
+    assert!(matches!(sampling.drawn(&blocks[1].0), Drawn::Sampled(_)));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    #[test]
+    fn any_sampled_event_list_keeps_the_balance_and_never_panics(
+        events in prop::collection::vec((0u64..2000, 0u32..3, 0u64..6, 0u64..5000, 0u8..16), 0..200)
+    ) {
+        let mut now = 0;
+        let mut steps = vec![Say(0, 0, Event::Rate(700))];
+        steps.extend(events.iter().map(|&(gap, stream, number, size, what)| {
+            now += gap;
+            let addr = number * 16;
+            match what {
+                0..5 => Feed(alloc(now, stream, addr, size)),
+                5..8 => Feed(free(now, stream, addr)),
+                8 => mode(now, number as u8),
+                9 => Say(now, stream, Event::Rate(size * (size % 2))),
+                10..14 => liveness(now, addr, what - 10),
+                _ => window(now, now.saturating_sub(gap), now, now.saturating_sub(gap * 2), now + size),
+            }
+        }));
+        let (Outcome { totals, .. }, blocks, sampling) = replay_sampled(&steps);
+        let allocated = steps.iter().filter(|step| matches!(step, Feed(Step { what: What::Alloc { .. }, .. }))).count();
+        prop_assert_eq!(totals.allocations, allocated as u64);
+        prop_assert_eq!(totals.allocations, totals.frees + totals.replaced + totals.gone + totals.live_blocks + totals.uncertain_blocks);
+        let ended = totals.freed_bytes + totals.replaced_bytes + totals.gone_bytes;
+        prop_assert_eq!(totals.allocated_bytes, ended + totals.live_bytes + totals.uncertain_bytes);
+        prop_assert_eq!(blocks.len(), allocated);
+        for (block, ending) in &blocks {
+            prop_assert!(ending.known_ns() <= ending.time_ns());
+            if let Drawn::Sampled(weight) = sampling.drawn(block) {
+                prop_assert!(weight.scale >= 1.0 && weight.probability > 0.0 && weight.probability <= 1.0);
+                prop_assert!(weight.cluster.is_none_or(|cluster| cluster < sampling.clusters()));
+            }
+        }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Two return addresses on one line of one function have equal frame lists, so stacks that look alike to a person are one node here.
 
-use super::tally::{Entry, Part, Sums};
+use super::sums::Sums;
+use super::tally::{Entry, Part};
 use crate::capture::MAPPED_LIBRARY;
 use crate::capture::model::{StackId, StackNode, StackRoot, StackTree};
 use crate::symbols::{Frame, FrameList, SymbolTable};
@@ -26,18 +27,21 @@ pub struct Sites<'a> {
     sums: Vec<(NodeId, Part, Sums)>,
     /// How the stacks ended, with what was allocated from them.
     roots: Vec<(StackRoot, Sums)>,
+    /// The path of each entry, in the entries' order.
+    of_entries: Vec<NodeId>,
 }
 
 impl<'a> Sites<'a> {
     /// Names the stacks of all entries. `moments` are those the tally was made with.
     pub fn new(entries: &[Entry], stacks: &StackTree, table: &'a SymbolTable, moments: &[u64]) -> Self {
-        let mut sites = Sites { table, nodes: vec![(0, None)], sums: Vec::new(), roots: Vec::new() };
+        let mut sites = Sites { table, nodes: vec![(0, None)], sums: Vec::new(), roots: Vec::new(), of_entries: Vec::new() };
         let mut naming =
             Naming { nodes: HashMap::new(), plain: vec![UNNAMED; stacks.len()], eras: HashMap::new(), path: Vec::new(), ours: ours(table) };
         let mut index: HashMap<(NodeId, Part), usize> = HashMap::new();
         let mut roots: HashMap<StackRoot, Sums> = HashMap::new();
         for entry in entries {
             let node = naming.node(&mut sites, stacks, entry.key.stack, entry.key.era, moments);
+            sites.of_entries.push(node);
             let at = *index.entry((node, entry.key.part)).or_insert(sites.sums.len());
             if at == sites.sums.len() {
                 sites.sums.push((node, entry.key.part, Sums::default()));
@@ -48,7 +52,7 @@ impl<'a> Sites<'a> {
             }
         }
         sites.roots = roots.into_iter().collect();
-        sites.roots.sort_by_key(|(root, sums)| (std::cmp::Reverse(sums.allocations), root.reason, root.frame_pointers));
+        sites.roots.sort_by_key(|(root, sums)| (std::cmp::Reverse(sums.recorded()), root.reason, root.frame_pointers));
         sites
     }
 
@@ -86,6 +90,17 @@ impl<'a> Sites<'a> {
     /// What was added up: path, part, sums.
     pub fn sums(&self) -> &[(NodeId, Part, Sums)] {
         &self.sums
+    }
+
+    /// The call path of each of the entries these sites were made of, in their order.
+    pub(super) fn of_entries(&self) -> &[NodeId] {
+        &self.of_entries
+    }
+
+    /// The same call paths with these parts of the sums alone.
+    pub(super) fn only(&self, keep: impl Fn(&Part) -> bool) -> Self {
+        let sums = self.sums.iter().filter(|(_, part, _)| keep(part)).cloned().collect();
+        Sites { table: self.table, nodes: self.nodes.clone(), sums, roots: Vec::new(), of_entries: Vec::new() }
     }
 
     /// How stacks ended, most allocations first.
@@ -133,7 +148,7 @@ impl Naming {
     fn node(&mut self, sites: &mut Sites<'_>, stacks: &StackTree, stack: StackId, era: u32, moments: &[u64]) -> NodeId {
         // The era began at its moment; the first one at 0.
         let time_ns = era.checked_sub(1).and_then(|last| moments.get(last as usize)).copied().unwrap_or(0);
-        let (mut at, mut named) = (stack, 0);
+        let (mut at, mut named, process) = (stack, 0, stacks.process_of(stack));
         self.path.clear();
         while let Some(StackNode::Frame { parent, ip }) = stacks.node(at) {
             if let Some(known) = self.known(at, era) {
@@ -144,7 +159,7 @@ impl Naming {
             at = parent;
         }
         while let Some((stack, ip)) = self.path.pop() {
-            let key = (named, sites.table.list(ip, time_ns));
+            let key = (named, sites.table.list(process, ip, time_ns));
             if !key.1.is_some_and(|list| self.ours.contains(&list.0)) {
                 named = *self.nodes.entry(key).or_insert_with(|| {
                     sites.nodes.push(key);

@@ -3,7 +3,7 @@
 //!
 //! The choice is for showing and for grouping by function; every report can show full stacks.
 
-use crate::symbols::Frame;
+use crate::symbols::{Frame, KERNEL};
 
 /// How many innermost frames of a call path belong to allocation itself. Never all of them.
 pub fn site_start(frames: &[Frame<'_>]) -> usize {
@@ -52,9 +52,50 @@ const PREFIXES: &[&str] = &[
 const EXACT: &[&str] =
     &["malloc", "calloc", "realloc", "reallocarray", "posix_memalign", "aligned_alloc", "memalign", "valloc", "pvalloc", "__libc_malloc"];
 
+/// What touches memory for its caller, in an allocator or a libc, under one of many names: `__memset_avx2_unaligned_erms`.
+const INNER: &[&str] =
+    &["_int_malloc", "_int_realloc", "_int_memalign", "sysmalloc", "sysmalloc_mmap", "tcache_init", "__libc_calloc", "__libc_realloc"];
+const FILLING: &[&str] = &["memset", "memcpy", "memmove", "mempcpy", "bzero"];
+
+/// Prefixes of the kernel's own: slabs, pages, per-CPU memory.
+const IN_THE_KERNEL: &[&str] = &[
+    "kmalloc",
+    "__kmalloc",
+    "___kmalloc",
+    "kvmalloc",
+    "__kvmalloc",
+    "krealloc",
+    "kmemdup",
+    "kstrdup",
+    "kmem_cache_alloc",
+    "__kmem_cache_alloc",
+    "slab_post_alloc",
+    "alloc_pages",
+    "__alloc_pages",
+    "alloc_frozen_pages",
+    "__alloc_frozen_pages",
+    "___alloc_pages",
+    "folio_alloc",
+    "__folio_alloc",
+    "vma_alloc_folio",
+    "get_free_pages",
+    "__get_free_pages",
+    "get_zeroed_page",
+    "pcpu_alloc",
+    "__alloc_percpu",
+];
+
 fn is_wrapper(frame: &Frame<'_>) -> bool {
     let module = frame.module.rsplit('/').next().unwrap_or("");
-    if module.starts_with("libhound.so") || EXACT.contains(&frame.function) {
+    if frame.module == KERNEL {
+        return IN_THE_KERNEL.iter().any(|prefix| frame.function.starts_with(prefix));
+    }
+    if module.starts_with("libhound.so") || EXACT.contains(&frame.function) || INNER.contains(&frame.function) {
+        return true;
+    }
+    let bare = frame.function.trim_start_matches('_');
+    let is_variant = |rest: &str| rest.is_empty() || ["_avx", "_sse", "_erms", "_unaligned", "_evex"].iter().any(|of| rest.starts_with(of));
+    if FILLING.iter().any(|name| bare.strip_prefix(name).is_some_and(is_variant)) {
         return true;
     }
     // The return type of a template function comes first in a C++ name: "std::pair<…> std::allocator<…>::allocate()" is not met, for
@@ -86,5 +127,8 @@ mod tests {
         assert_eq!(start(&["operator new(unsigned long)", cpp, "std::vector<int>::push_back(int const&)", "main"]), 2);
         assert_eq!(start(&["alloc::alloc::alloc", "<alloc::raw_vec::RawVec<T,A>>::grow_one", "app::load", "main"]), 2);
         assert_eq!(start(&["malloc", "operator new(unsigned long)"]), 0);
+        assert_eq!(start(&["__memset_avx2_unaligned_erms", "fill", "main"]), 1);
+        assert_eq!(start(&["sysmalloc", "_int_malloc", "malloc", "load", "main"]), 3);
+        assert_eq!(start(&["memcpy_all", "main"]), 0);
     }
 }

@@ -1,47 +1,72 @@
 //! The head of a report, from what the capture says about itself.
 
-use super::Read;
-use crate::capture::{Anomaly, Capture, REASON_DAMAGED};
+use super::{Read, processes};
+use crate::capture::{Anomaly, Capture, REASON_DAMAGED, STARTED};
 use crate::query::Sites;
-use crate::view::{EndKind, Summary};
+use crate::view::{EndKind, ProcessLine, Sampled, Summary};
 use hound_common::event;
 use hound_unwind::EndReason;
 use std::collections::BTreeMap;
 
-pub(super) fn summary(capture: &Capture, read: &Read, sites: &Sites<'_>) -> Summary {
+/// `pids`: the processes that are asked for; empty = all.
+pub(super) fn summary(capture: &Capture, read: &Read, sites: &Sites<'_>, pids: &[u32]) -> Summary {
     let session = capture.session();
     let end = capture.end();
     let mut anomalies: Vec<String> = read.anomalies.0.iter().map(ToString::to_string).collect();
-    if read.outcome.anomalies.allocated_alive > 0 {
-        let number = read.outcome.anomalies.allocated_alive;
+    if read.heap.outcome.anomalies.allocated_alive > 0 {
+        let number = read.heap.outcome.anomalies.allocated_alive;
         anomalies.push(format!("{number} allocations returned an address that was alive: releases are missing"));
     }
-    Summary {
+    let mut summary = Summary {
         command: session.command.clone(),
         pid: session.pid,
         mode: session.mode.clone(),
+        started: session.options.iter().any(|option| option == STARTED),
         hound_version: session.hound_version.clone(),
         machine: session.machine.clone(),
-        wall_ns: end.map(|end| end.target_wall_ns).filter(|&ns| ns > 0).unwrap_or(read.outcome.end_ns),
+        wall_ns: end.map(|end| end.target_wall_ns).filter(|&ns| ns > 0).unwrap_or(read.heap.outcome.end_ns),
         end: end_kind(capture),
         losses: losses(capture),
+        stripped: capture.stripped().copied(),
         cut_stacks: cut_stacks(sites),
-        frame_pointer_stacks: sites.roots().iter().filter(|(root, _)| root.frame_pointers).map(|(_, sums)| sums.allocations).sum(),
+        frame_pointer_stacks: sites.roots().iter().filter(|(root, _)| root.frame_pointers).map(|(_, sums)| sums.recorded()).sum(),
         anomalies,
         unresolved: Vec::new(),
-        reordered: read.outcome.anomalies.reordered,
+        reordered: read.heap.outcome.anomalies.reordered,
         before: session.before.clone(),
         attach_stall_ns: session.attach_stall_ns,
         detach_stall_ns: end.map_or(0, |end| end.detach_stall_ns),
+        sampled: sampled(read),
         covered: session.covered.clone(),
         not_covered: session.not_covered.clone(),
+        processes: processes::lines(capture, pids, &read.heap.processes),
+    };
+    match &summary.processes[..] {
+        [] => {}
+        [only] => {
+            (summary.command, summary.pid, summary.end) = (only.command.clone(), only.pid, only.end);
+            summary.wall_ns = only.to_ns.unwrap_or(summary.wall_ns).saturating_sub(only.from_ns);
+        }
+        // What lives at the end of all of them has leaked only if all had their chance to release it.
+        several => {
+            let is_final = |line: &&ProcessLine| line.end.is_final() || line.end == EndKind::Exec;
+            let last = several.iter().find(|line| !is_final(line)).or(several.iter().find(|line| line.end.is_final()));
+            summary.end = last.map_or(summary.end, |line| line.end);
+        }
     }
+    summary
 }
 
-fn end_kind(capture: &Capture) -> EndKind {
+/// How the capture was sampled. The figures are the program's heap's.
+fn sampled(read: &Read) -> Option<Sampled> {
+    Some(Sampled::new(read.sampling.as_ref()?, read.heap.whole.as_ref()?, read.heap.outcome.end_ns))
+}
+
+pub(super) fn end_kind(capture: &Capture) -> EndKind {
     match capture.end().map(|end| (end.reason, end.value)) {
         Some((event::END_EXIT, status)) => EndKind::Exit(status),
         Some((event::END_SIGNAL, signal)) => EndKind::Signal(signal),
+        Some((event::END_NO_MEMORY, _)) => EndKind::NoMemory,
         Some((event::END_EXEC, _)) => EndKind::Exec,
         Some((event::END_DETACH, _)) => EndKind::Detach,
         None if capture.is_growing() => EndKind::Growing,
@@ -64,6 +89,12 @@ fn losses(capture: &Capture) -> Vec<(String, u64)> {
         event::LOST_DAMAGED => "the program overwrote the ring (an estimate)".to_owned(),
         event::LOST_DISK => "the capture could not be written: the disk was full".to_owned(),
         event::LOST_NO_MEMORY => "the program had no memory left to record a deeper stack".to_owned(),
+        event::LOST_SAMPLES_FULL => "the table of sampled blocks was full: choose a larger --interval".to_owned(),
+        event::LOST_BUSY => "the table of sampled blocks was locked by what an interrupt had interrupted".to_owned(),
+        event::LOST_INTERRUPTED => {
+            "interrupts came while hound's own program ran there (a release among them leaves its block outstanding)".to_owned()
+        }
+        event::LOST_BUDGET => "there were more changes of mappings than the budget allows to record".to_owned(),
         event::LOST_UNFINISHED => "threads did not finish writing it while hound detached".to_owned(),
         other => format!("for reason {other}, which this hound has no words for"),
     };
@@ -78,7 +109,7 @@ fn losses(capture: &Capture) -> Vec<(String, u64)> {
 fn cut_stacks(sites: &Sites<'_>) -> Vec<(String, u64)> {
     let mut by_reason: BTreeMap<u8, u64> = BTreeMap::new();
     for (root, sums) in sites.roots().iter().filter(|(root, _)| root.reason != EndReason::Root as u8) {
-        *by_reason.entry(root.reason).or_default() += sums.allocations;
+        *by_reason.entry(root.reason).or_default() += sums.recorded();
     }
     let words = |reason| match EndReason::from_u8(reason) {
         Some(known) => known.sentence().to_owned(),

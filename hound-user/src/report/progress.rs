@@ -10,6 +10,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Shows how far something is.
 pub struct Progress {
+    wanted: bool,
     shown: bool,
     started: Instant,
     bar: RefCell<Option<ProgressBar>>,
@@ -18,7 +19,7 @@ pub struct Progress {
 impl Progress {
     /// Shows nothing unless `wanted` and stderr is a terminal.
     pub fn new(wanted: bool) -> Self {
-        Progress { shown: wanted && std::io::stderr().is_terminal(), started: Instant::now(), bar: RefCell::new(None) }
+        Progress { wanted, shown: wanted && std::io::stderr().is_terminal(), started: Instant::now(), bar: RefCell::new(None) }
     }
 
     /// `what` is at `done` of `all`.
@@ -34,6 +35,14 @@ impl Progress {
         bar.set_message(what);
         bar.set_length(all);
         bar.set_position(done);
+    }
+
+    /// Says something that is to stay, on stderr, where progress is wanted, terminal or not.
+    pub fn note(&self, text: &str) {
+        self.done();
+        if self.wanted {
+            eprintln!("hound: {text}");
+        }
     }
 
     /// Takes the bar away.

@@ -4,9 +4,12 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use hound_common::event::{MARKER_TEXT, tag};
+use hound_common::event::{MARKER_TEXT, MODE_FULL, MODE_OFF, MODE_SAMPLED, tag};
+use hound_common::ring::STATE_RECORDING;
+use hound_common::sampling::DEFAULT_INTERVAL;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use super::attach::Mode;
 use super::cost::Cost;
 use super::processes;
 use super::recording::Recording;
@@ -26,6 +29,20 @@ pub struct Leave {
     pub unload: bool,
     /// Who wants to hear when it is done.
     pub answer: Reply,
+}
+
+/// What only the session itself can do.
+#[derive(Debug)]
+pub enum Act {
+    /// End.
+    Leave(Leave),
+    /// Go on in another mode.
+    Switch {
+        /// Which.
+        to: Mode,
+        /// Who wants to hear when it is done.
+        answer: Reply,
+    },
 }
 
 /// A session as those who ask see it.
@@ -58,6 +75,11 @@ impl Answers {
         (Self::new(pid, mode, requests), talk)
     }
 
+    /// Recorded in this mode from now on.
+    pub fn set_mode(&mut self, mode: &'static str) {
+        self.mode = mode;
+    }
+
     /// The target.
     pub fn pid(&self) -> u32 {
         self.pid
@@ -77,12 +99,13 @@ impl Answers {
     }
 
     /// Answers, or gives back what only the session itself can do. `longest`: that the target has stood still for hound.
-    pub fn answer(&mut self, asked: Asked, recording: &Recording, longest: Duration) -> Option<Leave> {
+    pub fn answer(&mut self, asked: Asked, recording: &Recording, longest: Duration) -> Option<Act> {
         // Who asks may be in another folder.
         let capture = std::path::absolute(recording.path()).unwrap_or_else(|_| recording.path().to_owned());
         let answer = match asked.request {
             Request::Status => Answer::Status(Box::new(self.status(recording, longest, capture))),
-            Request::Detach { unload } => return Some(Leave { unload, answer: asked.answer }),
+            Request::Detach { unload } => return Some(Act::Leave(Leave { unload, answer: asked.answer })),
+            Request::Mode { to } => return Some(Act::Switch { to, answer: asked.answer }),
             Request::Mark { text } => {
                 let text = &text[..text.floor_char_boundary(MARKER_BYTES)];
                 let mut words = vec![0, text.len() as u64];
@@ -106,13 +129,23 @@ impl Answers {
 
     /// The same for a program that was started with the library in it, which cannot be left.
     pub fn answer_or_stay(&mut self, asked: Asked, recording: &Recording) {
-        if let Some(leave) = self.answer(asked, recording, Duration::ZERO) {
-            let pid = self.pid;
-            let why = format!(
-                "process {pid} was started with libhound.so in it and is recorded to its end; `hound snapshot -p {pid}` reports on it now"
-            );
-            let _ = leave.answer.send(Answer::Failed { why }); // who asked may be gone
-        }
+        let pid = self.pid;
+        let (said, answer) = match self.answer(asked, recording, Duration::ZERO) {
+            Some(Act::Leave(leave)) => {
+                let why = format!(
+                    "process {pid} was started with libhound.so in it and is recorded to its end; `hound snapshot -p {pid}` reports on it \
+                     now, `hound mode -p {pid} off` pauses it"
+                );
+                (Answer::Failed { why }, leave.answer)
+            }
+            Some(Act::Switch { to, answer }) => {
+                let capture = std::path::absolute(recording.path()).unwrap_or_else(|_| recording.path().to_owned());
+                let switched = switch_library(pid, to, recording);
+                (switched.map_or_else(|why| Answer::Failed { why }, |()| Answer::Done { capture }), answer)
+            }
+            None => return,
+        };
+        let _ = answer.send(said); // who asked may be gone
     }
 
     fn status(&mut self, recording: &Recording, longest: Duration, capture: PathBuf) -> Status {
@@ -140,4 +173,37 @@ impl Answers {
             longest_stall_ms: longest.as_secs_f64() * 1e3,
         }
     }
+}
+
+/// Changes the mode of a library that is in its target for good. Each thread sees it at its next event.
+fn switch_library(pid: u32, to: Mode, recording: &Recording) -> Result<(), String> {
+    let Some(ring) = recording.ring() else { return Err(format!("the recording of process {pid} is ending")) };
+    let control = ring.control();
+    let now = match (control.state.load(Ordering::Relaxed) & STATE_RECORDING, control.interval.load(Ordering::Relaxed)) {
+        (0, _) => Mode::Off,
+        (_, 0) => Mode::Full,
+        _ => Mode::Sampled,
+    };
+    let mode = match to {
+        _ if to == now => return Err(format!("process {pid} cannot be recorded in mode {0}: it is in that mode already", to.name())),
+        Mode::Faults => {
+            return Err(format!(
+                "process {pid} was started with libhound.so in it, which does not see page faults; sampled, full and off it can do"
+            ));
+        }
+        Mode::Off => MODE_OFF,
+        Mode::Full => MODE_FULL,
+        Mode::Sampled => MODE_SAMPLED,
+    };
+    if to == Mode::Off {
+        control.change(false);
+        recording.note(tag::MODE, mode, vec![0]);
+        return Ok(());
+    }
+    let option = |option: &String| option.strip_prefix("interval=")?.parse().ok();
+    let asked = recording.session().options.iter().find_map(option).unwrap_or(DEFAULT_INTERVAL);
+    control.interval.store(if to == Mode::Full { 0 } else { asked }, Ordering::Relaxed);
+    recording.note(tag::MODE, mode, vec![0]);
+    control.change(true);
+    Ok(())
 }

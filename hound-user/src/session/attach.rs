@@ -4,36 +4,38 @@
 //! begun is undone then.
 
 use std::ffi::OsString;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use hound_common::event::{END_DETACH, MODE_FULL, tag};
-use hound_common::ring::{OPTION_DROP, OPTION_FREE_STACKS, OPTION_MAPS, OPTION_SHADOW_STACK};
-use hound_inject::{Covered, CustomHook, Entered, NotCovered, Plan, Refusal, State, Target, moment};
+use hound_inject::CustomHook;
+use serde::{Deserialize, Serialize};
 
 use super::answers::{Answers, requests};
 use super::before::glance as glance_before;
-use super::files::Holder;
+use super::inside::{Inside, PATIENCE, Way};
+use super::members::{Follow, Members};
 use super::processes::{self, ProcessFd};
 use super::recording::{Recording, Start};
-use super::ring::Ring;
 use super::signals::{self, Signals};
-use super::talk::{Occupied, Talk, must_not_be_held, own_folder};
-use super::watch::{Watch, Why};
-use super::{clock, files, launch, leave, output, pools};
-use crate::capture::{CaptureWriter, End, SessionInfo};
-use crate::symbols::Files;
+use super::talk::{Answer, Occupied, Talk, must_not_be_held, own_folder};
+use super::watch::{Reply, Watch, Why};
+use super::{clock, files, launch, leave, output, pools, sampling};
+use crate::capture::{CaptureWriter, End, STARTED, SessionInfo};
+use crate::symbols::{Files, OtherFiles};
 
 /// What to attach to, and how to record it.
 #[derive(Clone, Debug)]
 pub struct Attach {
-    /// The target.
+    /// The target; of several, the first.
     pub pid: u32,
+    /// Others, in the same session.
+    pub others: Vec<u32>,
+    /// Whether `pid` and `others` were asked for by their numbers or name. Else they are in the control group by chance.
+    pub named: bool,
+    /// Further ones.
+    pub follow: Follow,
     /// Detach after so long.
     pub duration: Option<Duration>,
     /// Where the capture goes; may hold placeholders.
@@ -44,6 +46,16 @@ pub struct Attach {
     pub free_stacks: bool,
     /// Record mmap, munmap and mremap.
     pub maps: bool,
+    /// In which mode recording begins.
+    pub mode: Mode,
+    /// Modes that follow, and how long each lasts; the recording ends with the last. Empty: the first mode is the only one.
+    pub then: Vec<(Mode, Duration)>,
+    /// Who samples.
+    pub engine: Engine,
+    /// How the kernel samples.
+    pub sampling: sampling::Plan,
+    /// How the library samples: mean bytes between samples.
+    pub interval: u64,
     /// Reuse verified frames. Off only for debugging.
     pub shadow_stack: bool,
     /// Drop events instead of making the target wait when hound cannot keep up.
@@ -54,6 +66,63 @@ pub struct Attach {
     pub unload: bool,
     /// No status line.
     pub quiet: bool,
+    /// hound has started it, and it has done nothing so far: it is recorded to its end, and what is sent to hound is meant for it.
+    pub started: bool,
+}
+
+impl Attach {
+    /// Whether the session may be of more than one process.
+    pub fn is_of_several(&self) -> bool {
+        !self.others.is_empty() || self.follow.any()
+    }
+
+    /// Whether this process was asked for by itself.
+    pub fn is_named(&self, pid: u32) -> bool {
+        self.named && (self.pid == pid || self.others.contains(&pid))
+    }
+
+    /// Those that there are now: the named ones, and those that follow.
+    fn pids(&self) -> Vec<u32> {
+        let mut pids = vec![self.pid];
+        pids.extend(&self.others);
+        pids.extend(self.follow.look(&pids.iter().copied().collect()));
+        pids
+    }
+}
+
+/// How a target is recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Not at all, for a while.
+    Off,
+    /// Some allocations, from which all are estimated.
+    Sampled,
+    /// Every allocation.
+    Full,
+    /// Page faults alone: who touches memory first.
+    Faults,
+}
+
+impl Mode {
+    /// As it is typed, and as the session record calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Off => "off",
+            Mode::Sampled => "sampled",
+            Mode::Full => "full",
+            Mode::Faults => "faults",
+        }
+    }
+}
+
+/// Who samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// Probes of the kernel's: nothing is brought into the target.
+    Kernel,
+    /// The library in the target.
+    Library,
 }
 
 /// A look at a capture that is still being recorded.
@@ -78,14 +147,8 @@ pub struct Attached {
     pub not_left: Option<String>,
 }
 
-/// Longest time to get in, and to patch. A target in which no thread can be borrowed for so long is not one to wait for.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// Then the user is told what hound waits for.
 const NOTICE_AFTER: Duration = Duration::from_millis(1500);
-/// Longest a thread is made to wait for ring space in all.
-const MAX_WAIT_MS: u32 = 60_000;
-/// A target that was attached to gives hound up after so long without a sign of life.
-const BELIEF_MS: u32 = 250;
 
 /// Attaches, records until there is a reason to end, and detaches. `glance` is called on a thread of its own, as often as asked for.
 ///
@@ -93,62 +156,132 @@ const BELIEF_MS: u32 = 250;
 /// Refusals, and failures before the target recorded: nothing is left in it then.
 pub fn attach(attach: &Attach, glance: impl FnMut(&Glance) -> anyhow::Result<()> + Send + 'static) -> anyhow::Result<Attached> {
     let started = Instant::now();
-    let (asked, requests) = requests();
-    // First: who records it already is the best reason not to.
-    must_not_be_held(attach.pid)?;
-    let talk = match Talk::open(&own_folder(), attach.pid, asked) {
-        Err(error) if error.is::<Occupied>() => return Err(error),
-        // A session that cannot be spoken to is better than none: signals and --duration end it, too.
-        Err(error) => {
-            eprintln!("hound: {error:#}; `hound status`, `snapshot`, `mark` and `detach` will not find this session");
-            None
-        }
-        Ok(talk) => Some(talk),
-    };
-    let number = i32::try_from(attach.pid).context("that is no process id")?;
-    let target = hound_inject::look(number).with_context(|| format!("cannot attach to process {number}"))?;
-    let process = ProcessFd::open(attach.pid).context("cannot watch the process")?;
-    refuse_the_recorded(number).with_context(|| format!("cannot attach to process {number}"))?;
-    let plan = Plan::of(&target, &attach.hooks).with_context(|| format!("cannot attach to process {number}"))?;
-    let library = launch::library()?;
-    let library = std::fs::read(&library).with_context(|| format!("cannot read {}", library.display()))?;
-    let ring_clock = clock::choose();
-    let session = session(attach, &plan, clock::kind(ring_clock));
-    let path = path(attach, &session);
-    let writer = CaptureWriter::create(&path, &session)
-        .with_context(|| format!("cannot write '{}'; choose another place with -o FILE", path.display()))?;
+    if attach.is_of_several() {
+        make_room_for_files();
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the event loop")?;
     let result = runtime.block_on(async {
+        let began = Began::by_attaching(attach, || Signals::catch_to_leave().context("cannot catch signals"))?;
+        let at = started.elapsed();
+        eprintln!("hound: attached to {} in {} ms: {}", began.inside.members, at.as_millis(), began.inside);
+        began.record(attach, glance).await
+    });
+    signals::let_go();
+    result
+}
+
+/// A session that records.
+pub(super) struct Began {
+    /// The hold on the target.
+    pub inside: Inside,
+    process: ProcessFd,
+    signals: Signals,
+    answers: Answers,
+    /// Others can speak to the session as long as it is there.
+    talk: Option<Talk>,
+}
+
+impl Began {
+    /// Gets in. `catch` catches signals, before anything changes.
+    ///
+    /// # Errors
+    /// As [`attach`]. The target is as it was found.
+    pub fn by_attaching(attach: &Attach, catch: impl FnOnce() -> anyhow::Result<Signals>) -> anyhow::Result<Self> {
+        let (asked, requests) = requests();
+        // First: who records it already is the best reason not to.
+        for pid in std::iter::once(&attach.pid).chain(&attach.others) {
+            must_not_be_held(*pid)?;
+        }
+        let talk = match Talk::open(&own_folder(), attach.pid, asked) {
+            Err(error) if error.is::<Occupied>() => return Err(error),
+            // A session that cannot be spoken to is better than none: signals and --duration end it, too.
+            Err(error) => {
+                eprintln!("hound: {error:#}; `hound status`, `snapshot`, `mark` and `detach` will not find this session");
+                None
+            }
+            Ok(talk) => Some(talk),
+        };
+        let cannot = || match (attach.started, attach.is_of_several()) {
+            (true, _) => "cannot sample it".to_owned(),
+            (false, true) => "cannot attach to all of these processes".to_owned(),
+            (false, false) => format!("cannot attach to process {}", attach.pid),
+        };
+        let pids = attach.pids();
+        let way = Way::prepare(attach, &pids, attach.mode).with_context(cannot)?;
+        let door = talk.as_ref().map(Talk::door);
+        let members = Members::of_first(attach.pid, attach.is_of_several(), attach.follow.clone(), OtherFiles::default(), door);
+        let members = members.context("cannot watch the process")?;
+        let process = ProcessFd::open(attach.pid).context("cannot watch the process")?;
+        let session = session(attach, &way, clock::kind(clock::choose()));
+        let path = path(attach, &session);
+        let writer = CaptureWriter::create(&path, &session)
+            .with_context(|| format!("cannot write '{}'; choose another place with -o FILE", path.display()))?;
         // Before anything changes: from here on nothing that is sent to hound ends it half-way.
-        let signals = Signals::catch_to_leave().context("cannot catch signals")?;
-        let into = Into { attach, target: &target, plan: &plan, library: &library, session: &session, ring_clock };
-        let notice = notice(attach.pid);
-        let inside = into.enter(writer, &path).inspect_err(|_| {
+        let signals = catch()?;
+        // One that was started waits for hound, and not the other way round.
+        let notice = (!attach.started).then(|| notice(attach.pid));
+        let inside = begin(attach, way, writer, session, &path, members).with_context(cannot).inspect_err(|_| {
             let _ = std::fs::remove_file(&path); // it holds nothing
         })?;
         drop(notice);
         talk.iter().for_each(Talk::ready);
-        let at = started.elapsed();
-        eprintln!("hound: attached to {} in {} ms: {inside}", attach.pid, at.as_millis());
-        let appeared = || missed(&plan.appeared(&target).unwrap_or_default());
-        record(attach, inside, process, signals, Answers::new(attach.pid, "full", requests), glance, appeared).await
+        let answers = Answers::new(attach.pid, attach.mode.name(), requests);
+        Ok(Began { inside, process, signals, answers, talk })
+    }
+
+    /// Records until there is a reason to end, and ends it.
+    pub async fn record(
+        self,
+        attach: &Attach,
+        glance: impl FnMut(&Glance) -> anyhow::Result<()> + Send + 'static,
+    ) -> anyhow::Result<Attached> {
+        let Began { inside, process, signals, answers, talk } = self;
+        let attached = record(attach, inside, process, signals, answers, glance).await;
+        drop(talk);
+        attached
+    }
+}
+
+/// Starts the recording and gets in. On failure the target is as it was found.
+fn begin(attach: &Attach, way: Way, writer: CaptureWriter, session: SessionInfo, path: &Path, members: Members) -> anyhow::Result<Inside> {
+    let pid = attach.pid;
+    // What the kernel samples is no whole, and not to be counted as one.
+    let count_live = attach.mode == Mode::Full;
+    // Reading what is resident of each mapping takes time, and the target's page tables: not where hound is to cost next to nothing.
+    let maps = attach.maps && (!matches!(way, Way::Kernel(_)) || attach.sampling.maps);
+    let start = Start { writer, session, path: path.to_owned(), pid, count_live, maps };
+    let recording = Recording::start(start).context("cannot start recording")?;
+    let mut inside = Inside::new(pid, recording, members);
+    if attach.started {
+        inside.has_no_before();
+    }
+    let joined = way.pids().into_iter().filter(|other| *other != pid).try_for_each(|other| {
+        match inside.members.join_at_start(other, &inside.recording) {
+            Err(error) if attach.is_named(other) => Err(error.context(format!("process {other}"))),
+            // It was there a moment ago, and nobody has asked for it by itself.
+            Err(_) => {
+                inside.members.missed();
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
     });
-    signals::let_go();
-    drop(talk);
-    result
+    match joined.and_then(|()| inside.enter(attach, way, attach.mode)) {
+        Ok(()) => Ok(inside),
+        Err(error) => {
+            let _ = inside.recording.finish(End { reason: hound_common::event::END_DETACH, ..End::default() });
+            Err(error)
+        }
+    }
 }
 
-/// As the capture lists it.
-fn missed(list: &[NotCovered]) -> Vec<String> {
-    list.iter().map(|not| format!("{} in {}: {}", not.what, not.module, not.why)).collect()
-}
-
-/// What another hound records has a better reason to be refused than what comes of looking at its patched code.
-fn refuse_the_recorded(pid: i32) -> Result<(), hound_inject::Error> {
-    let Some(left) = hound_inject::find(pid)? else { return Ok(()) };
-    match left.state() {
-        State::Armed { drainer } if left.is_drained()? => Err(Refusal::Occupied { by: drainer }.into()),
-        _ => Ok(()),
+/// Files, probes and sockets of many processes are many descriptors.
+pub(super) fn make_room_for_files() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+    {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard); // what there is may be enough
     }
 }
 
@@ -168,44 +301,37 @@ fn notice(pid: u32) -> Sender<()> {
     done
 }
 
-fn session(attach: &Attach, plan: &Plan, clock: crate::capture::Clock) -> SessionInfo {
-    let switches = [(!attach.shadow_stack, "no-shadow-stack"), (!attach.maps, "no-maps"), (attach.drop_on_overload, "on-overload=drop")];
+fn session(attach: &Attach, way: &Way, clock: crate::capture::Clock) -> SessionInfo {
+    let switches = [
+        (attach.started, STARTED),
+        (!attach.shadow_stack, "no-shadow-stack"),
+        (!attach.maps, "no-maps"),
+        (attach.drop_on_overload, "on-overload=drop"),
+    ];
     let command = processes::command_line(attach.pid);
     SessionInfo {
         command: command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
         pid: attach.pid,
-        mode: "full".into(),
-        options: switches.iter().filter(|(on, _)| *on).map(|(_, name)| (*name).to_owned()).collect(),
+        mode: attach.mode.name().into(),
+        options: switches
+            .iter()
+            .filter(|(on, _)| *on)
+            .map(|(_, name)| (*name).to_owned())
+            .chain(library_interval(attach).and_then(launch::sampling_option))
+            .collect(),
         free_stacks: attach.free_stacks,
-        before: glance_before(attach.pid),
-        covered: covered(plan.covered()),
+        several: attach.is_of_several(),
+        before: if attach.is_of_several() || attach.started { None } else { glance_before(attach.pid) },
+        covered: way.covered(),
         pools: pools::of(&attach.hooks),
-        not_covered: missed(plan.not_covered()),
+        not_covered: way.not_covered(),
         ..launch::here(clock)
     }
 }
 
-/// One line a module: `glibc (mappings) in /lib/libc.so.6`.
-fn covered(found: &[Covered]) -> Vec<String> {
-    let mut modules: Vec<(&str, Vec<String>)> = Vec::new();
-    // What is watched for other reasons than memory is of no interest, and pools are told apart.
-    let of_interest = |family: &str| family != "unwinder" && !family.ends_with(": exec") && !family.starts_with("pool ");
-    let allocates = |covered: &&Covered| of_interest(&covered.family);
-    for Covered { module, family, .. } in found.iter().filter(allocates) {
-        let at = modules.iter().position(|(known, _)| known == module).unwrap_or_else(|| {
-            modules.push((module, Vec::new()));
-            modules.len() - 1
-        });
-        let families = &mut modules[at].1;
-        // "glibc: mappings" beside "glibc".
-        let part = family.split_once(": ").and_then(|(of, part)| Some((families.iter().position(|have| have == of)?, part)));
-        match part {
-            Some((at, part)) => families[at] = format!("{} with {part}", families[at]),
-            None if families.contains(family) => {}
-            None => families.push(family.clone()),
-        }
-    }
-    modules.into_iter().map(|(module, families)| format!("{} in {module}", families.join(", "))).collect()
+/// The interval of the library, where it samples.
+fn library_interval(attach: &Attach) -> Option<u64> {
+    (attach.mode == Mode::Sampled && attach.engine == Engine::Library).then_some(attach.interval)
 }
 
 fn path(attach: &Attach, session: &SessionInfo) -> PathBuf {
@@ -216,123 +342,6 @@ fn path(attach: &Attach, session: &SessionInfo) -> PathBuf {
     std::path::absolute(&path).unwrap_or(path)
 }
 
-fn options(attach: &Attach) -> u32 {
-    let choices = [
-        (attach.free_stacks, OPTION_FREE_STACKS),
-        (attach.shadow_stack, OPTION_SHADOW_STACK),
-        (attach.maps, OPTION_MAPS),
-        (attach.drop_on_overload, OPTION_DROP),
-    ];
-    choices.iter().filter(|(on, _)| *on).fold(0, |bits, (_, bit)| bits | bit)
-}
-
-/// What is needed to get in.
-struct Into<'a> {
-    attach: &'a Attach,
-    target: &'a Target,
-    plan: &'a Plan,
-    library: &'a [u8],
-    session: &'a SessionInfo,
-    ring_clock: u32,
-}
-
-impl Into<'_> {
-    /// Enter, drain, patch, arm. On failure the target is as it was found.
-    fn enter(&self, writer: CaptureWriter, path: &Path) -> anyhow::Result<Inside> {
-        let pid = self.attach.pid;
-        let cannot = || format!("cannot attach to process {pid}");
-        let entered = hound_inject::enter(self.target, self.library, Instant::now() + PATIENCE).with_context(cannot)?;
-        let recording = match self.drain(&entered, writer, path) {
-            Ok(recording) => recording,
-            Err(error) => {
-                back_out(pid, entered);
-                return Err(error.context(cannot()));
-            }
-        };
-        let mut inside =
-            Inside { entered, recording, longest: Duration::ZERO, entries: 0, threads: 0, holder: Holder::default(), missed: Vec::new() };
-        inside.holder.look(pid);
-        inside.recording.set_files(files::of_target(pid, inside.holder.held()));
-        match inside.entered.patch(self.plan, Instant::now() + PATIENCE) {
-            Ok(patched) => {
-                (inside.entries, inside.threads) = (patched.entries, patched.threads);
-                inside.longest = inside.entered.stalls().iter().copied().max().unwrap_or_default().max(patched.stall);
-            }
-            Err(error) => {
-                let Inside { entered, recording, .. } = inside;
-                let _ = recording.finish(End { reason: END_DETACH, ..End::default() });
-                back_out(pid, entered);
-                return Err(anyhow::Error::from(error).context(cannot()));
-            }
-        }
-        inside.recording.begin(inside.longest);
-        // Before the switch: no event may be older than the mode it was recorded in.
-        inside.recording.note(tag::MODE, MODE_FULL, vec![0]);
-        moment();
-        inside.recording.ring().control().change(true);
-        moment();
-        inside.recording.look_before();
-        Ok(inside)
-    }
-
-    fn drain(&self, entered: &Entered, writer: CaptureWriter, path: &Path) -> anyhow::Result<Recording> {
-        let ring = Ring::adopt(entered.ring().as_fd().try_clone_to_owned()?)
-            .context("cannot map the shared memory; hound needs 161 MiB of address space for it (see `ulimit -v`)")?;
-        let control = ring.control();
-        moment();
-        control.options.store(options(self.attach), Ordering::Relaxed);
-        control.clock.store(self.ring_clock, Ordering::Relaxed);
-        control.max_wait_ms.store(MAX_WAIT_MS, Ordering::Relaxed);
-        control.patience_ms.store(BELIEF_MS, Ordering::Relaxed);
-        control.bow_out.store(0, Ordering::Relaxed);
-        control.drainer.store(std::process::id(), Ordering::Release);
-        moment();
-        ring.prefault();
-        let (session, path) = (self.session.clone(), path.to_owned());
-        let pid = self.attach.pid;
-        let module_paths = files::module_paths(pid, ring.control());
-        let used = !entered.is_fresh();
-        let start = Start { ring: Arc::new(ring), writer, session, path, pid, used, count_live: true, module_paths };
-        Recording::start(start).context("cannot start recording")
-    }
-}
-
-/// Takes out what was brought in. Where that fails, the library stays, asleep, and the next attach uses it or takes it out.
-fn back_out(pid: u32, entered: Entered) {
-    match entered.unload(Instant::now() + PATIENCE) {
-        Ok(()) | Err(hound_inject::Error::Gone) => {}
-        Err(error) => eprintln!(
-            "hound: what was brought into process {pid} stays there, asleep: {error}; `hound detach -p {pid} --unload` tries again"
-        ),
-    }
-}
-
-/// hound inside a target, recording.
-#[derive(Debug)]
-pub struct Inside {
-    /// The hold on the target.
-    pub entered: Entered,
-    /// The recording.
-    pub recording: Recording,
-    /// The longest that the target has stood still.
-    pub longest: Duration,
-    entries: usize,
-    threads: usize,
-    /// The target's files.
-    pub holder: Holder,
-    /// What allocates there since, and is not recorded.
-    pub missed: Vec<String>,
-}
-
-impl std::fmt::Display for Inside {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let longest = self.longest.as_secs_f64() * 1e3;
-        write!(f, "{} functions, {} threads, longest stall {longest:.1} ms", self.entries, self.threads)?;
-        let again = if self.entered.is_fresh() { "" } else { "; the library was there already" };
-        f.write_str(again)
-    }
-}
-
 /// Records until there is a reason to end, and ends it.
 async fn record(
     attach: &Attach,
@@ -341,42 +350,68 @@ async fn record(
     signals: Signals,
     answers: Answers,
     glance: impl FnMut(&Glance) -> anyhow::Result<()> + Send + 'static,
-    appeared: impl Fn() -> Vec<String>,
 ) -> anyhow::Result<Attached> {
-    let mut watch = Watch::new(attach, process, signals, answers)?;
-    let glances = attach.every.map(|every| super::glances::start(every, &inside, glance)).transpose()?;
-    let why = watch.until_the_end(&mut inside, &appeared).await;
+    let mut watch = Watch::new(attach, process, signals, answers, inside.members.clone())?;
+    let glances = attach.every.map(|every| {
+        let files = Files { others: inside.members.files(), ..files::of_target(attach.pid, inside.holder.held()) };
+        super::glances::start(every, &inside.recording, files, glance)
+    });
+    let glances = glances.transpose()?;
+    let why = loop {
+        let (to, answer) = match watch.until_the_end(&mut inside).await {
+            Why::Switch { to, answer } => (to, answer),
+            why => break why,
+        };
+        inside = switch(attach, inside, &mut watch, to, answer).await?;
+    };
     // Nothing is printed between the lines that follow.
     if let Some(glances) = glances {
         glances.stop();
     }
     match why {
         Why::Asked { unload, answer } => {
-            inside.missed = appeared();
+            inside.missed = inside.appeared();
             leave::detach(attach.pid, inside, watch, unload || attach.unload, answer).await
         }
-        Why::Ended => leave::ended(attach.pid, inside, watch, false).await,
         Why::Replaced => leave::ended(attach.pid, inside, watch, true).await,
+        Why::Ended | Why::Switch { .. } => leave::ended(attach.pid, inside, watch, false).await,
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn recorded(attach: &Attach, inside: &Inside) -> String {
+    if attach.is_of_several() { format!("{} are recorded", inside.members) } else { format!("process {} is recorded", attach.pid) }
+}
 
-    #[test]
-    fn what_is_recorded_is_one_line_a_module() {
-        let of = |family: &str, module: &str| Covered { module: module.into(), family: family.into(), functions: Vec::new() };
-        let found = [
-            of("glibc", "/lib/libc.so.6"),
-            of("glibc: mappings", "/lib/libc.so.6"),
-            of("glibc: exec", "/lib/libc.so.6"),
-            of("unwinder", "/lib/libgcc_s.so.1"),
-            of("jemalloc (_rjem_)", "/bin/app"),
-            of("pool 1", "/bin/app"),
-            of("musl: mappings", "/lib/ld-musl.so.1"),
-        ];
-        let lines = ["glibc with mappings in /lib/libc.so.6", "jemalloc (_rjem_) in /bin/app", "musl: mappings in /lib/ld-musl.so.1"];
-        assert_eq!(covered(&found), lines);
+/// Goes on in another mode, or in the one before if that cannot be.
+async fn switch(attach: &Attach, inside: Inside, watch: &mut Watch, to: Mode, answer: Option<Reply>) -> anyhow::Result<Inside> {
+    let asked = attach.clone();
+    let began = Instant::now();
+    let work = move || {
+        let mut inside = inside;
+        let result = inside.switch(&asked, to);
+        (inside, result)
+    };
+    let (inside, result) = watch.patiently("changing the mode", work).await?;
+    watch.set_mode(inside.mode());
+    let capture = inside.recording.path().to_owned();
+    let said = match result {
+        Ok(()) => {
+            eprintln!("hound: {} in mode {} now, after {} ms: {inside}", recorded(attach, &inside), to.name(), began.elapsed().as_millis());
+            Answer::Done { capture }
+        }
+        Err(error) => {
+            let why = format!(
+                "process {} cannot be recorded in mode {}: {error:#}; it is {} now",
+                inside.members,
+                to.name(),
+                inside.mode().name()
+            );
+            eprintln!("hound: {why}");
+            Answer::Failed { why }
+        }
+    };
+    if let Some(answer) = answer {
+        let _ = answer.send(said); // who asked may be gone
     }
+    Ok(inside)
 }

@@ -20,6 +20,7 @@ use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 use procfs::process::Process;
 
+pub use glibc::evidence::{Evidence, Seen};
 pub use source::Limits;
 use source::Source;
 

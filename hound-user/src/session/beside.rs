@@ -10,8 +10,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use hound_common::event::{METRIC_MAP_RSS, METRIC_PROCESS_RSS, tag};
-use hound_common::ring::OPTION_MAPS;
+use hound_common::event::{METRIC_MAP_RSS, METRIC_PROCESS_MEMORY, METRIC_PROCESS_PEAK, METRIC_PROCESS_RSS, tag};
 
 use super::pipeline::{Order, Orders};
 use super::ring::Ring;
@@ -58,21 +57,34 @@ pub fn beat(ring: Arc<Ring>) -> io::Result<Repeated> {
     })
 }
 
-/// Starts the looks at the target. Stop them before the pipeline is finished: they hold an end of it.
-pub fn look(ring: Arc<Ring>, orders: Orders, pid: u32, clock: Clock) -> io::Result<Repeated> {
+/// Starts the looks at the target, at its maps too if so wished. Stop them before the pipeline is finished: they hold an end of it.
+/// What the target has now is noted before this returns: it is what all that comes later is compared with.
+pub fn look(orders: Orders, pid: u32, clock: Clock, maps: bool) -> io::Result<Repeated> {
+    orders.calibrate(clock::calibrate(clock));
+    note_memory(&orders, pid, clock);
     Repeated::start("hound-look", LOOK_EVERY, move || {
         orders.calibrate(clock::calibrate(clock));
-        let note = |a: u8, words: Vec<u64>| orders.send(Order::Note { ticks: clock::ticks(clock), tag: tag::METRIC, a, words });
-        if let Some(rss) = surroundings::process_rss(pid) {
-            note(METRIC_PROCESS_RSS, rss.to_vec());
-        }
-        if ring.control().options.load(Ordering::Relaxed) & OPTION_MAPS != 0 {
+        note_memory(&orders, pid, clock);
+        if maps {
             for map in surroundings::map_rss(pid) {
-                note(METRIC_MAP_RSS, map.to_vec());
+                note(&orders, clock, METRIC_MAP_RSS, map.to_vec());
             }
         }
         orders.send(Order::Flush);
     })
+}
+
+/// Notes how much memory the target has, if it is there.
+pub fn note_memory(orders: &Orders, pid: u32, clock: Clock) {
+    if let Some((rss, memory, peak)) = surroundings::process_memory(pid) {
+        note(orders, clock, METRIC_PROCESS_RSS, rss.to_vec());
+        note(orders, clock, METRIC_PROCESS_MEMORY, memory.to_vec());
+        note(orders, clock, METRIC_PROCESS_PEAK, peak.to_vec());
+    }
+}
+
+fn note(orders: &Orders, clock: Clock, a: u8, words: Vec<u64>) {
+    orders.send(Order::Note { ticks: clock::ticks(clock), tag: tag::METRIC, a, words });
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use anyhow::Context;
-use hound_common::ring::{LIBRARY_OUT, OPTION_FREE_STACKS, OUT_NO_HEARTBEAT};
+use hound_common::ring::{LIBRARY_OUT, OPTION_FREE_STACKS, OPTION_MAPS, OUT_NO_HEARTBEAT};
 use tokio::io::unix::AsyncFd;
 
 use super::answers::Answers;
@@ -16,7 +16,7 @@ use super::processes::{self, ProcessFd};
 use super::recording::{Recording, Start};
 use super::ring::Ring;
 use super::{clock, launch, output};
-use crate::capture::{Calibration, CaptureWriter, End, ModulePaths, SessionInfo};
+use crate::capture::{Calibration, CaptureWriter, End, SessionInfo};
 
 /// Which ring, and whose.
 #[derive(Clone, Debug)]
@@ -61,26 +61,28 @@ fn record(collect: &Collect, ring: &Arc<Ring>, target: Option<ProcessFd>, starte
     let options = control.options.load(Ordering::Relaxed);
     let here = launch::here(clock::kind(control.clock.load(Ordering::Relaxed)));
     let start = start(control.start_ticks.load(Ordering::Relaxed), &here);
+    let interval = control.interval.load(Ordering::Relaxed);
     let session = SessionInfo {
         command: command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
         pid: collect.pid,
-        mode: "launch".into(),
+        mode: launch::launch_mode(interval).into(),
+        options: launch::sampling_option(interval).into_iter().collect(),
         free_stacks: options & OPTION_FREE_STACKS != 0,
         start,
         ..here
     };
     let writer = CaptureWriter::create(&path, &session)
         .with_context(|| format!("cannot write '{}'; choose another place with HOUND_OUTPUT", path.display()))?;
-    let recording = Recording::start(Start {
-        ring: Arc::clone(ring),
+    let mut recording = Recording::start(Start {
         writer,
         session,
         path: path.clone(),
         pid: collect.pid,
-        used: false,
         count_live: false,
-        module_paths: ModulePaths::default(),
+        maps: options & OPTION_MAPS != 0,
     })?;
+    recording.drain(Arc::clone(ring), false)?;
+    recording.begin_mode(interval);
     if let Some(target) = target {
         wait(target, collect.pid, &recording)?;
     }

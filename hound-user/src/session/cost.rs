@@ -42,7 +42,7 @@ impl Cost {
         let (events, processor) = (recording.progress.events.load(Ordering::Relaxed), processor_ns(self.pid).unwrap_or(self.last.2));
         let fresh = events.saturating_sub(self.last.1) as f64;
         self.events_per_second = fresh / elapsed.as_secs_f64();
-        let free_stacks = recording.ring().control().options.load(Ordering::Relaxed) & OPTION_FREE_STACKS != 0;
+        let free_stacks = recording.ring().is_some_and(|ring| ring.control().options.load(Ordering::Relaxed) & OPTION_FREE_STACKS != 0);
         let event = if free_stacks { EVENT_WITH_FREE_STACKS_NS } else { EVENT_NS };
         self.overhead = share(fresh * event, processor.saturating_sub(self.last.2) as f64);
         self.last = (now, events, processor);

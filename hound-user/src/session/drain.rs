@@ -9,6 +9,7 @@ use hound_common::ring::{
 };
 
 use super::ring::Ring;
+use super::streams::Numbers;
 use crate::capture::model::StreamId;
 
 /// What an event usually takes: the estimate for bytes that cannot be read.
@@ -83,7 +84,7 @@ pub enum Places {
 pub struct Drain {
     /// By index in the ring.
     known: HashMap<u32, Known>,
-    next_id: u32,
+    numbers: Numbers,
     /// Bytes read of each segment.
     read: Vec<usize>,
     /// Segments to look at, in order of (stream, sequence): kept to save the allocation.
@@ -95,11 +96,11 @@ pub struct Drain {
 }
 
 impl Drain {
-    /// Numbers streams from `first_id`.
-    pub fn new(ring: &Ring, first_id: u32) -> Self {
+    /// Reads from the beginning; its streams get these numbers.
+    pub fn new(ring: &Ring, numbers: Numbers) -> Self {
         Drain {
             known: HashMap::new(),
-            next_id: first_id,
+            numbers,
             read: vec![0; ring.segments().len()],
             order: Vec::new(),
             spare: Vec::new(),
@@ -121,8 +122,7 @@ impl Drain {
             match (state, owner) {
                 (SEGMENT_OWNED, Some(head)) => {
                     let known = self.known.entry(stream).or_insert_with(|| {
-                        let id = StreamId(self.next_id);
-                        self.next_id += 1;
+                        let id = self.numbers.next();
                         let (tid, level) = (head.tid.load(Ordering::Relaxed), head.level.load(Ordering::Relaxed));
                         hand_on(Parcel::Start { stream: id, tid, level });
                         let read = |cells: &[std::sync::atomic::AtomicU64]| cells.iter().map(|c| c.load(Ordering::Relaxed)).collect();
@@ -198,8 +198,7 @@ impl Drain {
         let generation = segment.generation.load(Ordering::Relaxed);
         let Some(head) = ring.streams().get(stream as usize) else { return (0, false) };
         let known = self.known.entry(stream).or_insert_with(|| {
-            let id = StreamId(self.next_id);
-            self.next_id += 1;
+            let id = self.numbers.next();
             let (tid, level) = (head.tid.load(Ordering::Relaxed), head.level.load(Ordering::Relaxed));
             hand_on(Parcel::Start { stream: id, tid, level });
             // Segments are looked at in order, so this one is the stream's oldest.
@@ -416,7 +415,7 @@ mod tests {
     #[test]
     fn a_scribbled_sequence_costs_its_segment_and_not_the_stream() {
         let ring = ring();
-        let mut drain = Drain::new(&ring, 1);
+        let mut drain = Drain::new(&ring, Numbers::from(1));
         fill(&ring, 0, 0, 80, SEGMENT_SEALED);
         assert_eq!(bytes(&mut drain, &ring), [80]);
         fill(&ring, 0, 0xdead_beef, 240, SEGMENT_SEALED); // was 1
@@ -438,7 +437,7 @@ mod tests {
     #[test]
     fn a_segment_that_comes_late_is_waited_for() {
         let ring = ring();
-        let mut drain = Drain::new(&ring, 1);
+        let mut drain = Drain::new(&ring, Numbers::from(1));
         fill(&ring, 1, 1, 16, SEGMENT_SEALED);
         assert_eq!(bytes(&mut drain, &ring), [0; 0]);
         fill(&ring, 0, 0, 8, SEGMENT_SEALED);
@@ -448,7 +447,7 @@ mod tests {
     #[test]
     fn a_thread_that_keeps_its_place_is_read_on_from_where_it_stands_by_the_next_recording() {
         let ring = ring();
-        let mut first = Drain::new(&ring, 1);
+        let mut first = Drain::new(&ring, Numbers::from(1));
         fill(&ring, 0, 0, 80, SEGMENT_SEALED);
         fill(&ring, 1, 1, 40, SEGMENT_OWNED);
         ring.streams()[0].lost[1].store(5, Ordering::Relaxed);
@@ -456,7 +455,7 @@ mod tests {
         let states = [0, 1].map(|index| ring.segments()[index].state.load(Ordering::Relaxed));
         assert_eq!(states, [SEGMENT_FREE, SEGMENT_OWNED], "what is full is freed, what is held stays");
         assert_eq!(ring.streams()[0].state.load(Ordering::Relaxed), STREAM_OWNED);
-        let (mut second, mut started) = (Drain::new(&ring, 1), 0);
+        let (mut second, mut started) = (Drain::new(&ring, Numbers::from(1)), 0);
         second.take_over(&ring, |parcel| started += u32::from(matches!(parcel, Parcel::Start { tid: 7, .. })));
         assert_eq!((started, bytes(&mut second, &ring)), (1, vec![]), "what was there before is not this recording's");
         fill(&ring, 1, 1, 64, SEGMENT_SEALED);
@@ -475,7 +474,7 @@ mod tests {
     #[test]
     fn a_thread_that_held_no_segment_begins_with_whichever_it_takes() {
         let ring = ring();
-        let mut drain = Drain::new(&ring, 1);
+        let mut drain = Drain::new(&ring, Numbers::from(1));
         drain.take_over(&ring, |_| {});
         fill(&ring, 0, 9, 16, SEGMENT_SEALED);
         fill(&ring, 1, 10, 8, SEGMENT_OWNED);
@@ -485,7 +484,7 @@ mod tests {
     #[test]
     fn a_stream_claimed_anew_is_not_freed_for_its_last_owner() {
         let ring = ring();
-        let mut drain = Drain::new(&ring, 1);
+        let mut drain = Drain::new(&ring, Numbers::from(1));
         let head = &ring.streams()[0];
         // The new owner stores its id between the question and the answer.
         drain.reap(

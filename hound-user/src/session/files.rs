@@ -1,10 +1,11 @@
 //! The target's files as the target sees them, and kept open for when it is gone.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use hound_common::ring::Control;
 use procfs::process::{MMPermissions, MMapPath, Process};
@@ -55,12 +56,37 @@ pub fn module_paths(pid: u32, control: &Control) -> ModulePaths {
 /// Holds the files of a target's modules.
 #[derive(Debug, Default)]
 pub struct Holder {
+    shared: SharedFiles,
     held: HeldFiles,
     /// Address, device and inode of what is held.
     known: HashSet<(u64, (i32, i32), u64)>,
 }
 
+/// Files that several processes have mapped are held once.
+#[derive(Clone, Debug, Default)]
+pub struct SharedFiles(Arc<Mutex<HashMap<Inode, Arc<File>>>>);
+
+/// Device and number.
+type Inode = ((i32, i32), u64);
+
+impl SharedFiles {
+    fn of(&self, key: Inode, open: impl FnOnce() -> Option<File>) -> Option<Arc<File>> {
+        let mut files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = files.get(&key) {
+            return Some(Arc::clone(file));
+        }
+        let file = Arc::new(if files.len() < MOST { open()? } else { return None });
+        files.insert(key, Arc::clone(&file));
+        Some(file)
+    }
+}
+
 impl Holder {
+    /// One of several that hold files together.
+    pub fn sharing(shared: &SharedFiles) -> Self {
+        Holder { shared: shared.clone(), ..Holder::default() }
+    }
+
     /// The files held so far, and those still to come.
     pub fn held(&self) -> HeldFiles {
         self.held.clone()
@@ -85,7 +111,7 @@ impl Holder {
             let mapped = PathBuf::from(format!("/proc/{pid}/map_files/{:x}-{:x}", map.address.0, map.address.1));
             let rooted = PathBuf::from(format!("/proc/{pid}/root")).join(path.strip_prefix("/").unwrap_or(path));
             let regular = |path: &PathBuf| File::open(path).ok().filter(|file| file.metadata().is_ok_and(|meta| meta.is_file()));
-            if let Some(file) = [mapped, rooted].iter().find_map(regular) {
+            if let Some(file) = self.shared.of((map.dev, map.inode), || [mapped, rooted].iter().find_map(regular)) {
                 self.held.hold(map.address.0, file);
                 self.known.insert(key);
             }

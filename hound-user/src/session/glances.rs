@@ -9,8 +9,9 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::attach::{Glance, Inside};
-use super::files;
+use super::attach::Glance;
+use super::recording::Recording;
+use crate::symbols::Files;
 
 /// Pause for each time unit of reading.
 const PAUSE: u32 = 4;
@@ -33,13 +34,13 @@ impl Glances {
 /// Starts looking.
 pub fn start(
     every: Duration,
-    inside: &Inside,
+    recording: &Recording,
+    files: Files,
     mut glance: impl FnMut(&Glance) -> anyhow::Result<()> + Send + 'static,
 ) -> io::Result<Glances> {
     let (stop, stopped) = channel::<()>();
-    let flusher = inside.recording.flusher();
-    let capture = inside.recording.path().to_owned();
-    let files = files::of_target(flusher.pid(), inside.holder.held());
+    let flusher = recording.flusher();
+    let capture = recording.path().to_owned();
     let body = move || {
         let (mut pause, mut told) = (every, false);
         while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {

@@ -24,7 +24,7 @@ use super::ring::Ring;
 use super::signals::{self, Signals};
 use super::status::StatusLine;
 use super::{clock, output};
-use crate::capture::{CaptureWriter, Clock, End, ModulePaths, SessionInfo};
+use crate::capture::{CaptureWriter, Clock, End, SessionInfo};
 
 /// What to run and how to record it.
 #[derive(Clone, Debug)]
@@ -37,6 +37,8 @@ pub struct Launch {
     pub free_stacks: bool,
     /// Record mmap, munmap and mremap.
     pub maps: bool,
+    /// Mean bytes between samples; 0: every allocation is recorded.
+    pub interval: u64,
     /// Reuse verified frames. Off only for debugging.
     pub shadow_stack: bool,
     /// Drop events instead of making the target wait when hound cannot keep up.
@@ -50,8 +52,8 @@ pub struct Launch {
 pub struct Launched {
     /// How the program ended.
     pub status: ExitStatus,
-    /// The capture.
-    pub output: PathBuf,
+    /// The capture; nothing where the program has ended before anything could be recorded.
+    pub output: Option<PathBuf>,
     /// What the user should know beside the report.
     pub warnings: Vec<String>,
 }
@@ -75,6 +77,7 @@ pub fn launch(launch: &Launch) -> anyhow::Result<Launched> {
     let ring_clock = clock::choose();
     let session = session(launch, clock::kind(ring_clock));
     let ring = Arc::new(Ring::create().context("cannot make the shared memory; is there memory left?")?);
+    ring.control().interval.store(launch.interval, Ordering::Relaxed);
     ring.control().initialise(0, options(launch), ring_clock, MAX_WAIT_MS);
     // Beside the start of the program, which takes longer: what it touches first is there in time, or else is charged to it, not lost.
     let early = Arc::clone(&ring);
@@ -98,16 +101,10 @@ pub fn launch(launch: &Launch) -> anyhow::Result<Launched> {
         let session = SessionInfo { pid, start, ..session };
         let writer = CaptureWriter::create(&provisional, &session).with_context(cannot_write);
         let recording = writer.and_then(|writer| {
-            Ok(Recording::start(Start {
-                ring: Arc::clone(&ring),
-                writer,
-                session,
-                path: provisional.clone(),
-                pid,
-                used: false,
-                count_live: false,
-                module_paths: ModulePaths::default(),
-            })?)
+            let path = provisional.clone();
+            let mut recording = Recording::start(Start { writer, session, path, pid, count_live: false, maps: launch.maps })?;
+            recording.drain(Arc::clone(&ring), false)?;
+            Ok(recording)
         });
         let recording = match recording {
             Ok(recording) => recording,
@@ -118,6 +115,7 @@ pub fn launch(launch: &Launch) -> anyhow::Result<Launched> {
                 return Err(error);
             }
         };
+        recording.begin_mode(launch.interval);
         // A session that cannot be spoken to records all the same.
         let (answers, talk) = Answers::with_socket(pid, "launch");
         let status = wait(&mut child, &recording, signals, answers, launch.quiet).await?;
@@ -132,7 +130,7 @@ pub fn launch(launch: &Launch) -> anyhow::Result<Launched> {
         true => output::settle(provisional, output::expand(&template, &program.name(), pid, seconds)),
         false => provisional,
     };
-    Ok(Launched { status, output, warnings: warnings(&ring, &written, launch.quiet) })
+    Ok(Launched { status, output: Some(output), warnings: warnings(&ring, &written, launch.quiet) })
 }
 
 fn options(launch: &Launch) -> u32 {
@@ -153,7 +151,18 @@ fn session(launch: &Launch, clock: Clock) -> SessionInfo {
             options.push(name.to_owned());
         }
     }
-    SessionInfo { command: words, mode: "launch".into(), options, free_stacks: launch.free_stacks, ..here(clock) }
+    options.extend(sampling_option(launch.interval));
+    SessionInfo { command: words, mode: launch_mode(launch.interval).into(), options, free_stacks: launch.free_stacks, ..here(clock) }
+}
+
+/// As the session record calls it.
+pub(super) fn launch_mode(interval: u64) -> &'static str {
+    if interval == 0 { "launch" } else { "sampled" }
+}
+
+/// What the session record says of an interval.
+pub(super) fn sampling_option(interval: u64) -> Option<String> {
+    (interval != 0).then(|| format!("interval={interval}"))
 }
 
 /// What every session record says of this machine and moment, by a ring's clock.

@@ -3,13 +3,17 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use hound_common::event::{END_DETACH, END_EXEC, END_EXIT, END_SIGNAL, LOST_UNFINISHED, MODE_OFF, tag};
+use hound_common::event::{END_DETACH, END_EXEC, END_EXIT, END_NO_MEMORY, END_SIGNAL, LOST_UNFINISHED, MODE_OFF, tag};
 use hound_common::ring::{LIBRARY_OUT, OUT_NO_HEARTBEAT};
 use hound_inject::{Entered, Error, moment};
 
-use super::attach::{Attached, Inside};
+use super::attach::Attached;
+use super::inside::{Hold, Inside};
+use super::members::Members;
 use super::processes::Ended;
 use super::recording::{Recording, Written};
+use super::ring::Ring;
+use super::sampling::{Progress, Sampling};
 use super::talk::Answer;
 use super::watch::{Reply, Watch};
 use crate::capture::End;
@@ -18,29 +22,28 @@ use crate::capture::End;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Longest wait for threads that write an event.
 const LAST_EVENTS: Duration = Duration::from_secs(2);
+/// As an end record has it.
+const SIGKILL: u64 = libc::SIGKILL as u64;
 /// Tries: together a minute.
 const TRIES: u32 = 6;
 
 /// Switches off, restores the code, completes the capture.
 pub async fn detach(pid: u32, inside: Inside, mut watch: Watch, unload: bool, answer: Option<Reply>) -> anyhow::Result<Attached> {
-    let Inside { entered, mut recording, missed, .. } = inside;
+    let Inside { hold, mut recording, missed, members, .. } = inside;
     let wall = watch.started().elapsed();
+    let (entered, ring) = match hold {
+        Hold::Library(library) => (library.entered, library.ring),
+        Hold::Kernel(sampling) => return stop_sampling(&members, Some(sampling), recording, watch, answer).await,
+        Hold::Nothing => return stop_sampling(&members, None, recording, watch, answer).await,
+    };
     moment();
-    recording.ring().control().change(false);
+    ring.control().change(false);
     moment();
     recording.note(tag::MODE, MODE_OFF, vec![0]);
     let (entered, restored) = watch.patiently("detaching", move || restore(entered)).await?;
     let (entered, written) = watch.patiently("detaching", move || last_events(entered)).await?;
     let mut warnings = Vec::new();
-    match written {
-        Ok(unfinished) => {
-            if let Some(lost) = recording.ring().control().lost.get(usize::from(LOST_UNFINISHED)) {
-                lost.fetch_add(unfinished, Ordering::Relaxed); // it goes into the capture with the others that no stream has counted
-            }
-        }
-        Err(Error::Gone) => {} // what it has written is in the ring
-        Err(error) => warnings.push(format!("events that were being written at the end may be missing: {error}")),
-    }
+    warnings.extend(count_unfinished(&ring, written));
     let mut not_left = None;
     let mut end = End { reason: END_DETACH, target_wall_ns: nanoseconds(wall), ..End::default() };
     match restored {
@@ -70,16 +73,61 @@ pub async fn detach(pid: u32, inside: Inside, mut watch: Watch, unload: bool, an
         }
     }
     recording.missed(missed);
+    warnings.extend(bowed_out(&ring));
     let attached = complete(recording, &mut watch, end, warnings, not_left).await?;
+    tell(answer, &attached);
+    Ok(attached)
+}
+
+/// Who has asked for the end hears of it.
+fn tell(answer: Option<Reply>, attached: &Attached) {
     if let Some(answer) = answer {
         let failed = attached.not_left.clone().map(|why| Answer::Failed { why });
         let _ = answer.send(failed.unwrap_or_else(|| Answer::Done { capture: attached.output.clone() }));
     }
+}
+
+/// Takes the probes out, completes the capture.
+async fn stop_sampling(
+    members: &Members,
+    sampling: Option<Sampling>,
+    mut recording: Recording,
+    mut watch: Watch,
+    answer: Option<Reply>,
+) -> anyhow::Result<Attached> {
+    let wall = watch.started().elapsed();
+    let mut warnings = Vec::new();
+    match sampling {
+        Some(sampling) => {
+            let progress = watch.patiently("taking the probes out", move || sampling.stop()).await?;
+            recording.note(tag::MODE, MODE_OFF, vec![0]);
+            eprintln!("hound: detached from {members}: {progress}");
+            warnings = warnings_of(&progress);
+            recording.covers(progress.covered, progress.missed);
+        }
+        None => eprintln!("hound: detached from {members}, which was not recorded just now"),
+    }
+    let end = End { reason: END_DETACH, target_wall_ns: nanoseconds(wall), ..End::default() };
+    let attached = complete(recording, &mut watch, end, warnings, None).await?;
+    tell(answer, &attached);
     Ok(attached)
 }
 
+fn warnings_of(progress: &Progress) -> Vec<String> {
+    progress.failed.iter().map(|why| format!("sampling has ended early: {why}")).collect()
+}
+
+/// A library that ended the recording by itself has a reason.
+fn bowed_out(ring: &Ring) -> Option<String> {
+    let control = ring.control();
+    (control.library.load(Ordering::Acquire) == LIBRARY_OUT).then(|| match control.bow_out.load(Ordering::Relaxed) {
+        OUT_NO_HEARTBEAT => "recording ended early: the program waited for hound and got no answer (was hound stopped?)".to_owned(),
+        _ => "recording ended early: libhound.so had no memory for its own state".to_owned(),
+    })
+}
+
 /// Tries until it is done. Recording is off meanwhile, and the hooks pass through: waiting harms nobody.
-fn restore(mut entered: Entered) -> (Entered, Result<Duration, Error>) {
+pub(super) fn restore(mut entered: Entered) -> (Entered, Result<Duration, Error>) {
     let mut result = entered.unpatch(Instant::now() + PATIENCE);
     for _ in 1..TRIES {
         match &result {
@@ -92,17 +140,31 @@ fn restore(mut entered: Entered) -> (Entered, Result<Duration, Error>) {
 }
 
 /// Waits for the threads that were writing an event when recording was switched off. Returns how many of these are lost.
-fn last_events(mut entered: Entered) -> (Entered, Result<u64, Error>) {
+pub(super) fn last_events(mut entered: Entered) -> (Entered, Result<u64, Error>) {
     let lost = entered.wait_until_written(Instant::now() + LAST_EVENTS);
     (entered, lost)
 }
 
+/// Counts the events that no stream has counted; a warning where it is not known how many those are.
+pub(super) fn count_unfinished(ring: &Ring, written: Result<u64, Error>) -> Option<String> {
+    match written {
+        Ok(unfinished) => {
+            if let Some(lost) = ring.control().lost.get(usize::from(LOST_UNFINISHED)) {
+                lost.fetch_add(unfinished, Ordering::Relaxed); // it goes into the capture with the others that no stream has counted
+            }
+            None
+        }
+        Err(Error::Gone) => None, // what it has written is in the ring
+        Err(error) => Some(format!("events that were being written at the end may be missing: {error}")),
+    }
+}
+
 /// The target has ended, or replaced itself by another program: nothing is left to restore.
 pub async fn ended(pid: u32, inside: Inside, mut watch: Watch, replaced: bool) -> anyhow::Result<Attached> {
-    let Inside { entered, mut recording, missed, .. } = inside;
+    let Inside { hold, mut recording, missed, members, .. } = inside;
     let wall = watch.started().elapsed();
     let mut warnings = Vec::new();
-    let end = match replaced {
+    let mut end = match replaced {
         true => End { reason: END_EXEC, target_wall_ns: nanoseconds(wall), ..End::default() },
         false => end_of(&watch, wall),
     };
@@ -112,14 +174,39 @@ pub async fn ended(pid: u32, inside: Inside, mut watch: Watch, replaced: bool) -
         (END_SIGNAL, signal) => format!("was killed by signal {signal}"),
         _ => "has ended".to_owned(),
     };
-    eprintln!("hound: process {pid} {how}; recording is over");
+    match members.are_several() {
+        // Its status is hound's own, and the report tells it.
+        _ if watch.is_of_started() => {}
+        true => eprintln!("hound: all {} processes have ended; recording is over", members.counted().0),
+        false => eprintln!("hound: process {pid} {how}; recording is over"),
+    }
     let kills = super::cost::memory_kills(pid).or_else(|| super::cost::memory_kills(std::process::id()));
-    if (end.reason, end.value) == (END_SIGNAL, libc::SIGKILL as u64)
-        && watch.kills_before.zip(kills).is_some_and(|(before, now)| now > before)
-    {
+    let may_be_killed =
+        (end.reason, end.value) == (END_SIGNAL, SIGKILL) && watch.kills_before.zip(kills).is_some_and(|(before, now)| now > before);
+    match hold {
+        Hold::Library(library) => warnings.extend(bowed_out(&library.ring)),
+        Hold::Nothing => {}
+        Hold::Kernel(sampling) => {
+            let progress = watch.patiently("reading the last samples", move || sampling.stop()).await?;
+            if !watch.is_quiet() {
+                eprintln!("hound: {progress}");
+            }
+            warnings.extend(warnings_of(&progress));
+            if replaced && !members.are_several() {
+                warnings.push("the program that it replaced itself by was not recorded: --tree goes on with it".to_owned());
+            }
+            // Where the kernel lets nobody know how a process has ended, this is as good.
+            if progress.killed_for_memory && matches!((end.reason, end.value), (0, _) | (END_SIGNAL, SIGKILL)) {
+                (end.reason, end.value) = (END_NO_MEMORY, SIGKILL);
+            }
+            recording.covers(progress.covered, progress.missed);
+        }
+    }
+    if end.reason == END_NO_MEMORY {
+        warnings.push(format!("process {pid} was killed by the kernel's OOM killer, for want of memory"));
+    } else if may_be_killed {
         warnings.push("the kernel has killed for want of memory meanwhile: most likely this process".to_owned());
     }
-    drop(entered);
     recording.missed(missed);
     complete(recording, &mut watch, end, warnings, None).await
 }
@@ -141,13 +228,6 @@ async fn complete(
     not_left: Option<String>,
 ) -> anyhow::Result<Attached> {
     let output = recording.path().to_owned();
-    let control = recording.ring().control();
-    if control.library.load(Ordering::Acquire) == LIBRARY_OUT {
-        warnings.push(match control.bow_out.load(Ordering::Relaxed) {
-            OUT_NO_HEARTBEAT => "recording ended early: the program waited for hound and got no answer (was hound stopped?)".to_owned(),
-            _ => "recording ended early: libhound.so had no memory for its own state".to_owned(),
-        });
-    }
     let shown = output.display().to_string();
     let finished = watch.patiently("completing the capture", move || recording.finish(end)).await?;
     let Written { allocations, lost_on_disk } = finished.map_err(|error| anyhow::anyhow!("cannot complete '{shown}': {error}"))?;
@@ -156,7 +236,7 @@ async fn complete(
             "the capture is not complete: {lost_on_disk} events could not be written; make room on the disk, or choose another place with -o FILE"
         ));
     } else if allocations == Some(0) {
-        warnings.push("nothing was recorded: the program allocated nothing while it was attached to".to_owned());
+        warnings.push("nothing was recorded: the program allocated nothing while it was watched".to_owned());
     }
     Ok(Attached { output, warnings, not_left })
 }

@@ -40,6 +40,13 @@ impl Live {
     }
 }
 
+impl Live {
+    /// Counts no more.
+    pub fn stop(&self) {
+        self.on.store(false, Ordering::Relaxed);
+    }
+}
+
 /// Where parcels are copied to.
 #[derive(Debug)]
 pub struct LiveFeed {

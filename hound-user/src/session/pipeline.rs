@@ -4,14 +4,14 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use hound_common::event::{METRIC_UNWINDING, THREAD_EXIT, THREAD_NAME, THREAD_START, tag};
 
 use super::drain::Parcel;
 use super::live::LiveFeed;
-use crate::capture::model::StreamId;
+use crate::capture::model::{ProcessId, StreamId};
 use crate::capture::{Calibration, CaptureWriter, Compressor, ModulePaths, Section, SessionInfo, StreamEncoder, StreamMeta};
 
 /// Parcels under way between drain and encode: at most 32 KiB each, so a backlog stays under 128 MiB; beyond it the target waits.
@@ -37,6 +37,23 @@ pub enum Order {
         /// The record's words behind the header.
         words: Vec<u64>,
     },
+    /// The same, into this stream: seen of one process of several.
+    NoteIn {
+        /// Where.
+        stream: StreamId,
+        /// Time.
+        ticks: u64,
+        /// Record tag.
+        tag: u8,
+        /// The header's `a`.
+        a: u8,
+        /// The record's words behind the header.
+        words: Vec<u64>,
+    },
+    /// Whose stream it is, unless it is the first process'. Before anything else of the stream.
+    Whose(StreamId, ProcessId),
+    /// What modules are called, for the streams that begin after this.
+    Paths(ModulePaths),
     /// Give everything encoded so far to the file.
     Flush,
     /// The same, and tell how long the file is when all that came before is in it.
@@ -62,8 +79,6 @@ pub struct Progress {
     pub bytes: AtomicU64,
     /// Events lost because the disk was full.
     pub lost_on_disk: AtomicU64,
-    /// Rounds of reading the ring: what was in it when a round began is on its way when that is counted.
-    pub rounds: AtomicU64,
 }
 
 /// hound's own stream in a capture.
@@ -98,7 +113,7 @@ impl Orders {
 #[derive(Debug)]
 pub struct Pipeline {
     orders: Orders,
-    spare: Receiver<Vec<u8>>,
+    spare: Option<Receiver<Vec<u8>>>,
     encode: JoinHandle<()>,
     store: JoinHandle<io::Result<CaptureWriter>>,
     /// Live figures.
@@ -119,16 +134,18 @@ impl std::fmt::Debug for Job {
 
 impl Pipeline {
     /// Starts both threads.
-    pub fn start(writer: CaptureWriter, session: &SessionInfo, live: Option<LiveFeed>, paths: ModulePaths) -> io::Result<Self> {
+    pub fn start(writer: CaptureWriter, session: &SessionInfo, live: Option<LiveFeed>) -> io::Result<Self> {
         let (orders, inbox) = sync_channel(PARCELS);
         let (jobs, job_inbox) = sync_channel(SECTIONS);
-        let (spare_out, spare) = channel();
+        // Buffers that nobody takes back are dropped.
+        let (spare_out, spare) = sync_channel(PARCELS);
         let progress = Arc::new(Progress::default());
         let encoder = Encoder {
             session: session.clone(),
             live,
-            paths: Arc::new(paths),
+            paths: Arc::default(),
             streams: HashMap::new(),
+            whose: HashMap::new(),
             finished: Vec::new(),
             jobs: jobs.clone(),
             spare: spare_out,
@@ -136,12 +153,7 @@ impl Pipeline {
         let encode = std::thread::Builder::new().name("hound-encode".into()).spawn(move || encoder.run(&inbox))?;
         let shown = Arc::clone(&progress);
         let store = std::thread::Builder::new().name("hound-store".into()).spawn(move || store(writer, &job_inbox, &shown))?;
-        Ok(Pipeline { orders: Orders { orders, others: jobs }, spare, encode, store, progress })
-    }
-
-    /// Hands an order on; waits while the backlog is full.
-    pub fn send(&self, order: Order) {
-        self.orders.send(order);
+        Ok(Pipeline { orders: Orders { orders, others: jobs }, spare: Some(spare), encode, store, progress })
     }
 
     /// Another end for orders. What is sent after `finish` was called is not stored.
@@ -149,9 +161,9 @@ impl Pipeline {
         self.orders.clone()
     }
 
-    /// Buffers that are no longer used.
-    pub fn spare(&self) -> impl Iterator<Item = Vec<u8>> + '_ {
-        self.spare.try_iter()
+    /// Where buffers come back that are no longer used, for the first who asks.
+    pub fn take_spare(&mut self) -> Option<Receiver<Vec<u8>>> {
+        self.spare.take()
     }
 
     /// Encodes and stores what is left, and gives the writer back.
@@ -176,9 +188,11 @@ struct Encoder {
     live: Option<LiveFeed>,
     paths: Arc<ModulePaths>,
     streams: HashMap<u32, StreamEncoder>,
+    /// Whose streams are, of other processes than the first.
+    whose: HashMap<u32, ProcessId>,
     finished: Vec<Section>,
     jobs: SyncSender<Job>,
-    spare: Sender<Vec<u8>>,
+    spare: SyncSender<Vec<u8>>,
 }
 
 impl Encoder {
@@ -191,7 +205,7 @@ impl Encoder {
                     }
                     let encoder = self.stream(stream, 0, 0);
                     encoder.0.push(&bytes, encoder.1);
-                    let _ = self.spare.send(bytes);
+                    let _ = self.spare.try_send(bytes);
                 }
                 Order::Parcel(Parcel::Start { stream, tid, level }) => {
                     self.note(stream, tid, level, None, tag::THREAD, THREAD_START, &[u64::from(tid), 0]);
@@ -202,6 +216,7 @@ impl Encoder {
                         self.note(stream, 0, 0, None, tag::LOST, reason, &[count]);
                     }
                     self.note(stream, 0, 0, None, tag::THREAD, THREAD_EXIT, &[0, 0]);
+                    self.whose.remove(&stream.0);
                     if let Some(mut encoder) = self.streams.remove(&stream.0) {
                         self.finished.extend(encoder.flush());
                     }
@@ -212,6 +227,11 @@ impl Encoder {
                     self.note(stream, 0, 0, None, tag::THREAD, THREAD_NAME, &words);
                 }
                 Order::Note { ticks, tag, a, words } => self.note(OWN_STREAM, 0, 0, Some(ticks), tag, a, &words),
+                Order::NoteIn { stream, ticks, tag, a, words } => self.note(stream, 0, 0, Some(ticks), tag, a, &words),
+                Order::Whose(stream, process) => {
+                    self.whose.insert(stream.0, process);
+                }
+                Order::Paths(paths) => self.paths = Arc::new(paths),
                 Order::Flush => self.finished.extend(self.streams.values_mut().filter_map(StreamEncoder::flush)),
                 Order::Barrier(tell) => {
                     self.finished.extend(self.streams.values_mut().filter_map(StreamEncoder::flush));
@@ -232,7 +252,8 @@ impl Encoder {
 
     fn stream(&mut self, id: StreamId, tid: u32, level: u32) -> (&mut StreamEncoder, &mut Vec<Section>) {
         let (session, paths) = (&self.session, &self.paths);
-        let new = || StreamEncoder::new(StreamMeta::new(id, tid, level, session)).with_paths(Arc::clone(paths));
+        let process = self.whose.get(&id.0).copied().unwrap_or_default();
+        let new = || StreamEncoder::new(StreamMeta { process, ..StreamMeta::new(id, tid, level, session) }).with_paths(Arc::clone(paths));
         (self.streams.entry(id.0).or_insert_with(new), &mut self.finished)
     }
 

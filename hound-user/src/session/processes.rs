@@ -61,6 +61,11 @@ impl ProcessFd {
         }
     }
 
+    /// Whether it has ended.
+    pub fn is_over(&self) -> bool {
+        poll(&mut [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    }
+
     /// How it ended: of a zombie `/proc` tells it, of one whose parent has waited for it the kernel (from 6.15 on) through the descriptor.
     pub fn ended(&self) -> Ended {
         let zombie = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok();

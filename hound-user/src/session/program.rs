@@ -34,6 +34,8 @@ pub enum Refusal {
     OtherLibc(PathBuf, String),
     /// It changes user: the loader ignores LD_PRELOAD then.
     SetId(PathBuf),
+    /// It changes user, and the kernel does not let it while it is held before its first instruction.
+    SetIdHeld(PathBuf),
 }
 
 impl fmt::Display for Refusal {
@@ -60,17 +62,29 @@ impl fmt::Display for Refusal {
             Refusal::Static(path) => {
                 write!(
                     f,
-                    "cannot record '{}': it is statically linked, so no library can be put before its allocator; link it dynamically",
+                    "cannot record '{}': it is statically linked, so no library can be put before its allocator; sample it with \
+                     --engine kernel, or link it dynamically",
                     path.display()
                 )
             }
             Refusal::OtherLibc(path, loader) => {
-                write!(f, "cannot record '{}': its loader {loader} is not glibc's; use a build of it for glibc", path.display())
+                write!(
+                    f,
+                    "cannot record '{}': its loader {loader} is not glibc's; sample it with --engine kernel, or use a build of it for glibc",
+                    path.display()
+                )
             }
             Refusal::SetId(path) => {
                 write!(
                     f,
                     "cannot record '{}': it is set-user-ID or set-group-ID, and the loader drops LD_PRELOAD for those; run it as that user from a copy without the bit",
+                    path.display()
+                )
+            }
+            Refusal::SetIdHeld(path) => {
+                write!(
+                    f,
+                    "cannot run '{}': it is set-user-ID or set-group-ID, and would not change user under hound; run hound as root",
                     path.display()
                 )
             }
@@ -81,13 +95,26 @@ impl fmt::Display for Refusal {
 impl std::error::Error for Refusal {}
 
 impl Program {
-    /// Finds a program as a shell would, and looks whether it can be recorded.
+    /// Finds a program as a shell would, and looks whether the library can record it.
     pub fn find(name: &OsStr) -> Result<Self, Refusal> {
+        Self::found(name, Err)
+    }
+
+    /// The same for one that the kernel samples: however it is linked.
+    pub fn find_to_sample(name: &OsStr) -> Result<Self, Refusal> {
+        Self::found(name, |refusal| match refusal {
+            Refusal::Static(_) | Refusal::OtherLibc(..) => Ok(None),
+            Refusal::SetId(path) => Err(Refusal::SetIdHeld(path)),
+            other => Err(other),
+        })
+    }
+
+    fn found(name: &OsStr, judge: fn(Refusal) -> Result<Option<PathBuf>, Refusal>) -> Result<Self, Refusal> {
         let path = locate(name).ok_or_else(|| Refusal::Missing(name.to_owned()))?;
         // A script is recorded as its interpreter, which may be a script again; the kernel allows four levels.
         let mut image = path.clone();
         for _ in 0..5 {
-            match inspect(&image)? {
+            match inspect(&image).or_else(judge)? {
                 None => return Ok(Program { path }),
                 Some(interpreter) => image = interpreter,
             }

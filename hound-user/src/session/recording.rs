@@ -2,13 +2,13 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use hound_common::event::{END_DETACH, END_EXEC, METRIC_PROCESS_RSS, PROCESS_EXEC, tag};
+use hound_common::event::{END_DETACH, END_EXEC, METRIC_PROCESS_RSS, MODE_FULL, MODE_SAMPLED, PROCESS_EXEC, tag};
 use hound_inject::moment;
 
 use super::beside::{self, Repeated};
@@ -16,6 +16,7 @@ use super::drain::{Drain, Parcel, Places, lost_without_stream};
 use super::live::{self, Live};
 use super::pipeline::{OWN_STREAM, Order, Orders, Pipeline, Progress};
 use super::ring::Ring;
+use super::streams::Numbers;
 use super::threads::Threads;
 use super::{before, clock, surroundings};
 use crate::capture::model::{Alloc, Event, Free, Stamped, StreamId};
@@ -32,29 +33,61 @@ const REAP_EVERY: Duration = Duration::from_millis(50);
 /// A recording under way.
 #[derive(Debug)]
 pub struct Recording {
-    thread: JoinHandle<io::Result<CaptureWriter>>,
-    /// How it is to end, once that is known.
-    leave: Arc<AtomicU32>,
+    pipeline: Pipeline,
+    look: Repeated,
+    /// Rings that are drained into it. A session that changes to another engine has one after the other.
+    drains: Vec<Draining>,
     orders: Orders,
+    numbers: Numbers,
+    sources: Sources,
     /// Live figures.
     pub progress: Arc<Progress>,
     /// What is alive, if that is counted.
     pub live: Arc<Live>,
-    ring: Arc<Ring>,
     session: SessionInfo,
     path: PathBuf,
     files: Option<Files>,
-    /// Lost in earlier recordings through the same ring.
-    lost_before: u64,
+    /// Lost before it came to a ring: see [`Recording::count_lost`].
+    lost_elsewhere: Arc<AtomicU64>,
     /// The look at what was there before, under way; it gives the session record as it has stored it.
     looking: Option<JoinHandle<SessionInfo>>,
+}
+
+/// A ring that is drained.
+#[derive(Debug)]
+struct Draining {
+    ring: Arc<Ring>,
+    thread: JoinHandle<()>,
+    /// How it is to end, once that is known.
+    leave: Arc<AtomicU32>,
+    /// Lost in earlier recordings through the same ring.
+    lost_before: u64,
+}
+
+/// Counters of the rounds in which events are read, one for each place where they come from: what was there when a round began is on its
+/// way when it is counted.
+#[derive(Clone, Debug, Default)]
+pub struct Sources(Arc<Mutex<Vec<Arc<AtomicU64>>>>);
+
+impl Sources {
+    /// A counter for one more. It counts as long as somebody else holds it.
+    pub fn add(&self) -> Arc<AtomicU64> {
+        let counter = Arc::new(AtomicU64::new(0));
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&counter));
+        counter
+    }
+
+    /// Those that still count, with where they stand.
+    fn stand(&self) -> Vec<(Arc<AtomicU64>, u64)> {
+        let mut counters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counters.retain(|counter| Arc::strong_count(counter) > 1);
+        counters.iter().map(|counter| (Arc::clone(counter), counter.load(Ordering::Acquire))).collect()
+    }
 }
 
 /// What [`Recording::start`] is given.
 #[derive(Debug)]
 pub struct Start {
-    /// The shared memory.
-    pub ring: Arc<Ring>,
     /// The capture, with its session record written.
     pub writer: CaptureWriter,
     /// The session record.
@@ -63,12 +96,10 @@ pub struct Start {
     pub path: PathBuf,
     /// The target, as hound sees it.
     pub pid: u32,
-    /// Whether an earlier recording has used the ring, and threads have places in it.
-    pub used: bool,
     /// Whether to count what is alive while recording.
     pub count_live: bool,
-    /// What the target's modules are called, for a library that does not know.
-    pub module_paths: ModulePaths,
+    /// Whether to measure how much of each recorded map is resident.
+    pub maps: bool,
 }
 
 /// Values of `leave`: going on, the target is gone, the target runs on.
@@ -80,25 +111,118 @@ const LEFT: u32 = 2;
 const FLUSH_PATIENCE: Duration = Duration::from_secs(10);
 
 impl Recording {
-    /// Starts draining the ring into the capture.
+    /// Starts writing the capture. Events come from rings (see [`Recording::drain`]) and from whoever has [`Recording::orders`].
     pub fn start(start: Start) -> io::Result<Self> {
-        let Start { ring, writer, session, path, pid, used, count_live, module_paths } = start;
+        let Start { writer, session, path, pid, count_live, maps } = start;
         let live = Arc::new(Live::default());
         let feed = if count_live { Some(live::start(Arc::clone(&live))?) } else { None };
-        let pipeline = Pipeline::start(writer, &session, feed, module_paths)?;
+        let pipeline = Pipeline::start(writer, &session, feed)?;
         let progress = Arc::clone(&pipeline.progress);
-        let leave = Arc::new(AtomicU32::new(STAY));
         let orders = pipeline.orders();
-        let look = beside::look(Arc::clone(&ring), pipeline.orders(), pid, session.clock)?;
-        let beat = beside::beat(Arc::clone(&ring))?;
-        let threads = Threads::of(pid);
-        let watcher =
-            Watcher { ring: Arc::clone(&ring), pipeline, look, beat, leave: Arc::clone(&leave), threads, clock: session.clock, used };
+        let look = beside::look(pipeline.orders(), pid, session.clock, maps)?;
+        Ok(Recording {
+            pipeline,
+            look,
+            drains: Vec::new(),
+            orders,
+            numbers: Numbers::from(OWN_STREAM.0 + 1),
+            sources: Sources::default(),
+            progress,
+            live,
+            session,
+            path,
+            files: None,
+            lost_elsewhere: Arc::default(),
+            looking: None,
+        })
+    }
+
+    /// What the target's modules are called, for streams of a library that does not know. Before their ring is drained.
+    pub fn name_modules(&self, paths: ModulePaths) {
+        self.orders.send(Order::Paths(paths));
+    }
+
+    /// What is alive is counted no longer: not every allocation is recorded from here on.
+    pub fn stop_counting(&self) {
+        self.live.stop();
+    }
+
+    /// Stores what is recorded since a change of the mode, and what is not, beside what was before.
+    pub fn covers(&mut self, covered: Vec<String>, not_covered: Vec<String>) {
+        self.join_look();
+        let add = |known: &mut Vec<String>, more: Vec<String>| {
+            more.into_iter().for_each(|line| {
+                if !known.contains(&line) {
+                    known.push(line);
+                }
+            })
+        };
+        add(&mut self.session.covered, covered);
+        add(&mut self.session.not_covered, not_covered);
+        self.orders.session(self.session.clone());
+    }
+
+    /// The look at what was there before has its own copy of the session record: the two are one again.
+    fn join_look(&mut self) {
+        if let Some(Ok(session)) = self.looking.take().map(JoinHandle::join) {
+            self.session = session;
+        }
+    }
+
+    /// Starts draining a ring into the capture, until the recording or [`Recording::undrain`] ends it. `used`: an earlier recording has used
+    /// it, and threads have places in it.
+    pub fn drain(&mut self, ring: Arc<Ring>, used: bool) -> io::Result<()> {
+        let leave = Arc::new(AtomicU32::new(STAY));
+        let watcher = Watcher {
+            beat: beside::beat(Arc::clone(&ring))?,
+            ring: Arc::clone(&ring),
+            orders: self.orders.clone(),
+            spare: self.pipeline.take_spare(),
+            numbers: self.numbers.clone(),
+            rounds: self.sources.add(),
+            leave: Arc::clone(&leave),
+            threads: Threads::of(self.session.pid),
+            clock: self.session.clock,
+            used,
+        };
         let thread = std::thread::Builder::new().name("hound-drain".into()).spawn(move || watcher.run())?;
-        let mut recording =
-            Recording { thread, leave, orders, progress, live, ring, session, path, files: None, lost_before: 0, looking: None };
-        recording.lost_before = if used { recording.lost() } else { 0 };
-        Ok(recording)
+        let lost_before = if used { lost_in(&ring) } else { 0 };
+        self.drains.push(Draining { ring, thread, leave, lost_before });
+        Ok(())
+    }
+
+    /// Reads what is left in the ring that was added last, and lets go of it. The target runs on, and records nothing there any more.
+    pub fn undrain(&mut self) -> io::Result<()> {
+        let Some(draining) = self.drains.pop() else { return Ok(()) };
+        let lost = lost_in(&draining.ring).saturating_sub(draining.lost_before);
+        draining.end(LEFT)?;
+        self.lost_elsewhere.fetch_add(lost, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The end of the pipeline that orders go in at.
+    pub fn orders(&self) -> Orders {
+        self.orders.clone()
+    }
+
+    /// Numbers for streams that do not come from a ring.
+    pub fn numbers(&self) -> Numbers {
+        self.numbers.clone()
+    }
+
+    /// Where events come from.
+    pub fn sources(&self) -> Sources {
+        self.sources.clone()
+    }
+
+    /// Where losses are counted that no ring knows of, for the status; whoever counts them notes them in the capture, too.
+    pub fn count_lost(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.lost_elsewhere)
+    }
+
+    /// The session record as it is written.
+    pub fn session(&self) -> &SessionInfo {
+        &self.session
     }
 
     /// Times count from now on: the moment at which the target begins to record. It has stood still for so long until then.
@@ -136,9 +260,7 @@ impl Recording {
         if what.is_empty() {
             return;
         }
-        if let Some(Ok(session)) = self.looking.take().map(JoinHandle::join) {
-            self.session = session;
-        }
+        self.join_look();
         self.session.not_covered.extend(what);
         self.orders.session(self.session.clone());
     }
@@ -150,10 +272,8 @@ impl Recording {
 
     /// Events lost so far.
     pub fn lost(&self) -> u64 {
-        let sum = |cells: &[AtomicU64]| cells.iter().map(|c| c.load(Ordering::Relaxed)).sum::<u64>();
-        let streams: u64 = self.ring.streams().iter().map(|stream| sum(&stream.lost)).sum();
-        let now = sum(&self.ring.control().lost) + streams;
-        now.saturating_sub(self.lost_before) + self.progress.lost_on_disk.load(Ordering::Relaxed)
+        let in_rings: u64 = self.drains.iter().map(|draining| lost_in(&draining.ring).saturating_sub(draining.lost_before)).sum();
+        in_rings + self.lost_elsewhere.load(Ordering::Relaxed) + self.progress.lost_on_disk.load(Ordering::Relaxed)
     }
 
     /// The capture's file.
@@ -166,14 +286,21 @@ impl Recording {
         self.orders.send(Order::Note { ticks: clock::ticks(self.session.clock), tag, a, words });
     }
 
-    /// Another hand on the recording, for other threads.
-    pub fn flusher(&self) -> Flusher {
-        Flusher { orders: self.orders.clone(), progress: Arc::clone(&self.progress), clock: self.session.clock, pid: self.session.pid }
+    /// Notes in which mode recording begins, for a recording that begins with the program: it may go on in another one.
+    pub fn begin_mode(&self, interval: u64) {
+        // The first events may be older than this moment, and none of them is of another mode.
+        let ticks = self.session.start.ticks;
+        self.orders.send(Order::Note { ticks, tag: tag::MODE, a: if interval == 0 { MODE_FULL } else { MODE_SAMPLED }, words: vec![0] });
     }
 
-    /// The shared memory.
-    pub fn ring(&self) -> &Ring {
-        &self.ring
+    /// Another hand on the recording, for other threads.
+    pub fn flusher(&self) -> Flusher {
+        Flusher { orders: self.orders.clone(), sources: self.sources.clone(), clock: self.session.clock, pid: self.session.pid }
+    }
+
+    /// The shared memory that is drained, if any is.
+    pub fn ring(&self) -> Option<&Ring> {
+        self.drains.last().map(|draining| &*draining.ring)
     }
 
     /// The target is gone, or (with `END_DETACH`) recorded no longer: reads what is left, adds symbols and the end record.
@@ -182,12 +309,18 @@ impl Recording {
             let _ = looking.join(); // a panic was printed
         }
         let leave = if end.reason == END_DETACH { LEFT } else { GONE };
-        self.leave.store(leave, Ordering::Release); // pairs with the watcher's acquire
-        let drained = self.thread.join().map_err(|_| io::Error::other("the draining thread panicked"));
-        moment();
-        // From here on another hound may use the ring.
-        self.ring.control().drainer.store(0, Ordering::Release);
-        let mut writer = drained??;
+        let waited: u64 = self.drains.iter().map(|draining| draining.ring.control().waited_ticks.load(Ordering::Relaxed)).sum();
+        let mut drained = Ok(());
+        for draining in std::mem::take(&mut self.drains) {
+            drained = draining.end(leave).and(drained); // all end, whatever one of them says
+        }
+        self.look.stop();
+        if end.reason == END_DETACH {
+            // The last look: what it has at the end is not what it had a second before.
+            beside::note_memory(&self.orders, self.session.pid, self.session.clock);
+        }
+        let mut writer = self.pipeline.finish()?;
+        drained?;
         // First a pair: it is what the last second's ticks are worth. A full disk must not cost the end record, which says so.
         let _ = writer.write_calibration(&[clock::calibrate(self.session.clock)]);
         let mut written = Written::default();
@@ -200,7 +333,6 @@ impl Recording {
         }
         end.events = self.progress.events.load(Ordering::Relaxed);
         end.drainer_cpu_ns = surroundings::own_cpu_ns();
-        let waited = self.ring.control().waited_ticks.load(Ordering::Relaxed);
         end.waited_ns = u64::try_from(u128::from(waited) * 1_000_000_000 / u128::from(self.session.ticks_per_second.max(1))).unwrap_or(0);
         written.lost_on_disk = writer.lost_events();
         writer.finish(end)?;
@@ -208,11 +340,27 @@ impl Recording {
     }
 }
 
+impl Draining {
+    fn end(self, leave: u32) -> io::Result<()> {
+        self.leave.store(leave, Ordering::Release); // pairs with the watcher's acquire
+        let drained = self.thread.join().map_err(|_| io::Error::other("the draining thread panicked"));
+        moment();
+        // From here on another hound may use the ring.
+        self.ring.control().drainer.store(0, Ordering::Release);
+        drained
+    }
+}
+
+fn lost_in(ring: &Ring) -> u64 {
+    let sum = |cells: &[AtomicU64]| cells.iter().map(|c| c.load(Ordering::Relaxed)).sum::<u64>();
+    sum(&ring.control().lost) + ring.streams().iter().map(|stream| sum(&stream.lost)).sum::<u64>()
+}
+
 /// Brings what was recorded so far into the file, from any thread.
 #[derive(Clone, Debug)]
 pub struct Flusher {
     orders: Orders,
-    progress: Arc<Progress>,
+    sources: Sources,
     clock: Clock,
     pid: u32,
 }
@@ -231,12 +379,13 @@ impl Flusher {
         let deadline = Instant::now() + FLUSH_PATIENCE;
         let late = || io::Error::new(io::ErrorKind::TimedOut, "what was recorded does not reach the capture in time; is the disk busy?");
         // A round that began after now is certain when the second from here has ended.
-        let wanted = self.progress.rounds.load(Ordering::Acquire) + 2;
-        while self.progress.rounds.load(Ordering::Acquire) < wanted {
-            if Instant::now() > deadline {
-                return Err(late());
+        for (counter, stands) in self.sources.stand() {
+            while counter.load(Ordering::Acquire) < stands + 2 && Arc::strong_count(&counter) > 2 {
+                if Instant::now() > deadline {
+                    return Err(late());
+                }
+                std::thread::sleep(BUSY);
             }
-            std::thread::sleep(BUSY);
         }
         // Time goes on in a capture also where nothing is allocated: blocks are as old as they are now.
         if let Some(rss) = surroundings::process_rss(self.pid) {
@@ -274,6 +423,7 @@ fn symbol_bytes(path: &Path, pid: u32, files: Option<Files>) -> anyhow::Result<(
 /// Reads a capture for its stacks.
 #[derive(Default)]
 struct Seen {
+    /// Page faults count, too: something was recorded.
     allocations: u64,
     /// Whether the last thing the program did was to replace itself.
     last_is_exec: bool,
@@ -288,16 +438,21 @@ impl Visitor for Seen {
         self.last_is_exec = false;
     }
     fn other(&mut self, event: &Stamped) {
-        if let Event::Other { tag: tag::PROCESS, a: PROCESS_EXEC, .. } = event.event {
-            self.last_is_exec = true;
+        match event.event {
+            Event::Other { tag: tag::PROCESS, a: PROCESS_EXEC, .. } => self.last_is_exec = true,
+            Event::Fault(_) => self.allocations += 1,
+            _ => {}
         }
     }
 }
 
 struct Watcher {
     ring: Arc<Ring>,
-    pipeline: Pipeline,
-    look: Repeated,
+    orders: Orders,
+    /// Buffers that were used, for the first ring.
+    spare: Option<Receiver<Vec<u8>>>,
+    numbers: Numbers,
+    rounds: Arc<AtomicU64>,
     beat: Repeated,
     leave: Arc<AtomicU32>,
     threads: Threads,
@@ -306,10 +461,10 @@ struct Watcher {
 }
 
 impl Watcher {
-    fn run(mut self) -> io::Result<CaptureWriter> {
-        let mut drain = Drain::new(&self.ring, OWN_STREAM.0 + 1);
+    fn run(mut self) {
+        let mut drain = Drain::new(&self.ring, self.numbers.clone());
         if self.used {
-            drain.take_over(&self.ring, |parcel| self.pipeline.send(Order::Parcel(parcel)));
+            drain.take_over(&self.ring, |parcel| self.orders.send(Order::Parcel(parcel)));
         }
         let mut sleep = BUSY;
         let mut reaped = Instant::now();
@@ -317,36 +472,34 @@ impl Watcher {
         let places = loop {
             // Before the round: what was written before the target ended is in the ring then.
             let leave = self.leave.load(Ordering::Acquire);
-            let bytes = drain.round(&self.ring, |parcel| self.pipeline.send(Order::Parcel(parcel)));
+            let bytes = drain.round(&self.ring, |parcel| self.orders.send(Order::Parcel(parcel)));
             // Release: the round's parcels are on their way. Pairs with a flusher's acquire.
-            self.pipeline.progress.rounds.fetch_add(1, Ordering::Release);
+            self.rounds.fetch_add(1, Ordering::Release);
             match leave {
                 STAY => {}
                 LEFT => break Places::Keep,
                 _ => break Places::Free,
             }
-            self.pipeline.spare().for_each(|buffer| drain.recycle(buffer));
+            self.spare.iter().flat_map(Receiver::try_iter).for_each(|buffer| drain.recycle(buffer));
             if reaped.elapsed() >= REAP_EVERY {
                 reaped = Instant::now();
                 self.threads.refresh(drain.streams().map(|(_, tid)| tid));
-                drain.reap(&self.ring, |tid| self.threads.is_alive(tid), |parcel| self.pipeline.send(Order::Parcel(parcel)));
-                names.look(&self.threads, drain.streams(), |stream, name| self.pipeline.send(Order::Name(stream, name)));
+                drain.reap(&self.ring, |tid| self.threads.is_alive(tid), |parcel| self.orders.send(Order::Parcel(parcel)));
+                names.look(&self.threads, drain.streams(), |stream, name| self.orders.send(Order::Name(stream, name)));
             }
             if bytes < FLOOD_BYTES {
                 std::thread::sleep(sleep);
             }
             sleep = if bytes > 0 { BUSY } else { (sleep * 2).min(IDLE) };
         };
-        drain.finish(&self.ring, places, |parcel: Parcel| self.pipeline.send(Order::Parcel(parcel)));
+        drain.finish(&self.ring, places, |parcel: Parcel| self.orders.send(Order::Parcel(parcel)));
         for (reason, count) in lost_without_stream(&self.ring) {
             self.note(tag::LOST, reason, vec![count]);
         }
-        self.look.stop();
         self.beat.stop(); // nobody waits any more
-        self.pipeline.finish()
     }
 
     fn note(&self, tag: u8, a: u8, words: Vec<u64>) {
-        self.pipeline.send(Order::Note { ticks: clock::ticks(self.clock), tag, a, words });
+        self.orders.send(Order::Note { ticks: clock::ticks(self.clock), tag, a, words });
     }
 }

@@ -56,8 +56,16 @@ impl Names {
 
 /// Resident, proportional (0: costs a walk over all maps, not taken) and swapped bytes.
 pub fn process_rss(pid: u32) -> Option<[u64; 3]> {
+    process_memory(pid).map(|(rss, ..)| rss)
+}
+
+/// The same; address space, resident anonymous bytes, those of files, and shared ones; the most that was resident since it began.
+pub fn process_memory(pid: u32) -> Option<([u64; 3], [u64; 4], [u64; 1])> {
     let status = Process::new(i32::try_from(pid).ok()?).ok()?.status().ok()?;
-    Some([status.vmrss? * 1024, 0, status.vmswap.unwrap_or(0) * 1024])
+    let bytes = |kilobytes: Option<u64>| kilobytes.unwrap_or(0) * 1024;
+    let rss = [status.vmrss? * 1024, 0, bytes(status.vmswap)];
+    let memory = [bytes(status.vmsize), bytes(status.rssanon), bytes(status.rssfile), bytes(status.rssshmem)];
+    Some((rss, memory, [bytes(status.vmhwm)]))
 }
 
 /// Start, length and resident bytes of the target's anonymous maps that have any.

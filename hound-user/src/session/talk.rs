@@ -3,19 +3,22 @@
 //! The sockets lie in a folder that only their owner may enter, and who connects must be that owner or root besides: a folder may have
 //! been made by somebody else before.
 
+use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::UnboundedSender;
+
+use super::attach::Mode;
 
 /// What a session is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +30,11 @@ pub enum Request {
     Detach {
         /// Take the library out of the target, too.
         unload: bool,
+    },
+    /// Record in another mode.
+    Mode {
+        /// Which.
+        to: Mode,
     },
     /// Bring what was recorded into the file.
     Flush,
@@ -66,7 +74,7 @@ pub enum Answer {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)] // another version may say less
 pub struct Status {
-    /// The target.
+    /// The target; 0: the whole host, whose kernel's memory is recorded.
     pub pid: u32,
     /// Its command line.
     pub command: String,
@@ -76,7 +84,7 @@ pub struct Status {
     pub user: u32,
     /// Its version.
     pub version: String,
-    /// The mode: "full", or "launch".
+    /// The mode: "full", "sampled", "faults", "off", "launch", or "kernel".
     pub mode: String,
     /// Whether it records now, or is on its way in or out.
     pub state: String,
@@ -131,22 +139,23 @@ pub enum Said {
 
 impl std::fmt::Display for Occupied {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (pid, hound) = (self.pid, self.hound);
+        let ((whom, by), hound) = (named(self.pid), self.hound);
         match &self.says {
-            Said::Failed(why) => write!(f, "hound process {hound} holds process {pid}, and says: {why}; try again in a moment"),
+            Said::Failed(why) => write!(f, "hound process {hound} holds {whom}, and says: {why}; try again in a moment"),
             Said::Recording(status) => {
                 let (since, capture) = (short(Duration::from_secs_f64(status.seconds.max(0.0))), status.capture.display());
-                let ends = if status.mode == "launch" { "it was started so".into() } else { format!("`hound detach -p {pid}` ends it") };
+                let ends = if status.mode == "launch" { "it was started so".into() } else { format!("`hound detach {by}` ends it") };
                 write!(
                     f,
-                    "process {pid} is being recorded already, for {since} by hound process {hound} into '{capture}'; \
-                     `hound snapshot -p {pid}` reports on that, {ends}"
+                    "{whom} is being recorded already, for {since} by hound process {hound} into '{capture}'; `hound snapshot {by}` reports on \
+                     that, {ends}"
                 )
             }
             Said::Nothing => write!(
                 f,
-                "process {pid} is being recorded already, by hound process {hound}, which does not answer: if it was stopped, \
-                 `kill -CONT {hound}` lets it go on; `kill -KILL {hound}` ends it, and `hound detach -p {pid}` then repairs what it leaves"
+                "{whom} is being recorded already, by hound process {hound}, which does not answer: if it was stopped, \
+                 `kill -CONT {hound}` lets it go on; `kill -KILL {hound}` ends it{}",
+                if self.pid & KERNEL == 0 { format!(", and `hound detach {by}` then repairs what it leaves") } else { String::new() }
             ),
         }
     }
@@ -180,6 +189,7 @@ pub struct Talk {
     busy: Arc<()>,
     /// There is somebody to answer.
     ready: Arc<AtomicBool>,
+    door: Door,
 }
 
 /// Longest line.
@@ -212,7 +222,13 @@ impl Talk {
         let (busy, ready) = (Arc::new(()), Arc::new(AtomicBool::new(false)));
         let (conversations, answers) = (Arc::clone(&busy), Arc::clone(&ready));
         std::thread::Builder::new().name("hound-talk".into()).spawn(move || serve(&listener, &asked, &conversations, &answers))?;
-        Ok(Talk { path, busy, ready })
+        let door = Door { socket: path.clone(), others: Arc::default() };
+        Ok(Talk { path, busy, ready, door })
+    }
+
+    /// For further processes of the session.
+    pub fn door(&self) -> Door {
+        self.door.clone()
     }
 
     /// From now on requests are answered; before, who asks is told to come again.
@@ -221,8 +237,52 @@ impl Talk {
     }
 }
 
+/// Lets a session be found under further processes of its own.
+#[derive(Clone, Debug)]
+pub struct Door {
+    socket: PathBuf,
+    others: Arc<Mutex<BTreeMap<u32, PathBuf>>>,
+}
+
+impl Door {
+    /// This process is of the session, too.
+    ///
+    /// # Errors
+    /// If another session holds it.
+    pub fn also_of(&self, pid: u32) -> Result<(), Occupied> {
+        let Some(folder) = self.socket.parent() else { return Ok(()) };
+        let path = socket(folder, pid);
+        if path == self.socket {
+            return Ok(());
+        }
+        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        if others.contains_key(&pid) {
+            return Ok(());
+        }
+        must_not_be_held(pid)?;
+        // What an ended session has left, if anything.
+        let _ = std::fs::remove_file(&path);
+        // Without it the session is found under its first process only.
+        if std::os::unix::fs::symlink(&self.socket, &path).is_ok() {
+            others.insert(pid, path);
+        }
+        Ok(())
+    }
+
+    /// This process has ended.
+    pub fn no_longer_of(&self, pid: u32) {
+        if let Some(path) = self.others.lock().unwrap_or_else(PoisonError::into_inner).remove(&pid) {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
 impl Drop for Talk {
     fn drop(&mut self) {
+        let others = std::mem::take(&mut *self.door.others.lock().unwrap_or_else(PoisonError::into_inner));
+        others.values().for_each(|path| {
+            let _ = std::fs::remove_file(path);
+        });
         let _ = std::fs::remove_file(&self.path);
         // Who was just answered must hear it before the process ends.
         let deadline = Instant::now() + PATIENCE;
@@ -268,8 +328,37 @@ fn folders() -> Vec<PathBuf> {
     folders
 }
 
-fn socket(folder: &Path, pid: u32) -> PathBuf {
-    folder.join(format!("{pid}.sock"))
+/// Beyond all process ids: a session on the kernel's memory, of the process in the other bits, or of the whole host.
+const KERNEL: u32 = 1 << 31;
+
+/// What stands for the process id where a session records the kernel's memory, of this process' making or of all.
+pub fn kernel_session(pid: Option<u32>) -> u32 {
+    KERNEL | pid.unwrap_or(0)
+}
+
+/// What a session records, for people; and what names it to `hound detach` and its like.
+fn named(target: u32) -> (String, String) {
+    match (target & KERNEL, target & !KERNEL) {
+        (0, pid) => (format!("process {pid}"), format!("-p {pid}")),
+        (_, 0) => ("the kernel's memory".into(), "--kernel".into()),
+        (_, pid) => (format!("the kernel's memory of process {pid}"), format!("--kernel -p {pid}")),
+    }
+}
+
+fn socket(folder: &Path, target: u32) -> PathBuf {
+    folder.join(match (target & KERNEL, target & !KERNEL) {
+        (0, pid) => format!("{pid}.sock"),
+        (_, pid) => format!("kernel-{pid}.sock"),
+    })
+}
+
+/// The other way round.
+fn target_of(socket: &Path) -> Option<u32> {
+    let name = socket.file_stem()?.to_str()?;
+    match name.strip_prefix("kernel-") {
+        Some(pid) => Some(KERNEL | pid.parse::<u32>().ok()?),
+        None => name.parse().ok(),
+    }
 }
 
 /// Whoever has the lock only looks and binds: one that has it for long stands still, and must not hold others up for ever.
@@ -311,7 +400,9 @@ pub fn must_not_be_held(pid: u32) -> Result<(), Occupied> {
 fn sweep(folder: &Path) {
     let sockets = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     for socket in sockets.filter(|path| path.extension().is_some_and(|extension| extension == "sock")) {
-        if UnixStream::connect(&socket).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+        // A link to a socket that is gone is refused so, too, or is not found.
+        let is_over = |kind| matches!(kind, io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound);
+        if UnixStream::connect(&socket).is_err_and(|error| is_over(error.kind())) {
             let _ = std::fs::remove_file(&socket);
         }
     }
@@ -429,8 +520,8 @@ fn ask_in(folders: &[PathBuf], pid: u32, request: &Request) -> anyhow::Result<Op
 /// All sessions (or those on `pid`), and what is the matter with those that do not say how it goes.
 pub fn sessions(pid: Option<u32>) -> (Vec<Status>, Vec<String>) {
     let all = folders().into_iter().flat_map(std::fs::read_dir).flatten().flatten().map(|entry| entry.path()).filter_map(|path| {
-        let target = path.file_stem()?.to_str()?.parse::<u32>().ok()?;
-        pid.is_none_or(|pid| pid == target).then_some((target, path))
+        let target = target_of(&path)?;
+        pid.is_none_or(|pid| pid == target & !KERNEL).then_some((target, path))
     });
     let all: Vec<(u32, PathBuf)> = all.collect();
     let (mut found, mut silent) = (Vec::new(), Vec::new());
@@ -464,6 +555,7 @@ mod tests {
                 let _ = answer.send(match request {
                     Request::Status => Answer::Status(Box::new(Status { pid, hound: std::process::id(), ..Status::default() })),
                     Request::Mark { text } => Answer::Done { capture: text.into() },
+                    Request::Mode { to } => Answer::Failed { why: to.name().into() },
                     Request::Flush => Answer::Flushed { capture: "c".into(), bytes: 12 },
                     Request::Detach { .. } => Answer::Failed { why: "it will not".into() },
                 });

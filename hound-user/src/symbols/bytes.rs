@@ -3,15 +3,19 @@
 //! ```text
 //! version
 //! count, then for each string: length, UTF-8 bytes
-//! count, then for each module span: start, length, from_ns, path (string)
+//! count, then for each module span: process (from version 2 on), start, length, from_ns, path (string)
 //! count, then for each list: count, then for each frame: function (string), file (string + 1, or 0), line, module (string), inlined
 //! count, then for each entry, by (span, ip): span (+ 1, 0 = no module), ip minus the ip before, list
 //! ```
 
 use super::table::{NOWHERE, Span, StoredFrame, SymbolTable};
+use crate::capture::model::ProcessId;
 use std::fmt;
 
-const VERSION: u64 = 1;
+/// With modules of several processes.
+const VERSION: u64 = 2;
+/// With those of one.
+const ONE_PROCESS: u64 = 1;
 
 /// Why bytes are no symbol table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +88,8 @@ impl SymbolTable {
     /// The table as bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        put(&mut out, VERSION);
+        let several = self.spans.iter().any(|span| span.process != ProcessId::FIRST);
+        put(&mut out, if several { VERSION } else { ONE_PROCESS });
         put(&mut out, self.strings.len() as u64);
         for string in &self.strings {
             put(&mut out, string.len() as u64);
@@ -92,6 +97,9 @@ impl SymbolTable {
         }
         put(&mut out, self.spans.len() as u64);
         for span in &self.spans {
+            if several {
+                put(&mut out, u64::from(span.process.0));
+            }
             let fields = [span.start, span.end.wrapping_sub(span.start), span.from_ns, u64::from(span.path)];
             fields.into_iter().for_each(|field| put(&mut out, field));
         }
@@ -121,7 +129,7 @@ impl SymbolTable {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, TableError> {
         let mut input = Input(bytes);
         let version = input.number()?;
-        if version != VERSION {
+        if !(ONE_PROCESS..=VERSION).contains(&version) {
             return Err(TableError::Version(version));
         }
         let mut table = SymbolTable::default();
@@ -132,9 +140,10 @@ impl SymbolTable {
         }
         let string = |input: &mut Input<'_>| input.index(strings.len()).map(|index| strings[index as usize]);
         for _ in 0..input.count()? {
+            let process = ProcessId(if version == ONE_PROCESS { 0 } else { input.index(u32::MAX as usize)? });
             let (start, length, from_ns) = (input.number()?, input.number()?, input.number()?);
             let path = string(&mut input)?;
-            table.spans.push(Span { start, end: start.wrapping_add(length), from_ns, path });
+            table.spans.push(Span { process, start, end: start.wrapping_add(length), from_ns, path });
         }
         let mut lists = Vec::new();
         for _ in 0..input.count()? {
@@ -156,7 +165,8 @@ impl SymbolTable {
             let ip = last.wrapping_add(input.number()?);
             let list = input.index(lists.len())?;
             debug_assert!(span == NOWHERE || (span as usize) < table.spans.len());
-            table.enter(span, ip, lists[list as usize].clone());
+            // Addresses are told apart by process in the bytes already.
+            table.enter(ProcessId::FIRST, span, ip, lists[list as usize].clone());
             last = ip;
         }
         table.index_spans();

@@ -1,7 +1,9 @@
 //! Where a module's file is on this machine, and where its debug information is.
 
-use crate::capture::model::Module;
+use crate::capture::model::{Module, ProcessId};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Where to look for files.
 #[derive(Clone, Debug)]
@@ -16,6 +18,19 @@ pub struct Files {
     pub held: HeldFiles,
     /// The program's own file, for the module without a path: loaders know the program by an empty name.
     pub program: Option<PathBuf>,
+    /// Where those of other processes are, if not at the same places.
+    pub others: OtherFiles,
+}
+
+/// Where to look for the files of processes other than the first. Clones share it: processes come while a capture grows.
+#[derive(Clone, Debug, Default)]
+pub struct OtherFiles(Arc<Mutex<BTreeMap<ProcessId, Files>>>);
+
+impl OtherFiles {
+    /// This process' files are there.
+    pub fn insert(&self, process: ProcessId, files: Files) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(process, files);
+    }
 }
 
 impl Default for Files {
@@ -26,29 +41,33 @@ impl Default for Files {
             perf_map: None,
             held: HeldFiles::default(),
             program: None,
+            others: OtherFiles::default(),
         }
     }
 }
 
 /// Files of mapped modules, held open: by the address they are mapped at.
 #[derive(Clone, Debug, Default)]
-pub struct HeldFiles(std::sync::Arc<std::sync::Mutex<Vec<(u64, std::fs::File)>>>);
+pub struct HeldFiles(Arc<Mutex<Vec<Held>>>);
+
+/// Where it is mapped, and the file.
+type Held = (u64, Arc<std::fs::File>);
 
 impl HeldFiles {
     /// Holds the file that is mapped from `start` on.
-    pub fn hold(&self, start: u64, file: std::fs::File) {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((start, file));
+    pub fn hold(&self, start: u64, file: Arc<std::fs::File>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((start, file));
     }
 
     /// How many are held.
     pub fn count(&self) -> usize {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).len()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Paths by which this process can open what was mapped at `start`. Different modules may have been there at different times.
     fn at(&self, start: u64) -> Vec<PathBuf> {
         use std::os::fd::AsRawFd;
-        let held = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let here = held.iter().filter(|(at, _)| *at == start);
         here.map(|(_, file)| PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))).collect()
     }
@@ -64,6 +83,11 @@ pub(super) struct Sources {
 }
 
 impl Files {
+    /// Where to look for one process' files.
+    pub(super) fn of_process(&self, process: ProcessId) -> Files {
+        self.others.0.lock().unwrap_or_else(PoisonError::into_inner).get(&process).unwrap_or(self).clone()
+    }
+
     /// Where the files of a recorded program are to be looked for on this machine, as long as nothing else is known: the program where
     /// its command line finds it from here (its build-id is compared, so another one found is no harm).
     pub fn of_command(command: &[String]) -> Self {

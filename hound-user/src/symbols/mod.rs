@@ -12,12 +12,14 @@
 mod bytes;
 mod demangle;
 mod files;
+mod kernel;
 mod perf_map;
 mod resolve;
 mod table;
 
 pub use bytes::TableError;
-pub use files::{Files, HeldFiles};
+pub use files::{Files, HeldFiles, OtherFiles};
+pub use kernel::{KERNEL, KernelImage, KernelNames, boot};
 pub use perf_map::PerfMap;
 pub use resolve::{Unresolved, symbolise};
 pub use table::{Frame, FrameList, Location, Span, SymbolTable};

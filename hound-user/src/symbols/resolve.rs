@@ -5,10 +5,11 @@
 
 use super::demangle::demangle;
 use super::files::Files;
+use super::kernel::{KernelNames, boot, cache_of, is_kernels};
 use super::perf_map::PerfMap;
 use super::table::{NOWHERE, StoredFrame, SymbolTable};
 use crate::capture::ModuleSpan;
-use crate::capture::model::{StackId, StackNode, StackTree};
+use crate::capture::model::{Module, ProcessId, StackId, StackNode, StackTree};
 use blazesym::symbolize::source::{Elf, Source};
 use blazesym::symbolize::{CodeInfo, Input, Sym, Symbolized, Symbolizer};
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,19 +54,28 @@ pub fn symbolise(
     let all: usize = wanted.values().map(BTreeSet::len).sum();
     let (mut done, mut unresolved) = (0, Vec::new());
     let symbolizer = Symbolizer::builder().set_debug_dirs(Some(&files.debug_dirs)).enable_demangling(false).build();
-    for (span, ips) in wanted {
+    for ((process, span), ips) in wanted {
         let ips: Vec<u64> = ips.into_iter().collect();
+        let files = &files.of_process(process);
         if span == NOWHERE {
-            name_generated(table, &ips, files);
+            name_generated(table, process, &ips, files);
             done += ips.len();
             progress(done, all);
             continue;
         }
         let module = table.spans.get(span as usize).and_then(|known| {
-            let same = |m: &&ModuleSpan| (m.module.start, m.module.end, m.from_ns) == (known.start, known.end, known.from_ns);
+            let same = |m: &&ModuleSpan| {
+                (m.process, m.module.start, m.module.end, m.from_ns) == (known.process, known.start, known.end, known.from_ns)
+            };
             modules.iter().find(same)
         });
         let Some(module) = module.map(|m| &m.module) else { continue };
+        if is_kernels(module) {
+            unresolved.extend(name_in_the_kernel(table, span, module, &ips));
+            done += ips.len();
+            progress(done, all);
+            continue;
+        }
         let (sources, path) = (files.of(module), files.path_of(module).to_owned());
         if sources.files.is_empty() && path.starts_with('/') {
             let path = path.clone();
@@ -77,7 +87,7 @@ pub fn symbolise(
             let svmas: Vec<u64> = batch.iter().map(|ip| ip.wrapping_sub(1).wrapping_sub(module.bias)).collect();
             for ((ip, svma), frames) in batch.iter().zip(&svmas).zip(lookup.frames(table, &svmas, &path)) {
                 let frames = if frames.is_empty() { vec![nameless(table, &path, svma.wrapping_add(1))] } else { frames };
-                table.enter(span, *ip, frames);
+                table.enter(process, span, *ip, frames);
             }
             done += batch.len();
             progress(done, all);
@@ -92,15 +102,58 @@ pub fn symbolise(
 /// Addresses a call: enough to make the progress worth showing, and blazesym's cost a call vanish.
 const BATCH: usize = 256;
 
-/// The addresses without names, by module span.
-fn missing(table: &SymbolTable, stacks: &StackTree) -> BTreeMap<u32, BTreeSet<u64>> {
-    let mut wanted: BTreeMap<u32, BTreeSet<u64>> = BTreeMap::new();
+/// Addresses in the kernel. Only the boot that they were recorded in knows them.
+fn name_in_the_kernel(table: &mut SymbolTable, span: u32, module: &Module, ips: &[u64]) -> Option<Unresolved> {
+    let path = &module.path;
+    if let Some(cache) = cache_of(module) {
+        let frame = StoredFrame {
+            function: table.string(&format!("slab:{cache}")),
+            file: 0,
+            line: 0,
+            module: table.string("[slab]"),
+            inlined: false,
+        };
+        ips.iter().for_each(|ip| table.enter(ProcessId::FIRST, span, *ip, vec![frame]));
+        return None;
+    }
+    let calls: Vec<u64> = ips.iter().map(|ip| ip.wrapping_sub(1)).collect();
+    let is_running = module.build_id == boot();
+    let (names, why) = match KernelNames::default().of(&calls) {
+        _ if !is_running => (Vec::new(), Some(Unresolved::Changed(path.clone()))),
+        Ok(names) if names.iter().any(Option::is_some) => (names, None),
+        // Addresses are hidden from whoever lacks CAP_SYSLOG, or from all, as kernel.kptr_restrict says.
+        Ok(_) => (Vec::new(), Some(Unresolved::Unreadable { path: path.clone(), reason: HIDDEN.into() })),
+        Err(error) => (Vec::new(), Some(Unresolved::Unreadable { path: path.clone(), reason: format!("{HIDDEN} ({error})") })),
+    };
+    for (at, ip) in ips.iter().enumerate() {
+        let frame = match names.get(at) {
+            Some(Some(name)) => StoredFrame { function: table.string(name), file: 0, line: 0, module: table.string(path), inlined: false },
+            _ => nameless(table, path, ip.wrapping_sub(module.start)),
+        };
+        table.enter(ProcessId::FIRST, span, *ip, vec![frame]);
+    }
+    why
+}
+
+const HIDDEN: &str = "the kernel hides its addresses: sysctl kernel.kptr_restrict=0 or 1, and root or CAP_SYSLOG, show them";
+
+/// The addresses without names, by process and module span.
+fn missing(table: &SymbolTable, stacks: &StackTree) -> BTreeMap<(ProcessId, u32), BTreeSet<u64>> {
+    let mut wanted: BTreeMap<(ProcessId, u32), BTreeSet<u64>> = BTreeMap::new();
+    // By node: parents come before their children.
+    let mut processes: Vec<ProcessId> = Vec::with_capacity(stacks.len());
     for id in 0..stacks.len() as u32 {
-        let Some(StackNode::Frame { ip, .. }) = stacks.node(StackId(id)) else { continue };
-        let spans = table.spans_of(ip);
+        let (process, ip) = match stacks.node(StackId(id)) {
+            Some(StackNode::Frame { parent, ip }) => (processes.get(parent.0 as usize).copied().unwrap_or_default(), Some(ip)),
+            Some(StackNode::Root(root)) => (root.process, None),
+            None => (ProcessId::FIRST, None),
+        };
+        processes.push(process);
+        let Some(ip) = ip else { continue };
+        let spans = table.spans_of(process, ip);
         for &span in if spans.is_empty() { &[NOWHERE] } else { spans } {
-            if !table.entries.contains_key(&(span, ip)) {
-                wanted.entry(span).or_default().insert(ip);
+            if !table.has(process, span, ip) {
+                wanted.entry((process, span)).or_default().insert(ip);
             }
         }
     }
@@ -175,7 +228,7 @@ fn nameless(table: &mut SymbolTable, path: &str, svma: u64) -> StoredFrame {
 }
 
 /// Addresses outside every module: generated code, named by the target's perf map if it wrote one.
-fn name_generated(table: &mut SymbolTable, ips: &[u64], files: &Files) {
+fn name_generated(table: &mut SymbolTable, process: ProcessId, ips: &[u64], files: &Files) {
     let map = files.perf_map.as_ref().and_then(|path| std::fs::read(path).ok());
     let map = map.map(|bytes| PerfMap::parse(&String::from_utf8_lossy(&bytes))).unwrap_or_default();
     for &ip in ips {
@@ -183,6 +236,6 @@ fn name_generated(table: &mut SymbolTable, ips: &[u64], files: &Files) {
             Some(name) => (table.string(name), table.string("[generated]")),
             None => (table.string(&format!("{ip:#x}")), table.string("")),
         };
-        table.enter(NOWHERE, ip, vec![StoredFrame { function: name, file: 0, line: 0, module, inlined: false }]);
+        table.enter(process, NOWHERE, ip, vec![StoredFrame { function: name, file: 0, line: 0, module, inlined: false }]);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::capture::ModuleSpan;
-use crate::capture::model::{Module, StackRoot, StackTree};
+use crate::capture::model::{Module, ProcessId, StackRoot, StackTree};
 use object::{Object, ObjectSymbol};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -56,7 +56,7 @@ const BIAS: u64 = 0x5000_0000_0000;
 
 fn module(program: &Path, build_id: Vec<u8>) -> ModuleSpan {
     let module = Module { bias: BIAS, start: BIAS, end: BIAS + 0x10_0000, build_id, path: program.to_str().unwrap().to_owned() };
-    ModuleSpan { module, from_ns: 0, to_ns: u64::MAX }
+    ModuleSpan { process: ProcessId::FIRST, module, from_ns: 0, to_ns: u64::MAX }
 }
 
 fn named(modules: &[ModuleSpan], ip: u64, files: &Files) -> (SymbolTable, Vec<Unresolved>) {
@@ -70,7 +70,7 @@ fn named(modules: &[ModuleSpan], ip: u64, files: &Files) -> (SymbolTable, Vec<Un
 
 /// function, line (0 = none), inlined; innermost first.
 fn names(table: &SymbolTable, ip: u64, time_ns: u64) -> Vec<(String, u32, bool)> {
-    let frames = table.frames(table.list(ip, time_ns).unwrap());
+    let frames = table.frames(table.list(ProcessId::FIRST, ip, time_ns).unwrap());
     frames.map(|frame| (frame.function.to_owned(), frame.location.map_or(0, |at| at.line), frame.inlined)).collect()
 }
 
@@ -85,7 +85,7 @@ fn a_return_address_names_the_call_and_what_was_inlined_there() {
     let ip = BIAS + return_svma(&program);
     let (table, unresolved) = named(&[module(&program, build_id(&program))], ip, &Files::default());
     assert_eq!((names(&table, ip, 0), unresolved), (inlined_chain(), vec![]));
-    let frame = table.frames(table.list(ip, 0).unwrap()).next().unwrap();
+    let frame = table.frames(table.list(ProcessId::FIRST, ip, 0).unwrap()).next().unwrap();
     assert!(frame.location.unwrap().file.ends_with("fixture.c"));
     assert_eq!(frame.module, program.to_str().unwrap());
 }
@@ -135,7 +135,7 @@ fn the_module_without_a_path_is_the_program() {
     let files = Files::of_command(&[program.to_str().unwrap().to_owned()]);
     let (table, unresolved) = named(&modules, ip, &files);
     assert_eq!((names(&table, ip, 0), unresolved), (inlined_chain(), vec![]));
-    assert_eq!(table.frames(table.list(ip, 0).unwrap()).next().unwrap().module, program.to_str().unwrap());
+    assert_eq!(table.frames(table.list(ProcessId::FIRST, ip, 0).unwrap()).next().unwrap().module, program.to_str().unwrap());
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn a_table_survives_its_bytes_and_every_cut_of_them_is_an_error() {
         let mut damaged = bytes.clone();
         damaged[index] ^= 0x55;
         if let Ok(table) = SymbolTable::from_bytes(&damaged) {
-            table.list(ip, 0).map(|list| table.frames(list).count());
+            table.list(ProcessId::FIRST, ip, 0).map(|list| table.frames(list).count());
         }
     }
 }

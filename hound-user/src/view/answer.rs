@@ -2,7 +2,7 @@
 
 use crate::capture::Pool;
 use crate::heap::{Peak, Totals};
-use crate::query::{Branch, Sites, Table};
+use crate::query::{Branch, Sites, Table, Whole};
 
 /// The answer to a question about one heap: the program's, or a pool's.
 pub struct Answer<'a> {
@@ -10,6 +10,8 @@ pub struct Answer<'a> {
     pub totals: Totals,
     /// When it was largest.
     pub peak: Peak,
+    /// What it adds up to, if there are samples: then `totals` only count what was recorded.
+    pub whole: Option<Whole>,
     /// Its call paths.
     pub sites: Sites<'a>,
     /// The rows asked for.

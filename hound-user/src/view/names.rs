@@ -44,6 +44,11 @@ pub fn short_path<'a>(path: &'a str, here: Option<&str>) -> Cow<'a, str> {
     }
 }
 
+/// What a row of one mode is called.
+pub fn mode(sampled: bool) -> &'static str {
+    if sampled { "samples: estimated" } else { "every block recorded: exact" }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

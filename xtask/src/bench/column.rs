@@ -18,6 +18,8 @@ pub enum Column {
     Hound,
     /// hound as it runs without options.
     HoundFreeStacks,
+    /// hound in sampled mode, the library taking the samples, at the interval it has without options.
+    HoundSampled,
     /// heaptrack with its interpreter beside it, as it runs without options.
     Heaptrack,
 }
@@ -32,6 +34,7 @@ impl Column {
             Self::Bare => "no profiler",
             Self::Hound => "hound, no free stacks",
             Self::HoundFreeStacks => "hound",
+            Self::HoundSampled => "hound sampled, library",
             Self::Heaptrack => "heaptrack",
         }
     }
@@ -57,11 +60,14 @@ impl Target {
     pub fn command(&self, column: Column, capture: &Path) -> Command {
         let mut command = match column {
             Column::Bare => Command::new(&self.program),
-            Column::Hound | Column::HoundFreeStacks => {
+            Column::Hound | Column::HoundFreeStacks | Column::HoundSampled => {
                 let mut hound = Command::new(place::hound());
                 hound.args(["run", "--quiet", "-o"]).arg(capture);
                 if column == Column::Hound {
                     hound.arg("--no-free-stacks");
+                }
+                if column == Column::HoundSampled {
+                    hound.args(["--mode", "sampled"]);
                 }
                 hound.arg("--").arg(&self.program);
                 hound
@@ -84,7 +90,7 @@ impl Target {
         let watched = watch(&mut self.command(column, &capture), &self.program, scratch)
             .with_context(|| format!("{} ({})", self.program.display(), column.heading()))?;
         let info = match column {
-            Column::Hound | Column::HoundFreeStacks => Some(Info::of(&capture)?),
+            Column::Hound | Column::HoundFreeStacks | Column::HoundSampled => Some(Info::of(&capture)?),
             Column::Bare | Column::Heaptrack => None,
         };
         fs::remove_dir_all(&captures).with_context(|| format!("cannot remove {}", captures.display()))?;
@@ -104,6 +110,8 @@ pub struct Run {
 pub struct Info {
     /// Events in it.
     pub events: u64,
+    /// Events that are missing.
+    pub lost: u64,
     /// Its size.
     pub file_bytes: u64,
     /// Processor time of the process that drained the rings and wrote it.
@@ -117,6 +125,7 @@ impl Info {
         let info = json::parse(&said)?;
         Ok(Self {
             events: json::number(&info, &["events"])?,
+            lost: json::number(&info, &["lost_events"])?,
             file_bytes: json::number(&info, &["file_bytes"])?,
             drainer_cpu: Duration::from_nanos(json::number(&info, &["end", "drainer_cpu_ns"])?),
         })

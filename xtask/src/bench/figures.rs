@@ -23,6 +23,17 @@ pub fn shown(value: f64) -> String {
     }
 }
 
+/// The median of some values, and the lowest and highest of them; a value that is none comes last.
+pub fn spread(values: &[f64]) -> String {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.as_slice() {
+        [low, .., high] => format!("{} ({}–{})", shown(median(sorted.iter().copied())), shown(*low), shown(*high)),
+        [only] => shown(*only),
+        [] => shown(f64::NAN),
+    }
+}
+
 /// Bytes as mebibytes.
 pub fn mib(bytes: f64) -> f64 {
     bytes / (1 << 20) as f64
@@ -46,6 +57,12 @@ mod tests {
         assert_eq!(median([3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median([4.0, 1.0, 2.0, 3.0]), 2.5);
         assert!(median([]).is_nan());
+    }
+
+    #[test]
+    fn a_spread_is_the_median_between_the_extremes() {
+        assert_eq!([spread(&[3.0, 1.0, 2.5]), spread(&[1.0]), spread(&[])], ["2.50 (1.00–3.00)", "1.00", "–"]);
+        assert_eq!(spread(&[f64::NAN, 1.0, 2.0]), "2.00 (1.00––)");
     }
 
     #[test]

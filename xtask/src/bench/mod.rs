@@ -5,21 +5,24 @@
 //! itself, and the measurements behind them. A section that was measured whole replaces its part of `docs/overhead.md`;
 //! the words around those parts are written by hand.
 
+mod analysis;
 mod attach;
 mod bounds;
 mod column;
 mod figures;
 mod machine;
+mod memleak;
 mod memory;
-mod page;
 mod pairs;
 mod reading;
+mod sampled;
 mod startup;
+mod visit;
 mod whole;
 mod workload;
 
 use crate::setup::{self, Purpose};
-use crate::{Verdict, compile, place};
+use crate::{Verdict, compile, page, place};
 use anyhow::{Result, bail};
 use bounds::Bound;
 use clap::Args;
@@ -28,8 +31,10 @@ use std::path::PathBuf;
 /// The options of `cargo xtask bench`.
 #[derive(Args)]
 pub struct Options {
-    /// Sections (pairs, programs, memory, reading, startup, attach) or single programs (redis, redis-pipelined, cc1plus,
-    /// sqlite, rust, cpp, python, handoff); all of them without a name
+    /// Sections (pairs, programs, memory, reading, analysis, startup, attach, sampled,
+    /// memleak) or single programs (redis, redis-pipelined, cc1plus,
+    /// sqlite, rust, cpp, python, handoff) or parts (sampled:pace, sampled:redis, sampled:kernel, sampled:library, sampled:leak,
+    /// sampled:switch, sampled:flood); all of them without a name
     names: Vec<String>,
     /// How many runs of each kind
     #[arg(long, default_value_t = 3)]
@@ -50,7 +55,7 @@ struct Plan {
     shrink: u64,
     /// Captures and outputs of the runs.
     scratch: PathBuf,
-    /// The programs that were asked for; all of them if empty.
+    /// The programs and parts of sections that were asked for; all of them if empty.
     programs: Vec<String>,
 }
 
@@ -58,6 +63,11 @@ impl Plan {
     /// A workload's size under this plan.
     fn size(&self, full: u64) -> u64 {
         full / self.shrink
+    }
+
+    /// Whether a part of a section was asked for.
+    fn wants(&self, part: &str) -> bool {
+        self.programs.is_empty() || self.programs.iter().any(|chosen| chosen == part)
     }
 }
 
@@ -70,6 +80,15 @@ struct Section {
     detail: String,
 }
 
+impl Section {
+    /// Puts it on the page.
+    fn write(&self, machine: &str, runs: usize) -> Result<()> {
+        let Section { name, title, bounds, detail } = self;
+        let told = format!("Measured by `cargo xtask bench {name}`, {runs} alternating runs of each kind: {machine}.");
+        page::replace("docs/overhead.md", name, title, &format!("{}\n{detail}\n{told}\n", bounds::table(bounds)))
+    }
+}
+
 type Measure = fn(&Plan) -> Result<Section>;
 /// Sections by name.
 type Sections = Vec<(&'static str, Measure)>;
@@ -80,8 +99,11 @@ const SECTIONS: &[(&str, Measure)] = &[
     ("programs", whole::measure),
     ("memory", memory::measure),
     ("reading", reading::measure),
+    ("analysis", analysis::measure),
     ("startup", startup::measure),
     ("attach", attach::measure),
+    ("sampled", sampled::measure),
+    ("memleak", memleak::measure),
 ];
 
 /// `cargo xtask bench`.
@@ -103,7 +125,7 @@ pub fn task(options: &Options) -> Result<Verdict> {
         println!("\n## {}\n\n{}\n{}", section.title, bounds::table(&section.bounds), section.detail);
         missed |= section.bounds.iter().any(|bound| !bound.holds());
         if !options.quick && plan.programs.is_empty() {
-            page::replace(&section, &machine, plan.runs)?;
+            section.write(&machine, plan.runs)?;
         }
     }
     if missed {
@@ -115,12 +137,18 @@ pub fn task(options: &Options) -> Result<Verdict> {
 /// The sections and the single programs that the names stand for.
 fn chosen(names: &[String]) -> Result<(Sections, Vec<String>)> {
     let (sections, programs): (Vec<_>, Vec<_>) = names.iter().cloned().partition(|name| SECTIONS.iter().any(|(known, _)| known == name));
-    if let Some(unknown) = programs.iter().find(|name| !workload::NAMES.contains(&name.as_str())) {
-        let known: Vec<&str> = SECTIONS.iter().map(|(name, _)| *name).chain(workload::NAMES.iter().copied()).collect();
+    let parts = || workload::NAMES.iter().copied().chain(sampled::PARTS.iter().map(|(name, _)| *name));
+    if let Some(unknown) = programs.iter().find(|name| parts().all(|known| known != name.as_str())) {
+        let known: Vec<&str> = SECTIONS.iter().map(|(name, _)| *name).chain(parts()).collect();
         bail!("there is no benchmark {unknown}; there are: {}", known.join(", "));
     }
-    let wanted =
-        |name: &str| names.is_empty() || sections.iter().any(|section| section == name) || (name == "programs" && !programs.is_empty());
+    let is_part_of = |name: &str, section: &str| match name.split_once(':') {
+        Some((of, _)) => of == section,
+        None => section == "programs",
+    };
+    let wanted = |section: &str| {
+        names.is_empty() || sections.iter().any(|chosen| chosen == section) || programs.iter().any(|name| is_part_of(name, section))
+    };
     Ok((SECTIONS.iter().copied().filter(|(name, _)| wanted(name)).collect(), programs))
 }
 
@@ -133,6 +161,8 @@ mod tests {
         let (sections, programs) = chosen(&["redis".to_owned(), "startup".to_owned()]).unwrap();
         assert_eq!(sections.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["programs", "startup"]);
         assert_eq!(programs, ["redis"]);
+        let (sections, parts) = chosen(&["sampled:leak".to_owned()]).unwrap();
+        assert_eq!((sections.len(), sections[0].0, parts.len()), (1, "sampled", 1));
         assert!(chosen(&["nonsense".to_owned()]).is_err());
         assert_eq!(chosen(&[]).unwrap().0.len(), SECTIONS.len());
     }

@@ -33,18 +33,24 @@ const ROWS: &[(&Build, &str, &str)] = &[
     (&FRAME_POINTERS, "leaves", "30"),
 ];
 
+const COLUMNS: [Column; 5] = [Column::Bare, Column::Hound, Column::HoundFreeStacks, Column::HoundSampled, Column::Heaptrack];
+
 /// Nanoseconds a pair in each column of one row.
 struct Row {
     build: &'static Build,
     shape: &'static str,
     depth: &'static str,
-    ns: [f64; 4],
+    ns: [f64; COLUMNS.len()],
 }
 
 impl Row {
     /// What a column adds to the bare pair.
     fn added(&self, column: Column) -> f64 {
-        self.ns[column as usize] - self.ns[Column::Bare as usize]
+        self.of(column) - self.of(Column::Bare)
+    }
+
+    fn of(&self, column: Column) -> f64 {
+        COLUMNS.iter().position(|known| *known == column).map_or(f64::NAN, |place| self.ns[place])
     }
 }
 
@@ -53,7 +59,7 @@ pub fn measure(plan: &Plan) -> Result<Section> {
     let mut rows = Vec::new();
     for (build, shape, depth) in ROWS {
         let program = programs::compiled("pairs.cpp", build.name, &[build.flag])?;
-        let runs = alternate(&Column::ALL, plan.runs, |column| {
+        let runs = alternate(&COLUMNS, plan.runs, |column| {
             let pairs = plan.size(if column == Column::Heaptrack { HEAPTRACK_PAIRS } else { PAIRS });
             let target = Target::new(program.clone(), &[shape, depth, &pairs.to_string()]);
             figure(&target.run(column, &plan.scratch)?.watched.stdout)
@@ -72,6 +78,7 @@ pub fn measure(plan: &Plan) -> Result<Section> {
                 "no profiler",
                 "added by hound, no free stacks",
                 "added by hound",
+                "added by hound sampled, library",
                 "added by heaptrack",
             ],
             &rows.iter().map(shown_row).collect::<Vec<_>>(),
@@ -93,17 +100,21 @@ fn shown_row(row: &Row) -> Vec<String> {
         _ => "the path is popped and pushed anew",
     };
     let compiled = if row.build.flag == FRAME_POINTERS.flag { ", with frame pointers" } else { "" };
-    let mut cells = vec![format!("{shape}, {}{compiled}", row.depth), shown(row.ns[Column::Bare as usize])];
-    cells.extend([Column::Hound, Column::HoundFreeStacks, Column::Heaptrack].map(|column| shown(row.added(column))));
+    let mut cells = vec![format!("{shape}, {}{compiled}", row.depth), shown(row.of(Column::Bare))];
+    cells.extend([Column::Hound, Column::HoundFreeStacks, Column::HoundSampled, Column::Heaptrack].map(|column| shown(row.added(column))));
     cells
 }
 
 fn bounds(rows: &[Row]) -> Vec<Bound> {
-    let added = |shape: &str, depth: &str| {
+    let added_in = |column: Column, shape: &str, depth: &str| {
         let row = rows.iter().find(|row| row.shape == shape && row.depth == depth && row.build.flag == NO_FRAME_POINTERS.flag);
-        row.map_or(f64::NAN, |row| row.added(Column::Hound))
+        row.map_or(f64::NAN, |row| row.added(column))
     };
+    let added = |shape: &str, depth: &str| added_in(Column::Hound, shape, depth);
+    let sampled = |shape: &str| added_in(Column::HoundSampled, shape, "30");
     vec![
+        Bound::new("added by sampling in the library, same path (ns)", sampled("same"), 6.0, 2.0),
+        Bound::new("added by sampling in the library, three alternating leaf frames (ns)", sampled("leaves"), 6.0, 2.0),
         Bound::new("added at depth 30, same path (ns)", added("same", "30"), 70.0, 35.0),
         Bound::new("added at depth 30, three alternating leaf frames (ns)", added("leaves", "30"), 90.0, 50.0),
         Bound::new("added at depth 30, a frame near the root alternates (ns)", added("root", "30"), 150.0, 70.0),

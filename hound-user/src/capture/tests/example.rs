@@ -72,14 +72,21 @@ fn records() -> Vec<Record> {
         ("BRK", tag::BRK, 0, 0, 10, vec![0x5581_0000, 0x5583_1000]),
         ("PROTECT", tag::PROTECT, 0, 0, 10, vec![0x7f12_0000_0000, 4096, 1]),
         ("FAULT", tag::FAULT, 0, 0, 10, vec![0x7f12_0000_0000]),
+        ("FAULT sampled", tag::FAULT, FAULT_ANONYMOUS, FAULT_WRITE, 10, vec![0x7f12_0000_0123, 1 << 20, 4096]),
         ("MODULE", tag::MODULE, 0, 0, 10, module.concat()),
         ("MODULE_GONE", tag::MODULE_GONE, 0, 0, 10, vec![0x7f00_0000_0000, 0x7f00_001d_0000]),
         ("THREAD", tag::THREAD, THREAD_NAME, 0, 10, [&[4242, 6][..], &packed(b"worker")].concat()),
         ("PROCESS", tag::PROCESS, 1, 0, 10, vec![4243, 4242]),
+        ("PROCESS forked", tag::PROCESS, PROCESS_FORKED, 0, 10, [&[4243, 4242, 1, 7][..], &packed(b"true\0-v")].concat()),
         ("RATE", tag::RATE, 0, 0, 10, vec![524_288]),
         ("MODE", tag::MODE, MODE_FULL, 0, 10, vec![0]),
+        ("WINDOW", tag::WINDOW, 0, 0, 10, vec![1200, 1300, 1000, 2000]),
+        ("LIVENESS", tag::LIVENESS, LIVENESS_ALIVE, 0, 10, vec![0x5581_a2c0]),
+        ("STRIPPED", tag::STRIPPED, 0, 0, 10, vec![1200, 96_000, 60_000_000_000]),
         ("METRIC map", tag::METRIC, METRIC_MAP_RSS, 0, 10, vec![0x7f12_0000_0000, 65536, 8192]),
         ("METRIC process", tag::METRIC, METRIC_PROCESS_RSS, 0, 10, vec![10_485_760, 0, 0]),
+        ("METRIC memory", tag::METRIC, METRIC_PROCESS_MEMORY, 0, 10, vec![104_857_600, 8_388_608, 2_097_152, 0]),
+        ("METRIC peak", tag::METRIC, METRIC_PROCESS_PEAK, 0, 10, vec![12_582_912]),
         ("METRIC unwinding", tag::METRIC, METRIC_UNWINDING, 0, 10, vec![1000, 200, 30, 4, 5, 0]),
         ("MARKER", tag::MARKER, 0, 0, 10, vec![7]),
         ("LOST", tag::LOST, LOST_RING_FULL, 0, 10, vec![12]),
@@ -229,6 +236,15 @@ fn format_document_examples_are_what_the_code_does() {
     }
 }
 
+#[test]
+fn format_document_names_every_kind() {
+    let document = std::fs::read_to_string(in_repository("docs/format.md")).expect("docs/format.md");
+    for kind in hound_common::hook::Kind::all() {
+        let row = format!("\n| {} | {} |\n", kind as u8, kind.name());
+        assert!(document.contains(&row), "docs/format.md has no row {row}");
+    }
+}
+
 /// Two threads that hand blocks over, with every kind of record between.
 fn golden() -> Vec<u8> {
     let mut rings = [Ring::default(), Ring::default()];
@@ -266,7 +282,8 @@ fn format_golden_captures_read_as_they_always_did() {
     let ends: Vec<usize> = parts(&whole).iter().scan(0, |at, part| Some(std::mem::replace(at, *at + part.1.len()))).collect();
     flipped[ends[3] + CHUNK_HEADER_BYTES + 20] ^= 4;
     let cut = whole[..ends[3] + CHUNK_HEADER_BYTES + 30].to_vec();
-    for (name, bytes) in [("whole", whole), ("flipped", flipped), ("cut", cut)] {
+    // `faults` was written by the first hound that records page faults, `sampled` by the first one that samples; the others are older.
+    for (name, bytes) in [("faults", golden()), ("sampled", golden()), ("whole", whole), ("flipped", flipped), ("cut", cut)] {
         let capture = in_repository(&format!("tests/golden/{name}.hound"));
         let listing = in_repository(&format!("tests/golden/{name}.txt"));
         if bless() {
@@ -274,7 +291,7 @@ fn format_golden_captures_read_as_they_always_did() {
         }
         let (seen, anomalies) = read(std::fs::read(&capture).expect("a golden capture"));
         let problems: String = anomalies.0.iter().map(|anomaly| format!("anomaly: {anomaly}\n")).collect();
-        let listed = text(&seen) + &problems;
+        let listed = text(&seen) + problems.as_str();
         if bless() {
             std::fs::write(&listing, &listed).expect("writable");
         }

@@ -5,7 +5,7 @@ mod example;
 mod ring;
 mod round_trip;
 
-use super::model::{Alloc, Free, StackId, StackTree, Stamped, StreamId};
+use super::model::{Alloc, Free, ProcessId, StackId, StackTree, Stamped, StreamId};
 use super::*;
 
 /// An event with its stack written out: what tests compare.
@@ -66,6 +66,9 @@ fn describe(event: &model::Event) -> (String, Option<StackId>) {
         Remap { old_addr, old_length, new_addr, new_length, stack } => {
             (format!("remap {old_addr:x} {old_length} {new_addr:x} {new_length}"), Some(*stack))
         }
+        Fault(model::Fault { addr, interval, bytes, kind, flags, stack }) => {
+            (format!("fault {addr:x} {interval} {bytes} kind {kind} flags {flags}"), Some(*stack))
+        }
         other => (format!("{other:?}"), None),
     }
 }
@@ -80,7 +83,7 @@ pub fn capture_of(streams: &[Vec<Vec<u8>>]) -> Vec<u8> {
     let mut writer = CaptureWriter::over(MemorySink::default(), &session()).expect("memory");
     let mut compressor = Compressor::new().expect("memory");
     for (id, runs) in streams.iter().enumerate() {
-        let meta = StreamMeta { id: StreamId(id as u32), tid: 100 + id as u32, level: 0, time_shift: 0 };
+        let meta = StreamMeta { id: StreamId(id as u32), tid: 100 + id as u32, level: 0, process: ProcessId::FIRST, time_shift: 0 };
         let mut encoder = StreamEncoder::new(meta);
         for run in runs {
             let mut sections = Vec::new();

@@ -13,6 +13,7 @@ pub enum Do {
     Free(u64, bool, bool),
     Map([u64; 5]),
     Unmap(u64, u64),
+    Fault([u64; 3], u8),
     Marker(u32),
     Name(String),
     Unknown(u8, Vec<u64>),
@@ -95,7 +96,7 @@ impl Ring {
             self.record(tag::TIME, 0, 0, 0, &[self.clock]);
             dt = 0;
         }
-        let uses_stack = matches!(step.what, Do::Alloc(..) | Do::Map(..) | Do::Unmap(..) | Do::Free(_, _, true));
+        let uses_stack = matches!(step.what, Do::Alloc(..) | Do::Map(..) | Do::Unmap(..) | Do::Fault(..) | Do::Free(_, _, true));
         if uses_stack {
             self.stack(&step.stack, step.reason, step.frame_pointers, step.style);
         }
@@ -116,6 +117,7 @@ impl Ring {
             }
             Do::Map(words) => self.record(tag::MAP, 64, 0, dt, words),
             Do::Unmap(addr, length) => self.record(tag::UNMAP, 65, 0, dt, &[*addr, *length]),
+            Do::Fault(words, kind) => self.record(tag::FAULT, *kind, FAULT_WRITE, dt, words),
             Do::Marker(value) => self.record(tag::MARKER, 0, 0, dt, &[u64::from(*value)]),
             Do::Name(name) => {
                 let mut bytes = name.clone().into_bytes();
@@ -147,6 +149,9 @@ pub fn expected(stream: u32, steps: &[Step]) -> Vec<Seen> {
                 (format!("map {addr:x} {length} {prot} {flags} {} {offset}", *fd as i64), Some(stack))
             }
             Do::Unmap(addr, length) => (format!("unmap {addr:x} {length}"), Some(stack)),
+            Do::Fault([addr, interval, bytes], kind) => {
+                (format!("fault {addr:x} {interval} {bytes} kind {kind} flags {FAULT_WRITE}"), Some(stack))
+            }
             Do::Marker(value) => (format!("Marker({value})"), None),
             Do::Name(name) => (format!("Thread(Name({name:?}))"), None),
             Do::Unknown(tag, words) => (format!("Other {{ tag: {tag}, a: 9, words: {words:?} }}"), None),
@@ -172,6 +177,7 @@ fn what() -> impl Strategy<Value = Do> {
         6 => (addr(), any::<bool>(), any::<bool>()).prop_map(|(a, r, s)| Do::Free(a, r, s)),
         1 => proptest::array::uniform5(number()).prop_map(Do::Map),
         1 => (number(), number()).prop_map(|(a, l)| Do::Unmap(a, l)),
+        2 => (proptest::array::uniform3(number()), 0u8..9).prop_map(|(words, kind)| Do::Fault(words, kind)),
         1 => any::<u32>().prop_map(Do::Marker),
         1 => "[a-zß]{0,40}".prop_map(Do::Name),
         1 => (100u8..120, proptest::collection::vec(number(), 0..5)).prop_map(|(t, w)| Do::Unknown(t, w)),

@@ -137,12 +137,13 @@ fn times_are_kept_to_the_step_the_clock_allows() {
 #[test]
 fn modules_without_a_path_are_named_by_where_they_are() {
     let paths = ModulePaths::new(vec![(0x1000..0x2000, "/bin/program".to_owned()), (0x5000..0x6000, "[vdso]".to_owned())]);
-    let mut encoder = StreamEncoder::new(StreamMeta { id: StreamId(0), tid: 1, level: 0, time_shift: 0 }).with_paths(paths.into());
+    let mut encoder = StreamEncoder::new(StreamMeta { id: StreamId(0), tid: 1, level: 0, process: ProcessId::FIRST, time_shift: 0 })
+        .with_paths(paths.into());
     let mut ring = Ring::default();
     let (build_id, path) = (u64::from_le_bytes(*b"\x01\x02\x03\x04\x05\0\0\0"), u64::from_le_bytes(*b"/lib/a.s"));
     ring.record(tag::MODULE, 0, 0, 1, &[0x1000, 0x1000, 0x2000, 0, 5, build_id]);
     ring.record(tag::MODULE, 0, 0, 1, &[0x5000, 0x5000, 0x6000, 0, 0]);
-    ring.record(tag::MODULE, 0, 0, 1, &[0x1000, 0x1000, 0x2000, 0, 5 | 8 << 32, build_id, path]);
+    ring.record(tag::MODULE, 0, 0, 1, &[0x3000, 0x3000, 0x4000, 0, 5 | 8 << 32, build_id, path]);
     ring.record(tag::MODULE, 0, 0, 1, &[0x9000, 0x9000, 0xa000, 0, 0]);
     // Lengths that are longer than the record: the target's to scribble on.
     ring.record(tag::MODULE, 0, 0, 1, &[0x1000, 0x1000, 0x2000, 0, 0xffff_ffff, build_id]);

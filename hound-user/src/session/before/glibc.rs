@@ -9,6 +9,7 @@
 mod arena;
 mod cache;
 mod chain;
+pub mod evidence;
 mod mapped;
 mod tally;
 

@@ -53,6 +53,11 @@ pub fn look(pid: u32) -> anyhow::Result<(Before, Vec<Area>)> {
     Ok((memory, areas))
 }
 
+/// The mappings alone, which cost the target less; what is swapped out is not known.
+pub fn areas(pid: u32) -> anyhow::Result<Vec<Area>> {
+    Ok(Process::new(i32::try_from(pid)?)?.maps()?.iter().map(area).collect())
+}
+
 fn of(map: &MemoryMap, key: &str) -> u64 {
     map.extension.map.get(key).copied().unwrap_or(0)
 }

@@ -82,6 +82,18 @@ impl Arenas {
     }
 }
 
+impl Arenas {
+    /// Follows the ring again: arenas are added as threads come.
+    pub fn refresh(&mut self, source: &mut Source) {
+        let Some(&main) = self.at.first() else { return };
+        if let Ok(next) = source.word(main + self.bins + NEXT)
+            && let Ok(at) = ring(source, main, self.bins, next)
+        {
+            self.at = at;
+        }
+    }
+}
+
 /// The main arena in a module's data: found by an empty bin, and proved by all its bins and by the ring of arenas.
 fn find(source: &mut Source, area: &Area, words: &[u64]) -> Result<Option<Arenas>, Bound> {
     let address = |index: usize| area.start + index as u64 * 8;

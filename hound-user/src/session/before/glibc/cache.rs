@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 
 use super::super::Bound;
+use super::super::memory::{Area, What};
 use super::super::source::{Source, Stop, word_in};
 use super::arena::Arena;
 use super::{FLAGS, HIGHEST, MMAPPED, SMALLEST};
@@ -126,6 +127,38 @@ impl Caches {
     pub fn sizes(&self) -> &[u64] {
         &self.kept
     }
+}
+
+/// The chunks in an arena's fast bins.
+pub fn fast_chunks(source: &mut Source, arena: &Arena) -> Result<Vec<u64>, Stop> {
+    let mut all = Caches::default();
+    match all.fast_bins(source, arena, &[(0, HIGHEST)]) {
+        Ok(0) => Ok(all.chunks.into_keys().collect()),
+        Ok(_) => Err(Stop::Unreadable),
+        Err(bound) => Err(Stop::Bound(bound)),
+    }
+}
+
+/// The key that cached blocks carry, from a table that the first chunks of a heap hold; none if no block is cached there now.
+pub fn any_key(source: &mut Source, areas: &[Area]) -> Option<u64> {
+    areas.iter().filter(|area| matches!(area.what, What::Heap | What::Anonymous)).find_map(|area| {
+        // The first chunk of the main arena's heap is its thread's table; that of another's lies behind the arena itself.
+        (0..=THREADS_TABLE).step_by(16).find_map(|offset| key_of(source, area.start + offset))
+    })
+}
+
+/// How far behind a heap's beginning a thread's own table may be.
+const THREADS_TABLE: u64 = 0x900;
+
+fn key_of(source: &mut Source, table: u64) -> Option<u64> {
+    let size = source.word(table + 8).ok()? & !FLAGS;
+    // Some versions with tables of that size have no key.
+    let (first, lists) = heads(size).filter(|_| size != OF_BYTES)?;
+    follow(source, table).ok().filter(|chunks| !chunks.is_empty())?;
+    (0..lists).find_map(|list| {
+        let head = source.word(table + 16 + (first + 8 * list) as u64).ok().filter(|head| *head != 0)?;
+        source.word(head + 8).ok()
+    })
 }
 
 enum Unread {

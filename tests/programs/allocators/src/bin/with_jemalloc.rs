@@ -3,6 +3,8 @@
 // Linked for its library; the C part calls it the way the crate does.
 use tikv_jemallocator as _;
 
+/// What it does is said by its first argument: `switching`, or nothing.
 fn main() {
-    std::process::exit(hound_allocators::serve());
+    let switching = std::env::args().nth(1).is_some_and(|what| what == "switching");
+    std::process::exit(if switching { hound_allocators::keep_and_drop() } else { hound_allocators::serve() });
 }

@@ -1,6 +1,7 @@
 //! Looks at the machine, and at a process, for what hound needs. Changes nothing but in a child of its own.
 
-use std::path::Path;
+mod sampled;
+
 use std::time::{Duration, Instant};
 
 use hound_common::ring::CLOCK_TSC;
@@ -62,7 +63,7 @@ pub fn look_at_machine() -> Vec<Check> {
         checks.push(trial());
     }
     checks.extend([tsc(), group()]);
-    checks.extend(kernel_side());
+    checks.extend(sampled::of_machine());
     checks
 }
 
@@ -70,10 +71,15 @@ fn read(path: &str) -> Option<String> {
     std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
 }
 
-fn kernel() -> Check {
+/// The kernel's version, and the words for it.
+pub(super) fn version() -> ((u32, u32), String) {
     let release = read("/proc/sys/kernel/osrelease").unwrap_or_default();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|word| word.parse::<u32>().ok());
-    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    ((numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)), release)
+}
+
+fn kernel() -> Check {
+    let (version, release) = version();
     let found = format!("Linux {release} on {}", std::env::consts::ARCH);
     // pidfd_getfd came with 5.6, the newest of the system calls that attaching needs.
     match version >= (5, 6) {
@@ -289,25 +295,15 @@ fn group() -> Check {
     }
 }
 
-/// What modes that look from the kernel would need. This hound has none yet.
-fn kernel_side() -> Vec<Check> {
-    let types = Path::new("/sys/kernel/btf/vmlinux").exists();
-    let paranoid = read("/proc/sys/kernel/perf_event_paranoid");
-    let unprivileged = read("/proc/sys/kernel/unprivileged_bpf_disabled");
-    let uprobes = Path::new("/sys/bus/event_source/devices/uprobe/type").exists();
-    let said = |value: Option<String>, name: &str| value.map_or(format!("{name} is not there"), |value| format!("{name} is {value}"));
-    let good = |good: bool| if good { Health::Good } else { Health::Note };
-    vec![
-        Check::new("kernel types", good(types), if types { "BTF is there" } else { "no BTF (not needed by attach --mode full)" }),
-        Check::new("uprobes", good(uprobes), if uprobes { "there" } else { "not there (not needed by attach --mode full)" }),
-        Check::new("perf", Health::Good, said(paranoid, "perf_event_paranoid") + " (does not concern full mode)"),
-        Check::new("bpf", Health::Good, said(unprivileged, "unprivileged_bpf_disabled") + " (does not concern full mode)"),
-    ]
-}
-
 /// Whether hound can attach to a process, and what it would see.
 pub fn look_at_target(pid: u32) -> Vec<Check> {
     let Ok(number) = i32::try_from(pid) else { return vec![Check::new("target", Health::Bad, format!("{pid} is no process id"))] };
+    let mut checks = full_mode(pid, number);
+    checks.extend(sampled::of_target(number));
+    checks
+}
+
+fn full_mode(pid: u32, number: i32) -> Vec<Check> {
     let mut checks = Vec::new();
     let refused = |name: &str, error: Error| match error {
         Error::Refused(refusal) => Check::new(name, Health::Bad, refusal.cause()).cure(refusal.cure()),

@@ -1,2 +1,0 @@
-//! Kernel-side programs.
-#![no_std]

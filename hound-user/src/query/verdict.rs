@@ -1,0 +1,323 @@
+//! Whether what is not released is a leak: evidence from [`Generations`], and what it amounts to.
+//!
+//! The evidence is shown; the verdict is a word for it. Thresholds are the constants below, and were set before any program was judged by
+//! them. What they ask, all of it, of what is called a leak:
+//!
+//! - **grows**: blocks that are older than nearly all that ever end become more and more. Trend by Mann and Kendall (Mann 1945, Kendall 1975),
+//!   corrected by Bonferroni for the number of places looked at; slope and its interval by Theil and Sen (Sen 1968);
+//! - **survives**: generations all over the time have survivors, in as many as chance allows for so few blocks;
+//! - **is not made up for**: what ends of the older ones does not balance it, as in a cache that is full;
+//! - **goes on**: it grows in the later half of the time as in the earlier one, other than a cache that fills.
+
+use super::generations::{Generations, SEGMENTS};
+use statrs::distribution::{ContinuousCDF, Normal, StudentsT};
+
+/// Generations of the start, which prove nothing: an eighth of the time.
+const START: usize = SEGMENTS / 8;
+/// Most generations at the end that are too young to prove anything.
+const MOST_AGE: usize = SEGMENTS / 4;
+/// What is as old as this part of all that ends, is old.
+const OLD: f64 = 0.99;
+/// Fewer survivors than these show no trend.
+const FEW: u64 = 4;
+/// Chance of calling growth what is none, of all places together.
+const SIGNIFICANCE: f64 = 0.05;
+/// Of the generations that would have survivors if those were spread evenly, so many must; but no more than so many: some leak in bursts.
+const SPREAD: f64 = 0.5;
+const BURSTS: f64 = 4.0;
+/// Of what survives, so much must be growth.
+const NET: f64 = 0.3;
+/// Growth of the later half, in that of the earlier one: from here on it goes on, and up to there it has ended.
+const GOES_ON: f64 = 0.5;
+const HAS_ENDED: f64 = 0.2;
+/// Less than this an hour is not called a leak.
+const LITTLE_AN_HOUR: f64 = 16.0 * 1024.0;
+/// Of what survives, less than this after the start is as good as nothing.
+const AFTER_START: f64 = 0.05;
+
+/// What it amounts to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// It grows steadily, and is never released.
+    Leak,
+    /// It grows, but ever slower: a cache that fills, or a leak under a load that falls.
+    Slows,
+    /// It has grown and grows no more: a cache that is full.
+    Plateau,
+    /// It is from the start.
+    StartUp,
+    /// What there is is young: the older is released.
+    TurnsOver,
+    /// There is too little of it to tell.
+    TooLittle,
+}
+
+impl Verdict {
+    /// One word, as JSON has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Verdict::Leak => "leak",
+            Verdict::Slows => "slows_down",
+            Verdict::Plateau => "plateau",
+            Verdict::StartUp => "start_up",
+            Verdict::TurnsOver => "turns_over",
+            Verdict::TooLittle => "too_little",
+        }
+    }
+}
+
+/// What speaks for the verdict. Rates are bytes a second.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Evidence {
+    /// How fast old blocks become more.
+    pub slope: f64,
+    /// Its 95 % interval.
+    pub slope_interval: (f64, f64),
+    /// Probability of such a trend by chance, corrected for the number of places.
+    pub p: f64,
+    /// How much of each second's allocations is never released: the mean over generations.
+    pub rate: f64,
+    /// Its 95 % interval.
+    pub rate_interval: (f64, f64),
+    /// Generations that have survivors, of those that are neither of the start nor young.
+    pub generations: (usize, usize),
+    /// Share of the blocks of these generations that survives.
+    pub never_released: f64,
+    /// Growth of the later half in that of the earlier one.
+    pub later: f64,
+    /// Age from which a block is old, in nanoseconds.
+    pub old_ns: u64,
+    /// Bytes that live at the end.
+    pub live: f64,
+    /// Blocks that were seen to survive in these generations.
+    pub seen: u64,
+}
+
+/// Judges a row. `places`: how many are judged together.
+pub fn judge(of: &Generations, segment_ns: u64, places: usize) -> (Verdict, Evidence) {
+    let age = old(of);
+    let mature = START..SEGMENTS - age;
+    let seconds = segment_ns as f64 / 1e9;
+    let survivors: Vec<f64> = mature.clone().map(|generation| of.survivors(generation)).collect();
+    let seen: u64 = of.seen[mature.clone()].iter().sum();
+    let aged: Vec<f64> = (START + age - 1..SEGMENTS).map(|segment| of.aged(segment, age)).collect();
+    let (slope, low, high) = theil_sen(&aged);
+    let middle = aged.len() / 2;
+    let (earlier, later) = (aged[middle] - aged[0], aged[aged.len() - 1] - aged[middle]);
+    let (mean, off) = mean_and_half_width(&survivors);
+    let blocks =
+        |of_generation: fn(&Generations, usize) -> f64| mature.clone().map(|generation| of_generation(of, generation)).sum::<f64>();
+    let born = blocks(|of, generation| of.born_blocks[generation]);
+    let with_survivors = mature.clone().filter(|&generation| of.seen[generation] > 0 && of.survivors(generation) > 0.0).count();
+    let evidence = Evidence {
+        slope: slope / seconds,
+        slope_interval: (low / seconds, high / seconds),
+        p: (mann_kendall(&aged) * places.max(1) as f64).min(1.0),
+        rate: mean / seconds,
+        rate_interval: ((mean - off) / seconds, (mean + off) / seconds),
+        generations: (with_survivors, mature.len()),
+        never_released: if born > 0.0 { (blocks(Generations::surviving_blocks) / born).clamp(0.0, 1.0) } else { 0.0 },
+        later: if earlier > 0.0 { later / earlier } else { f64::from(u8::from(later > 0.0)) },
+        old_ns: age as u64 * segment_ns,
+        live: (0..SEGMENTS).map(|generation| of.survivors(generation)).sum::<f64>().max(0.0),
+        seen,
+    };
+    let mature_bytes: f64 = survivors.iter().sum();
+    let of_start: f64 = (0..START).map(|generation| of.survivors(generation)).sum();
+    (verdict(&evidence, mature_bytes, of_start, aged[aged.len() - 1] - aged[0]), evidence)
+}
+
+fn verdict(evidence: &Evidence, mature: f64, of_start: f64, growth: f64) -> Verdict {
+    let is_start = of_start > 0.0 && of_start >= 0.5 * evidence.live;
+    if mature <= AFTER_START * evidence.live {
+        return if is_start { Verdict::StartUp } else { Verdict::TurnsOver };
+    }
+    if evidence.seen < FEW || evidence.rate * 3600.0 < LITTLE_AN_HOUR {
+        return Verdict::TooLittle;
+    }
+    let (with_survivors, generations) = evidence.generations;
+    // So many would have some, if those that were seen had been thrown among them.
+    let expected = generations as f64 * (1.0 - (-(evidence.seen as f64) / generations as f64).exp());
+    let is_spread = with_survivors as f64 >= (SPREAD * expected).min(BURSTS);
+    let grows = evidence.p < SIGNIFICANCE && evidence.slope_interval.0 > 0.0 && growth >= NET * mature;
+    match evidence.later {
+        _ if !grows => {
+            if growth > 0.0 && evidence.later < HAS_ENDED {
+                Verdict::Plateau
+            } else {
+                Verdict::TurnsOver
+            }
+        }
+        later if later < HAS_ENDED => Verdict::Plateau,
+        later if later < GOES_ON || !is_spread => Verdict::Slows,
+        _ => Verdict::Leak,
+    }
+}
+
+/// From which age on a block is old, in segments: nearly all that ended was younger.
+fn old(of: &Generations) -> usize {
+    let mut ages = [0.0; SEGMENTS];
+    for (generation, ended) in of.ended.iter().enumerate() {
+        ended.iter().enumerate().skip(generation).for_each(|(segment, bytes)| ages[segment - generation] += bytes);
+    }
+    let (all, mut sum) = (ages.iter().sum::<f64>(), 0.0);
+    let enough = ages.iter().position(|bytes| {
+        sum += bytes;
+        sum >= OLD * all
+    });
+    (enough.unwrap_or(0) + 1).min(MOST_AGE)
+}
+
+/// The mean, and half the width of its 95 % interval.
+fn mean_and_half_width(values: &[f64]) -> (f64, f64) {
+    let count = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / count;
+    let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0);
+    let t = StudentsT::new(0.0, 1.0, count - 1.0).map_or(2.0, |student| student.inverse_cdf(0.975));
+    (mean, t * (variance / count).sqrt())
+}
+
+/// Kendall's S, and its variance with ties (Kendall 1975).
+fn kendall(values: &[f64]) -> (f64, f64) {
+    let pairs = || (0..values.len()).flat_map(|a| (a + 1..values.len()).map(move |b| (a, b)));
+    let sum: f64 = pairs()
+        .map(|(a, b)| {
+            if values[b] > values[a] {
+                1.0
+            } else if values[b] < values[a] {
+                -1.0
+            } else {
+                0.0
+            }
+        })
+        .sum();
+    let term = |count: f64| count * (count - 1.0) * (2.0 * count + 5.0);
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let ties: f64 = sorted.chunk_by(|a, b| a == b).map(|same| term(same.len() as f64)).sum();
+    (sum, (term(values.len() as f64) - ties) / 18.0)
+}
+
+/// The probability of at least such a rise by chance.
+fn mann_kendall(values: &[f64]) -> f64 {
+    let (sum, variance) = kendall(values);
+    if sum <= 0.0 || variance <= 0.0 {
+        return 1.0;
+    }
+    Normal::standard().sf((sum - 1.0) / variance.sqrt())
+}
+
+/// The median slope between two values, a step, and its 95 % interval.
+fn theil_sen(values: &[f64]) -> (f64, f64, f64) {
+    let mut slopes: Vec<f64> =
+        (0..values.len()).flat_map(|a| (a + 1..values.len()).map(move |b| (values[b] - values[a]) / (b - a) as f64)).collect();
+    slopes.sort_by(f64::total_cmp);
+    let (_, variance) = kendall(values);
+    let (count, off) = (slopes.len() as f64, 1.96 * variance.sqrt());
+    let at = |place: f64| slopes[(place.max(0.0) as usize).min(slopes.len() - 1)];
+    (at(count / 2.0), at((count - off) / 2.0), at(((count + off) / 2.0).ceil()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Blocks of 100 bytes: `of(generation)` gives for each when it ends.
+    fn program(of: impl Fn(usize) -> Vec<Option<usize>>) -> Generations {
+        let mut made = Generations::default();
+        for generation in 0..SEGMENTS {
+            for end in of(generation) {
+                made.born[generation] += 100.0;
+                made.born_blocks[generation] += 1.0;
+                match end {
+                    Some(end) => {
+                        made.ended[generation][end.clamp(generation, SEGMENTS - 1)] += 100.0;
+                        made.ended_blocks[generation] += 1.0;
+                    }
+                    None => made.seen[generation] += 1,
+                }
+            }
+        }
+        made
+    }
+
+    fn verdict_of(of: impl Fn(usize) -> Vec<Option<usize>>) -> Verdict {
+        judge(&program(of), 10_000_000_000, 20).0
+    }
+
+    /// What lives so long ends in time, or is there at the end.
+    fn after(generation: usize, segments: usize) -> Option<usize> {
+        Some(generation + segments).filter(|end| *end < SEGMENTS)
+    }
+
+    #[test]
+    fn what_is_never_released_is_a_leak_in_whatever_company() {
+        assert_eq!(verdict_of(|_| vec![None; 100]), Verdict::Leak);
+        assert_eq!(verdict_of(|generation| [vec![after(generation, 0); 5000], vec![None; 50]].concat()), Verdict::Leak, "one of a hundred");
+        assert_eq!(verdict_of(|generation| [vec![after(generation, 2); 500], vec![None; 10]].concat()), Verdict::Leak, "beside a cache");
+        assert_eq!(verdict_of(|generation| vec![None; if generation % 4 == 0 { 400 } else { 0 }]), Verdict::Leak, "now and then");
+        assert_eq!(verdict_of(|generation| vec![None; if generation == 0 { 9000 } else { 60 }]), Verdict::Leak, "after a large start");
+        assert_eq!(verdict_of(|generation| vec![None; 100 + generation * 37 % 50]), Verdict::Leak, "unevenly");
+    }
+
+    #[test]
+    fn caches_start_up_and_what_turns_over_are_none() {
+        for segments in [0, 1, 3, 6, 12] {
+            let found = verdict_of(|generation| vec![after(generation, segments); 200]);
+            assert!(matches!(found, Verdict::TurnsOver | Verdict::Plateau), "each lives for {segments} segments: {found:?}");
+        }
+        assert_eq!(verdict_of(|generation| vec![None; if generation < 3 { 1000 } else { 0 }]), Verdict::StartUp);
+        let fills = |share: f64| verdict_of(move |generation| vec![None; (1000.0 * share.powi(generation as i32)) as usize]);
+        assert_eq!([fills(0.6), fills(0.8)], [Verdict::Plateau, Verdict::Plateau], "filled by what is new to it");
+        assert_eq!(fills(0.93), Verdict::Slows);
+        assert_eq!(verdict_of(|generation| vec![None; usize::from(generation == 9 || generation == 20)]), Verdict::TooLittle);
+        assert_eq!(verdict_of(|_| Vec::new()), Verdict::TurnsOver);
+    }
+
+    /// A cache of which a random block makes room for each new one, whatever its size and turnover.
+    #[test]
+    fn a_cache_that_replaces_at_random_is_no_leak() {
+        let mut state = 1_u64;
+        let mut next = move || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state >> 33
+        };
+        for (room, a_segment) in [(50, 40), (1000, 200), (300, 30), (2000, 150)] {
+            let mut made = Generations::default();
+            let mut cache: Vec<usize> = Vec::new();
+            for generation in 0..SEGMENTS {
+                for _ in 0..a_segment {
+                    made.born[generation] += 100.0;
+                    made.born_blocks[generation] += 1.0;
+                    if cache.len() < room {
+                        cache.push(generation);
+                        continue;
+                    }
+                    let at = next() as usize % room;
+                    made.ended[cache[at]][generation] += 100.0;
+                    made.ended_blocks[cache[at]] += 1.0;
+                    cache[at] = generation;
+                }
+            }
+            cache.iter().for_each(|&generation| made.seen[generation] += 1);
+            let (verdict, evidence) = judge(&made, 10_000_000_000, 20);
+            let full_for = SEGMENTS as f64 - room as f64 / f64::from(a_segment);
+            assert!(verdict != Verdict::Leak, "{room} and {a_segment}, full for {full_for} of {SEGMENTS}: {evidence:?}");
+        }
+    }
+
+    #[test]
+    fn trends_and_slopes_are_those_of_the_books() {
+        let line: Vec<f64> = (0..20).map(|x| 5.0 + 3.0 * f64::from(x)).collect();
+        let (slope, low, high) = theil_sen(&line);
+        assert_eq!((slope, low, high), (3.0, 3.0, 3.0));
+        // S = 190 and its variance 950 without ties: z = 189 / sqrt(950) = 6.13.
+        assert_eq!(kendall(&line), (190.0, 950.0));
+        assert!((mann_kendall(&line) / 4.33e-10 - 1.0).abs() < 0.02, "{}", mann_kendall(&line));
+        assert_eq!(mann_kendall(&[1.0; 9]), 1.0);
+        // Kendall's example of ties: 2 2 3 has variance (66 - 18) / 18.
+        assert!((kendall(&[2.0, 2.0, 3.0]).1 - 48.0 / 18.0).abs() < 1e-12);
+        let (mean, off) = mean_and_half_width(&[1.0, 2.0, 3.0]);
+        assert!((mean - 2.0).abs() < 1e-12 && (off - 4.303 / 3f64.sqrt()).abs() < 0.001);
+    }
+}
