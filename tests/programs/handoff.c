@@ -1,12 +1,16 @@
 // Blocks made by one thread and freed by another at once, so that their addresses come back within nanoseconds: a
 // profiler that stamps a free after the fact, or an alloc before it, sees the same address alive twice.
-// Arguments: handoffs per pair, pairs. With "count" as third argument nothing is noted (too many to note).
+// Arguments: handoffs per pair, pairs. With "count" as third argument nothing is noted (too many to note). With a number
+// N there, the makers pass N gates on their way: whoever watches opens them one by one by fact 2, which says how many
+// are open, and sees in the facts from 3 on how far each maker is. So what is done to the program meanwhile is done while
+// all of it runs, and before it ends.
 #define O_CAP (1u << 22)
 #define O_WORDS 1024
 #define O_NO_STACKS
 #define O_NO_HASH
 #include "oracle.h"
 #include <stdatomic.h>
+#include <time.h>
 
 #define RING 16
 struct lane {
@@ -16,12 +20,26 @@ struct lane {
 static struct lane lanes[8];
 static uint64_t handoffs;
 static int noting = 1;
+static uint64_t gates;
+
+// A gate that nobody opens ends the program, as a test that is gone must not leave it behind.
+static void pass_gate(uint64_t gate) {
+  for (time_t end = time(NULL) + 120; __atomic_load_n(&o_head->fact[2], __ATOMIC_ACQUIRE) < gate;) {
+    O_CHECK(time(NULL) < end);
+    sched_yield();
+  }
+}
 
 // tcache and arenas are off (see the test): all threads share one heap and its newest free chunk, so what the taker
 // frees is what the maker gets next.
 static void *make(void *arg) {
   struct lane *l = arg;
+  uint64_t between = handoffs / (gates + 1) + 1;
   for (uint64_t i = 0; i < handoffs; i++) {
+    if (gates && o_head) {
+      if (i % between == 0) pass_gate(i / between);
+      __atomic_store_n(&o_head->fact[3 + (l - lanes)], i, __ATOMIC_RELAXED);
+    }
     void *p = noting ? o_malloc(48) : malloc(48);
     *(uint64_t *)p = i;
     _Atomic(void *) *s = &l->slot[i % RING];
@@ -48,7 +66,8 @@ static void *take(void *arg) {
 int main(int argc, char **argv) {
   handoffs = argc > 1 ? strtoul(argv[1], NULL, 10) : 100000;
   int pairs = argc > 2 ? atoi(argv[2]) : 1;
-  noting = argc <= 3;
+  gates = argc > 3 ? strtoul(argv[3], NULL, 10) : 0;
+  noting = argc <= 3 || gates;
   for (int i = 0; i < pairs; i++) {
     O_CHECK(!pthread_create(&lanes[i].maker, NULL, make, &lanes[i]));
     O_CHECK(!pthread_create(&lanes[i].taker, NULL, take, &lanes[i]));

@@ -90,6 +90,11 @@ pub struct Oracle {
 }
 
 impl Oracle {
+    /// Where in the file a fact is, for who looks while the program runs.
+    pub fn fact_offset(number: usize) -> u64 {
+        64 + 2 * (8 + 256) + 8 * number as u64
+    }
+
     /// Reads the file a program left.
     ///
     /// # Panics
@@ -105,7 +110,7 @@ impl Oracle {
             notes: Vec::with_capacity(used as usize),
             own: ranges(64),
             through: ranges(64 + 8 + 256),
-            facts: (0..64).map(|i| word(64 + 2 * (8 + 256) + i * 8)).collect(),
+            facts: (0..64).map(|i| word(Oracle::fact_offset(i) as usize)).collect(),
             pid: word(40),
             base: word(48),
             restorer: word(56),

@@ -84,12 +84,13 @@ pub fn start_reading(command: &mut Command, stdin: impl Into<Stdio>) -> Running 
 }
 
 impl Running {
-    /// Waits for its end.
+    /// Waits for its end, which must come before the deadline has passed from now on, however long it has run.
     ///
     /// # Panics
-    /// If it has not ended by the deadline; it and its descendants are killed then.
+    /// If it has not ended by then; it and its descendants are killed.
     pub fn finish(self) -> Outcome {
-        self.finish_within(DEADLINE)
+        let run = self.started.elapsed();
+        self.finish_within(run + DEADLINE)
     }
 
     /// Waits for its end, which must come before this long after its start.

@@ -219,7 +219,8 @@ impl Page {
 /// twice, and the release of what was sampled is seen in both.
 #[test]
 fn switched_ten_times_under_load_every_part_is_what_it_says() {
-    let target = Target::new("handoff.c", Build::Optimised).args(&["400000", "2"]).sampled(1000);
+    const HANDOFFS: u64 = 400_000;
+    let target = Target::new("handoff.c", Build::Optimised).args(&["400000", "2", "10"]).sampled(1000);
     let started = target.start(Way::Run);
     let hound = started.running.pid.as_raw();
     let mut page = None;
@@ -228,21 +229,26 @@ fn switched_ten_times_under_load_every_part_is_what_it_says() {
         page.is_some() && started.oracle_file().exists()
     }));
     let page = page.expect("waited for");
-    // The notes grow in a file that is the program's memory: how many there are is its fourth word.
-    let notes = File::open(started.oracle_file()).expect("the program has begun to note");
-    let noted = || {
+    // The notes are in a file that is the program's memory: its facts are seen in it, and set.
+    let facts = File::options().read(true).write(true).open(started.oracle_file()).expect("the program has begun to note");
+    let fact = |number: usize| {
         let mut bytes = [0; 8];
-        notes.read_exact_at(&mut bytes, 24).map_or(0, |()| u64::from_le_bytes(bytes))
+        facts.read_exact_at(&mut bytes, Oracle::fact_offset(number)).map_or(0, |()| u64::from_le_bytes(bytes))
     };
-    let mut switches = 0;
-    while switches < 10 && !started.running.has_ended() {
-        let from = noted();
-        assert!(wait_until(|| noted() - from >= 20_000 || started.running.has_ended()));
-        page.switch(if switches % 2 == 0 { 0 } else { 1000 });
-        switches += 1;
+    for gate in 1..=10 {
+        // No maker was past the gate before this one when it was opened, behind the last switch: each sees every switch by itself.
+        let far = (gate - 1) * (HANDOFFS / 11 + 1) + 4000;
+        let are_far = || (0..2).all(|maker| fact(3 + maker) >= far);
+        assert!(
+            wait_until(|| are_far() || started.running.has_ended()),
+            "a maker stands at {} and {} before gate {gate}",
+            fact(3),
+            fact(4)
+        );
+        page.switch(if gate % 2 == 1 { 0 } else { 1000 });
+        facts.write_all_at(&gate.to_le_bytes(), Oracle::fact_offset(2)).expect("the notes are there");
     }
     let recording = started.finish();
-    assert_eq!(switches, 10, "the program ended too early to be switched ten times");
     recording.must_be_unharmed();
     let (oracle, events) = (recording.oracle(), recording.capture.events());
     let mut rates = BTreeMap::<u32, Vec<u64>>::new();
