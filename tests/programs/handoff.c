@@ -22,10 +22,14 @@ static uint64_t handoffs;
 static int noting = 1;
 static uint64_t gates;
 
-// A gate that nobody opens ends the program, as a test that is gone must not leave it behind.
+// Where nobody opens the first gate nobody watches: there are none, then.
 static void pass_gate(uint64_t gate) {
-  for (time_t end = time(NULL) + 120; __atomic_load_n(&o_head->fact[2], __ATOMIC_ACQUIRE) < gate;) {
-    O_CHECK(time(NULL) < end);
+  time_t begun = time(NULL);
+  while (__atomic_load_n(&o_head->fact[2], __ATOMIC_ACQUIRE) < gate) {
+    if (time(NULL) > begun + (gate > 1 ? 120 : 8)) {
+      O_CHECK(gate == 1);
+      o_fact(2, ~0ull);
+    }
     sched_yield();
   }
 }

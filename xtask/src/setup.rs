@@ -6,6 +6,7 @@
 use crate::{Verdict, exec};
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// What packages are needed for.
@@ -72,8 +73,9 @@ pub fn task(purposes: &[Purpose]) -> Result<Verdict> {
     Ok(Verdict::Good)
 }
 
-/// Sees to it that the packages for these purposes are installed, or says what to type.
+/// Sees to it that the packages for these purposes are installed, or says what to type; and that the kernel's tracepoints can be looked up.
 pub fn ensure(purposes: &[Purpose]) -> Result<()> {
+    show_tracepoints();
     let missing = missing(purposes)?;
     if missing.is_empty() {
         return Ok(());
@@ -85,6 +87,18 @@ pub fn ensure(purposes: &[Purpose]) -> Result<()> {
     let mut install = vec!["install", "-y", "-qq", "--no-install-recommends"];
     install.extend(&missing);
     apt_get(&install)
+}
+
+/// Mounts tracefs, as systemd does where it is: in it stand the numbers of the tracepoints that mappings are seen by. Without rights, or in a
+/// kernel without it, hound does with less and says so, and a test that needs it fails.
+fn show_tracepoints() {
+    let at = Path::new("/sys/kernel/tracing");
+    if rustix::process::geteuid().is_root() && at.exists() && !at.join("events").exists() {
+        let mounted = Command::new("mount").args(["-t", "tracefs", "none"]).arg(at).stdin(Stdio::null()).status();
+        if !mounted.is_ok_and(|status| status.success()) {
+            eprintln!("setup: tracefs cannot be mounted: mappings are not seen from the kernel");
+        }
+    }
 }
 
 fn missing(purposes: &[Purpose]) -> Result<Vec<&'static str>> {

@@ -312,7 +312,8 @@ impl Drain {
         for (stream, tid) in streams {
             let Some(head) = ring.streams().get(*stream as usize) else { continue };
             let Some(known) = self.known.remove(stream) else {
-                // It took a stream and ended without an event, unless somebody else has come since.
+                // It took a stream and ended without an event, unless somebody else has come since. Whoever comes next begins at 0.
+                self.anew.remove(stream);
                 if places == Places::Free && head.tid.load(Ordering::Relaxed) == *tid {
                     free(head);
                 }

@@ -173,20 +173,24 @@ impl Recording {
     /// it, and threads have places in it.
     pub fn drain(&mut self, ring: Arc<Ring>, used: bool) -> io::Result<()> {
         let leave = Arc::new(AtomicU32::new(STAY));
+        let lost_before = if used { lost_in(&ring) } else { 0 };
+        // Here and not in the thread, which may begin late: whoever calls this switches recording on next, and what is written then is ours.
+        let mut drain = Drain::new(&ring, self.numbers.clone());
+        if used {
+            drain.take_over(&ring, |parcel| self.orders.send(Order::Parcel(parcel)));
+        }
         let watcher = Watcher {
+            drain,
             beat: beside::beat(Arc::clone(&ring))?,
             ring: Arc::clone(&ring),
             orders: self.orders.clone(),
             spare: self.pipeline.take_spare(),
-            numbers: self.numbers.clone(),
             rounds: self.sources.add(),
             leave: Arc::clone(&leave),
             threads: Threads::of(self.session.pid),
             clock: self.session.clock,
-            used,
         };
         let thread = std::thread::Builder::new().name("hound-drain".into()).spawn(move || watcher.run())?;
-        let lost_before = if used { lost_in(&ring) } else { 0 };
         self.drains.push(Draining { ring, thread, leave, lost_before });
         Ok(())
     }
@@ -447,59 +451,51 @@ impl Visitor for Seen {
 }
 
 struct Watcher {
+    drain: Drain,
     ring: Arc<Ring>,
     orders: Orders,
     /// Buffers that were used, for the first ring.
     spare: Option<Receiver<Vec<u8>>>,
-    numbers: Numbers,
     rounds: Arc<AtomicU64>,
     beat: Repeated,
     leave: Arc<AtomicU32>,
     threads: Threads,
     clock: Clock,
-    used: bool,
 }
 
 impl Watcher {
-    fn run(mut self) {
-        let mut drain = Drain::new(&self.ring, self.numbers.clone());
-        if self.used {
-            drain.take_over(&self.ring, |parcel| self.orders.send(Order::Parcel(parcel)));
-        }
+    fn run(self) {
+        let Watcher { mut drain, ring, orders, spare, rounds, beat, leave: told, mut threads, clock } = self;
         let mut sleep = BUSY;
         let mut reaped = Instant::now();
         let mut names = surroundings::Names::default();
         let places = loop {
             // Before the round: what was written before the target ended is in the ring then.
-            let leave = self.leave.load(Ordering::Acquire);
-            let bytes = drain.round(&self.ring, |parcel| self.orders.send(Order::Parcel(parcel)));
+            let leave = told.load(Ordering::Acquire);
+            let bytes = drain.round(&ring, |parcel| orders.send(Order::Parcel(parcel)));
             // Release: the round's parcels are on their way. Pairs with a flusher's acquire.
-            self.rounds.fetch_add(1, Ordering::Release);
+            rounds.fetch_add(1, Ordering::Release);
             match leave {
                 STAY => {}
                 LEFT => break Places::Keep,
                 _ => break Places::Free,
             }
-            self.spare.iter().flat_map(Receiver::try_iter).for_each(|buffer| drain.recycle(buffer));
+            spare.iter().flat_map(Receiver::try_iter).for_each(|buffer| drain.recycle(buffer));
             if reaped.elapsed() >= REAP_EVERY {
                 reaped = Instant::now();
-                self.threads.refresh(drain.streams().map(|(_, tid)| tid));
-                drain.reap(&self.ring, |tid| self.threads.is_alive(tid), |parcel| self.orders.send(Order::Parcel(parcel)));
-                names.look(&self.threads, drain.streams(), |stream, name| self.orders.send(Order::Name(stream, name)));
+                threads.refresh(drain.streams().map(|(_, tid)| tid));
+                drain.reap(&ring, |tid| threads.is_alive(tid), |parcel| orders.send(Order::Parcel(parcel)));
+                names.look(&threads, drain.streams(), |stream, name| orders.send(Order::Name(stream, name)));
             }
             if bytes < FLOOD_BYTES {
                 std::thread::sleep(sleep);
             }
             sleep = if bytes > 0 { BUSY } else { (sleep * 2).min(IDLE) };
         };
-        drain.finish(&self.ring, places, |parcel: Parcel| self.orders.send(Order::Parcel(parcel)));
-        for (reason, count) in lost_without_stream(&self.ring) {
-            self.note(tag::LOST, reason, vec![count]);
+        drain.finish(&ring, places, |parcel: Parcel| orders.send(Order::Parcel(parcel)));
+        for (reason, count) in lost_without_stream(&ring) {
+            orders.send(Order::Note { ticks: clock::ticks(clock), tag: tag::LOST, a: reason, words: vec![count] });
         }
-        self.beat.stop(); // nobody waits any more
-    }
-
-    fn note(&self, tag: u8, a: u8, words: Vec<u64>) {
-        self.orders.send(Order::Note { ticks: clock::ticks(self.clock), tag, a, words });
+        beat.stop(); // nobody waits any more
     }
 }
