@@ -1,4 +1,5 @@
-// Leaks, and all that is easily taken for one. "kinds SECONDS leaking" leaks in two places, "kinds SECONDS healthy" in none.
+// Leaks, and all that is easily taken for one. "kinds SECONDS leaking" leaks in three places,
+// and may in a fourth; "kinds SECONDS healthy" in none.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +20,23 @@ static char *made(size_t bytes) { char *at = malloc(bytes); at[0] = 1; return at
 SITE void leaks(void) { lost = made(120); NO_TAIL_CALL; }
 // Of each 64 blocks one is never released.
 SITE void leaks_some(int turn) { char *at = made(64); if (turn % 64) free(at); else lost = at; NO_TAIL_CALL; }
+// One block that grows for ever.
+SITE void appends(int turn) {
+  static char *text;
+  static size_t length;
+  if (turn % 100 == 0) lost = text = realloc(text, length += 1000);
+  NO_TAIL_CALL;
+}
+// One that is replaced by a larger one whenever it is full.
+SITE void doubles(void) {
+  static char *table;
+  static size_t used, room;
+  if ((used += 16) > room) {
+    free(table);
+    lost = table = made(room = room ? 2 * room : 1024);
+  }
+  NO_TAIL_CALL;
+}
 SITE void replaces_at_random(void) { int at = next() % 500; free(random_cache[at]); random_cache[at] = made(400); NO_TAIL_CALL; }
 SITE void replaces_in_order(int turn) { free(in_order[turn % 300]); in_order[turn % 300] = made(1000); NO_TAIL_CALL; }
 // A cache of what there are only so many of.
@@ -43,7 +61,7 @@ int main(int count, char **words) {
   starts();
   for (; now() < end; turn++) {
     for (int times = 0; times < 20; times++) churns();
-    if (leaking) leaks(), leaks_some(turn);
+    if (leaking) leaks(), leaks_some(turn), appends(turn), doubles();
     replaces_at_random(), replaces_in_order(turn), fills(), pooled(), kept_till_exit(turn);
     usleep(300);
   }

@@ -46,6 +46,15 @@ SITE void queues(double since) {
   if (!wanted && (int)since % 10 >= 5) for (int times = 0; times < 3 && tail < head; times++) free(queue[tail++ % 5000]);
   NO_TAIL_CALL;
 }
+// A free list as long as what was wanted at once: ever more rarely more than ever before.
+SITE void has_high_water(void) {
+  static char *volatile pool[4000];
+  static int length;
+  int wanted = 0;
+  for (int times = 0; times < 40; times++) wanted += __builtin_ctz(next() | 1 << 20);
+  while (length < wanted * 4) pool[length++] = made(400);
+  NO_TAIL_CALL;
+}
 SITE void keeps_till_shutdown(void) { if (kept_number < 400000) kept[kept_number++] = made(80); NO_TAIL_CALL; }
 static void shuts_down(void) {
   while (kept_number) free(kept[--kept_number]);
@@ -87,6 +96,24 @@ SITE void appends(int turn) {
   lost = text;
   NO_TAIL_CALL;
 }
+// Some blocks every few seconds.
+SITE void leaks_batch(void) { for (int times = 0; times < 20; times++) lost = made(500); NO_TAIL_CALL; }
+// Of each ten that leave the cache one is forgotten.
+SITE void evicts_most(int turn) {
+  static char *volatile entries[700];
+  char *volatile *at = &entries[next() % 700];
+  if (turn % 10) free(*at);
+  *at = made(300 + next() % 100);
+  NO_TAIL_CALL;
+}
+// As many buffers as connections, each of which grows now and then and never shrinks.
+SITE void buffers(void) {
+  static char *buffer[40];
+  static size_t length[40];
+  int at = next() % 40;
+  if (next() % 20 == 0) lost = buffer[at] = realloc(buffer[at], length[at] += 64 + next() % 400);
+  NO_TAIL_CALL;
+}
 SITE char *begins_job(void) { char *context = made(700); NO_TAIL_CALL; return context; }
 static void *job(void *of) {
   state = (unsigned)(size_t)of;
@@ -113,6 +140,10 @@ int main(int count, char **words) {
     replaces_at_random(), replaces_in_order(turn), fills();
     if (IS("plateau")) fills_large_set();
     if (IS("breathes")) queues(now() - begun);
+    if (IS("high_water")) has_high_water();
+    if (IS("batch") && now() > large) leaks_batch(), large += 3 + next() % 1000 / 500.0;
+    if (IS("evicts")) evicts_most(turn);
+    if (IS("buffers")) buffers();
     if (IS("shutdown")) keeps_till_shutdown();
     if (IS("start_up")) is_known = 1;
     if (IS("big")) leaks_much();

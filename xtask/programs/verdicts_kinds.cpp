@@ -114,6 +114,12 @@ SITE void remember_session(int turn) {
     sessions[turn] = turn;
 }
 
+/// One array of all, which is replaced by one of twice the size when it is full.
+SITE void remember_measure(int turn) {
+    static std::vector<double> measures;
+    for (int times = 0; times < 5; times++) measures.push_back(turn + times);
+}
+
 /// A cache beside it, of the last 300.
 SITE void cache(int turn) {
     static std::map<int, std::string> pages;
@@ -126,7 +132,7 @@ SITE void cache(int turn) {
 int main(int argc, char **argv) {
     if (argc < 3) return 2;
     const std::string kind = argv[1];
-    const std::map<std::string, void (*)(int)> kinds = {{"pool", pool}, {"threads", threads}, {"map", remember_user}, {"table", remember_session}};
+    const std::map<std::string, void (*)(int)> kinds = {{"pool", pool}, {"threads", threads}, {"map", remember_user}, {"table", remember_session}, {"vector", remember_measure}};
     const auto found = kinds.find(kind);
     if (found == kinds.end()) return 2;
     const auto end = Clock::now() + std::chrono::duration<double>(atof(argv[2]));

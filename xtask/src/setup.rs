@@ -55,6 +55,9 @@ const PACKAGES: &[(&str, &[Purpose])] = &[
     ("memcached", &[Verdicts]),
     ("mosquitto", &[Verdicts]),
     ("unbound", &[Verdicts]),
+    ("dnsmasq-base", &[Verdicts]),
+    ("lighttpd", &[Verdicts]),
+    ("perl", &[Verdicts]),
     ("git", &[Verdicts]),
     // An extension of sqlite3 is compiled that leaks.
     ("libsqlite3-dev", &[Verdicts]),

@@ -3,14 +3,17 @@
 //! The evidence is shown; the verdict is a word for it. Thresholds are the constants below, and were set before any program was judged by
 //! them. What they ask, all of it, of what is called a leak:
 //!
-//! - **grows**: blocks that are older than nearly all that ever end become more and more. Trend by Mann and Kendall (Mann 1945, Kendall 1975),
-//!   corrected by Bonferroni for the number of places looked at; slope and its interval by Theil and Sen (Sen 1968);
+//! - **grows**: blocks that are older than nearly all that ever end become more and more. Their bytes are a running sum, so that what is
+//!   tested is its steps from segment to segment: that they are as often down as up (signed ranks, Wilcoxon 1945, exact), corrected by
+//!   Bonferroni for the number of places looked at; slope and its interval by Theil and Sen (Sen 1968);
 //! - **survives**: generations all over the time have survivors, in as many as chance allows for so few blocks;
 //! - **is not made up for**: what ends of the older ones does not balance it, as in a cache that is full;
 //! - **goes on**: it grows in the later half of the time as in the earlier one, other than a cache that fills.
+//!
+//! What does all that, but in so few steps that a place among so many may have done it by chance, may leak: it is said, and called no leak.
 
 use super::generations::{Generations, SEGMENTS};
-use statrs::distribution::{ContinuousCDF, Normal, StudentsT};
+use statrs::distribution::{ContinuousCDF, StudentsT};
 
 /// Generations of the start, which prove nothing: an eighth of the time.
 const START: usize = SEGMENTS / 8;
@@ -30,6 +33,10 @@ const NET: f64 = 0.3;
 /// Growth of the later half, in that of the earlier one: from here on it goes on, and up to there it has ended.
 const GOES_ON: f64 = 0.5;
 const HAS_ENDED: f64 = 0.2;
+/// A block is replaced by larger ones if what a place holds has become more so often since the start, and never less.
+const REPLACED: usize = 2;
+/// It still is if what it holds at the end is at least so many times what it held half-way.
+const REPLACED_LATE: f64 = 1.3;
 /// Less than this an hour is not called a leak.
 const LITTLE_AN_HOUR: f64 = 16.0 * 1024.0;
 /// Of what survives, less than this after the start is as good as nothing.
@@ -40,6 +47,8 @@ const AFTER_START: f64 = 0.05;
 pub enum Verdict {
     /// It grows steadily, and is never released.
     Leak,
+    /// It grows like one, but in too few steps to tell; or it is one block, replaced by ever larger ones.
+    MayLeak,
     /// It grows, but ever slower: a cache that fills, or a leak under a load that falls.
     Slows,
     /// It has grown and grows no more: a cache that is full.
@@ -57,6 +66,7 @@ impl Verdict {
     pub fn name(self) -> &'static str {
         match self {
             Verdict::Leak => "leak",
+            Verdict::MayLeak => "may_leak",
             Verdict::Slows => "slows_down",
             Verdict::Plateau => "plateau",
             Verdict::StartUp => "start_up",
@@ -73,8 +83,14 @@ pub struct Evidence {
     pub slope: f64,
     /// Its 95 % interval.
     pub slope_interval: (f64, f64),
-    /// Probability of such a trend by chance, corrected for the number of places.
+    /// Probability of such growth by chance, corrected for the number of places.
     pub p: f64,
+    /// The same of this place alone.
+    pub own_p: f64,
+    /// Steps up and down of what is old, from one segment to the next.
+    pub steps: (usize, usize),
+    /// So often did what there is become more, and never less: blocks that larger ones have replaced. 0 if it has not lately, or if it is not that.
+    pub replaced: usize,
     /// How much of each second's allocations is never released: the mean over generations.
     pub rate: f64,
     /// Its 95 % interval.
@@ -108,11 +124,16 @@ pub fn judge(of: &Generations, segment_ns: u64, places: usize) -> (Verdict, Evid
     let blocks =
         |of_generation: fn(&Generations, usize) -> f64| mature.clone().map(|generation| of_generation(of, generation)).sum::<f64>();
     let born = blocks(|of, generation| of.born_blocks[generation]);
+    let steps: Vec<f64> = aged.windows(2).map(|two| two[1] - two[0]).collect();
+    let own_p = signed_ranks(&steps);
     let with_survivors = mature.clone().filter(|&generation| of.seen[generation] > 0 && of.survivors(generation) > 0.0).count();
     let evidence = Evidence {
         slope: slope / seconds,
         slope_interval: (low / seconds, high / seconds),
-        p: (mann_kendall(&aged) * places.max(1) as f64).min(1.0),
+        p: (own_p * places.max(1) as f64).min(1.0),
+        own_p,
+        steps: (steps.iter().filter(|step| **step > 0.0).count(), steps.iter().filter(|step| **step < 0.0).count()),
+        replaced: replaced(of, seconds),
         rate: mean / seconds,
         rate_interval: ((mean - off) / seconds, (mean + off) / seconds),
         generations: (with_survivors, mature.len()),
@@ -129,29 +150,45 @@ pub fn judge(of: &Generations, segment_ns: u64, places: usize) -> (Verdict, Evid
 
 fn verdict(evidence: &Evidence, mature: f64, of_start: f64, growth: f64) -> Verdict {
     let is_start = of_start > 0.0 && of_start >= 0.5 * evidence.live;
-    if mature <= AFTER_START * evidence.live {
+    if mature <= AFTER_START * evidence.live && evidence.replaced < REPLACED {
         return if is_start { Verdict::StartUp } else { Verdict::TurnsOver };
     }
-    if evidence.seen < FEW || evidence.rate * 3600.0 < LITTLE_AN_HOUR {
+    let is_little = evidence.rate * 3600.0 < LITTLE_AN_HOUR;
+    if evidence.replaced >= REPLACED && evidence.seen < FEW {
+        return Verdict::MayLeak;
+    }
+    if evidence.seen < FEW || is_little {
         return Verdict::TooLittle;
     }
     let (with_survivors, generations) = evidence.generations;
     // So many would have some, if those that were seen had been thrown among them.
     let expected = generations as f64 * (1.0 - (-(evidence.seen as f64) / generations as f64).exp());
     let is_spread = with_survivors as f64 >= (SPREAD * expected).min(BURSTS);
-    let grows = evidence.p < SIGNIFICANCE && evidence.slope_interval.0 > 0.0 && growth >= NET * mature;
+    let is_net = evidence.slope_interval.0 > 0.0 && growth >= NET * mature;
+    if !is_net || evidence.own_p >= SIGNIFICANCE {
+        return match growth {
+            growth if growth > 0.0 && evidence.later < HAS_ENDED => Verdict::Plateau,
+            growth if growth >= NET * mature => Verdict::TooLittle,
+            _ => Verdict::TurnsOver,
+        };
+    }
     match evidence.later {
-        _ if !grows => {
-            if growth > 0.0 && evidence.later < HAS_ENDED {
-                Verdict::Plateau
-            } else {
-                Verdict::TurnsOver
-            }
-        }
         later if later < HAS_ENDED => Verdict::Plateau,
         later if later < GOES_ON || !is_spread => Verdict::Slows,
+        _ if evidence.p >= SIGNIFICANCE => Verdict::MayLeak,
         _ => Verdict::Leak,
     }
+}
+
+/// How often what a place holds became more after the start, if it never became less, did so in the later half, too, and by no little.
+fn replaced(of: &Generations, seconds: f64) -> usize {
+    let live: Vec<f64> = (START..SEGMENTS).map(|segment| of.aged(segment, 0)).collect();
+    let (half_way, last) = (live[live.len() / 2], live[live.len() - 1]);
+    let an_hour = (last - live[0]) * 3600.0 / (seconds * live.len() as f64);
+    if an_hour < LITTLE_AN_HOUR || last < REPLACED_LATE * half_way || live.windows(2).any(|two| two[1] < two[0]) {
+        return 0;
+    }
+    live.windows(2).filter(|two| two[1] > two[0]).count()
 }
 
 /// From which age on a block is old, in segments: nearly all that ended was younger.
@@ -198,13 +235,27 @@ fn kendall(values: &[f64]) -> (f64, f64) {
     (sum, (term(values.len() as f64) - ties) / 18.0)
 }
 
-/// The probability of at least such a rise by chance.
-fn mann_kendall(values: &[f64]) -> f64 {
-    let (sum, variance) = kendall(values);
-    if sum <= 0.0 || variance <= 0.0 {
-        return 1.0;
+/// The probability of steps that go up so surely, or more so, if each were as likely to go down: the signed-rank test (Wilcoxon 1945), by
+/// counting all signs. Steps of nothing say nothing; equal ones share their rank.
+fn signed_ranks(steps: &[f64]) -> f64 {
+    let mut steps: Vec<f64> = steps.iter().copied().filter(|step| *step != 0.0).collect();
+    steps.sort_by(|a, b| a.abs().total_cmp(&b.abs()));
+    let (mut before, mut up, mut most) = (0, 0, 0);
+    // Of all choices of steps, the share whose ranks come to each sum. Ranks are counted twice, for those between two.
+    let mut shares = vec![1.0];
+    for equal in steps.chunk_by(|a, b| a.abs() == b.abs()) {
+        let rank = 2 * before + equal.len() + 1;
+        before += equal.len();
+        for step in equal {
+            up += if *step > 0.0 { rank } else { 0 };
+            most += rank;
+            shares.resize(most + 1, 0.0);
+            for sum in (0..=most).rev() {
+                shares[sum] = 0.5 * (shares[sum] + if sum >= rank { shares[sum - rank] } else { 0.0 });
+            }
+        }
     }
-    Normal::standard().sf((sum - 1.0) / variance.sqrt())
+    shares[up..].iter().sum()
 }
 
 /// The median slope between two values, a step, and its 95 % interval.
@@ -255,9 +306,36 @@ mod tests {
         assert_eq!(verdict_of(|_| vec![None; 100]), Verdict::Leak);
         assert_eq!(verdict_of(|generation| [vec![after(generation, 0); 5000], vec![None; 50]].concat()), Verdict::Leak, "one of a hundred");
         assert_eq!(verdict_of(|generation| [vec![after(generation, 2); 500], vec![None; 10]].concat()), Verdict::Leak, "beside a cache");
-        assert_eq!(verdict_of(|generation| vec![None; if generation % 4 == 0 { 400 } else { 0 }]), Verdict::Leak, "now and then");
+        assert_eq!(verdict_of(|generation| vec![None; if generation % 2 == 0 { 400 } else { 0 }]), Verdict::Leak, "now and then");
         assert_eq!(verdict_of(|generation| vec![None; if generation == 0 { 9000 } else { 60 }]), Verdict::Leak, "after a large start");
         assert_eq!(verdict_of(|generation| vec![None; 100 + generation * 37 % 50]), Verdict::Leak, "unevenly");
+    }
+
+    #[test]
+    fn what_grew_in_too_few_steps_may_leak() {
+        let now_and_then = |every: usize| verdict_of(move |generation| vec![None; if generation % every == 0 { 400 } else { 0 }]);
+        assert_eq!(now_and_then(4), Verdict::MayLeak, "in 7 of 28, of 20 places");
+        assert_eq!(now_and_then(9), Verdict::TooLittle, "in 3 of 28");
+        let large = program(|generation| vec![None; if generation % 2 == 0 { 400 } else { 0 }]);
+        assert_eq!(judge(&large, 10_000_000_000, 20_000).0, Verdict::MayLeak, "of 20,000 places");
+        // An array of twice the size each time it is full, of which a program uses the same amount a second.
+        let doubles = |at: &'static [usize]| {
+            let mut made = Generations::default();
+            for (number, &generation) in at.iter().enumerate() {
+                made.born[generation] += 1e6 * f64::from(1 << number);
+                made.born_blocks[generation] += 1.0;
+                match at.get(number + 1) {
+                    Some(&end) => {
+                        made.ended[generation][end] += 1e6 * f64::from(1 << number);
+                        made.ended_blocks[generation] += 1.0;
+                    }
+                    None => made.seen[generation] += 1,
+                }
+            }
+            judge(&made, 10_000_000_000, 20).0
+        };
+        assert_eq!(doubles(&[1, 3, 6, 12, 24]), Verdict::MayLeak);
+        assert_eq!(doubles(&[0, 1, 2, 4, 8]), Verdict::TooLittle, "it has not lately");
     }
 
     #[test]
@@ -311,10 +389,14 @@ mod tests {
         let line: Vec<f64> = (0..20).map(|x| 5.0 + 3.0 * f64::from(x)).collect();
         let (slope, low, high) = theil_sen(&line);
         assert_eq!((slope, low, high), (3.0, 3.0, 3.0));
-        // S = 190 and its variance 950 without ties: z = 189 / sqrt(950) = 6.13.
         assert_eq!(kendall(&line), (190.0, 950.0));
-        assert!((mann_kendall(&line) / 4.33e-10 - 1.0).abs() < 0.02, "{}", mann_kendall(&line));
-        assert_eq!(mann_kendall(&[1.0; 9]), 1.0);
+        assert_eq!(signed_ranks(&[1.0; 9]), 1.0 / 512.0, "all of them up");
+        assert_eq!(signed_ranks(&[0.0; 9]), 1.0);
+        assert_eq!(signed_ranks(&[0.0, -1.0, 2.0, 0.0]), 0.5, "ranks 1 and 2: of 0, 1, 2, 3 two are at least 2");
+        assert_eq!(signed_ranks(&[-1.0, 1.0]), 0.75, "they share 1.5: all but none of them");
+        // Of ten steps the tables have 10 as the most that may go down at 5 %.
+        let ten = [-1.0, -2.0, -3.0, -4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0];
+        assert!((signed_ranks(&ten) - 0.042).abs() < 0.001, "{}", signed_ranks(&ten));
         // Kendall's example of ties: 2 2 3 has variance (66 - 18) / 18.
         assert!((kendall(&[2.0, 2.0, 3.0]).1 - 48.0 / 18.0).abs() < 1e-12);
         let (mean, off) = mean_and_half_width(&[1.0, 2.0, 3.0]);

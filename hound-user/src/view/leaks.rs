@@ -42,6 +42,8 @@ pub struct LeaksAnswer<'a> {
 }
 
 const SHORT_NS: u64 = 30_000_000_000;
+/// With fewer survivors it was judged by what took their place.
+const FEW_BLOCKS: u64 = 4;
 /// Rows of each kind that is no leak.
 const OTHERS: usize = 3;
 
@@ -68,7 +70,7 @@ pub fn leaks_text(answer: &LeaksAnswer<'_>, options: &TextOptions) -> String {
     if leaks.len() > limit {
         line(&mut out, &options.style.faint(&format!("… {} more (--limit N or --all to see them)", count((leaks.len() - limit) as u64))));
     }
-    for verdict in [Verdict::Slows, Verdict::Plateau, Verdict::StartUp, Verdict::TurnsOver, Verdict::TooLittle] {
+    for verdict in [Verdict::MayLeak, Verdict::Slows, Verdict::Plateau, Verdict::StartUp, Verdict::TurnsOver, Verdict::TooLittle] {
         let of: Vec<&Judged> = others.iter().filter(|judged| judged.verdict == verdict).copied().collect();
         section(&mut out, answer, verdict, of, options);
     }
@@ -77,7 +79,12 @@ pub fn leaks_text(answer: &LeaksAnswer<'_>, options: &TextOptions) -> String {
 
 fn title(leaks: &[&Judged], answer: &LeaksAnswer<'_>) -> String {
     if leaks.is_empty() {
-        let what = if answer.judged.is_empty() { "everything was released" } else { "nothing that stays grows steadily" };
+        let may = answer.judged.iter().any(|judged| judged.verdict == Verdict::MayLeak);
+        let what = match answer.judged.is_empty() {
+            true => "everything was released",
+            false if may => "nothing that stays surely grows on",
+            false => "nothing that stays grows steadily",
+        };
         return format!("No leak found: {what}");
     }
     let an_hour = |of: fn(&Evidence) -> f64| leaks.iter().map(|judged| of(&judged.evidence).max(0.0)).sum::<f64>() * 3600.0;
@@ -94,6 +101,7 @@ fn section(out: &mut String, answer: &LeaksAnswer<'_>, verdict: Verdict, mut of:
     let live: f64 = of.iter().map(|judged| judged.evidence.live).sum();
     let what = match verdict {
         Verdict::Leak => return,
+        Verdict::MayLeak => "grew so far, in too few steps to tell a leak from a cache or a pool that had not filled; record for longer",
         Verdict::Slows => "grows ever slower: caches that fill, or leaks under a load that falls; record for longer",
         Verdict::Plateau => "grew and grows no more: full caches",
         Verdict::StartUp if answer.summary.end == EndKind::Detach => "from the first eighth of the recording: no growth since",
@@ -103,10 +111,14 @@ fn section(out: &mut String, answer: &LeaksAnswer<'_>, verdict: Verdict, mut of:
     };
     let places = if of.len() == 1 { "1 place".to_owned() } else { format!("{} places", count(of.len() as u64)) };
     out.push('\n');
-    line(out, &options.style.strong(&format!("No leak, {} in {places}: {what}", bytes(live as u64))));
+    let title = if verdict == Verdict::MayLeak { "May leak" } else { "No leak" };
+    line(out, &options.style.strong(&format!("{title}, {} in {places}: {what}", bytes(live as u64))));
     let shown = answer.limit.map_or(of.len(), |limit| limit.min(OTHERS));
     for judged in of.iter().take(shown) {
         row(out, answer, judged, options);
+        if verdict == Verdict::MayLeak {
+            line(out, &format!("        → {}", steps(&judged.evidence)));
+        }
     }
     if of.len() > shown {
         line(out, &options.style.faint(&format!("… {} more (--all to see them)", count((of.len() - shown) as u64))));
@@ -116,7 +128,7 @@ fn section(out: &mut String, answer: &LeaksAnswer<'_>, verdict: Verdict, mut of:
 fn row(out: &mut String, answer: &LeaksAnswer<'_>, judged: &Judged, options: &TextOptions) {
     let evidence = &judged.evidence;
     let figures = match judged.verdict {
-        Verdict::Leak | Verdict::Slows => {
+        Verdict::Leak | Verdict::Slows | Verdict::MayLeak if evidence.rate > 0.0 => {
             let (low, high) = evidence.rate_interval;
             let an_hour = |rate: f64| bytes((rate.max(0.0) * 3600.0) as u64);
             format!("{}/h ({} – {})  ", an_hour(evidence.rate), an_hour(low), an_hour(high))
@@ -126,6 +138,24 @@ fn row(out: &mut String, answer: &LeaksAnswer<'_>, judged: &Judged, options: &Te
     match judged.row.key {
         RowKey::Site(node) => call_path(out, &answer.sites.frames(node), &figures, options),
         _ => line(out, &format!("{figures}{}", plain_key(&Row { with_callees: None, ..judged.row.clone() }, answer.summary, options))),
+    }
+}
+
+/// The evidence of what may be a leak.
+fn steps(evidence: &Evidence) -> String {
+    let Evidence { replaced, seen, steps: (up, down), own_p, p, .. } = *evidence;
+    if replaced > 0 && seen < FEW_BLOCKS {
+        return format!("larger blocks took the place of smaller ones, {} after the start, and ever more is held", times(replaced as u64));
+    }
+    let down = if down > 0 { format!(" and shrank {}", times(down as u64)) } else { " and never shrank".to_owned() };
+    format!("what is old grew {}{down}: by chance with a probability of {own_p:.1e}, and of {p:.2} at some place of all", times(up as u64))
+}
+
+fn times(number: u64) -> String {
+    match number {
+        1 => "once".to_owned(),
+        2 => "twice".to_owned(),
+        number => format!("{} times", count(number)),
     }
 }
 
@@ -162,6 +192,10 @@ pub fn leaks_json(answer: &LeaksAnswer<'_>) -> String {
             "growth_a_minute": evidence.slope * 60.0,
             "growth_a_minute_ci95": interval(evidence.slope_interval, 60.0),
             "growth_p": evidence.p,
+            "growth_p_alone": evidence.own_p,
+            "steps_up": evidence.steps.0,
+            "steps_down": evidence.steps.1,
+            "replaced_by_larger": evidence.replaced,
             "generations_with_survivors": evidence.generations.0,
             "generations": evidence.generations.1,
             "never_released": evidence.never_released,

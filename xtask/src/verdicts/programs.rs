@@ -1,4 +1,4 @@
-//! Ten programs in which nothing leaks, and those whose leaks are known.
+//! Programs in which nothing leaks, and those whose leaks are known.
 
 use super::ground::Ground;
 use super::subject::{Begun, Kind, Mode, Running, Subject};
@@ -28,12 +28,14 @@ pub const ALL: &[Subject] = &[
     healthy("start-up", Mode::Sampled, "what is there from the start, and small caches", |ground| kinds(ground, "start_up")),
     healthy("shutdown", Mode::Full, "all it ever made is released at its end", |ground| kinds(ground, "shutdown")),
     healthy("breathes", Mode::Full, "a queue that grows for five seconds and is emptied in five", |ground| kinds(ground, "breathes")),
+    healthy("high-water", Mode::Full, "a free list as long as was ever wanted at once", |ground| kinds(ground, "high_water")),
     healthy("pool", Mode::Full, "C++: a pool of objects, of which as many are out as chance will have it", |ground| {
         kinds_cpp(ground, "pool")
     }),
     healthy("threads", Mode::Sampled, "C++: a pool of threads, some of which end and are replaced", |ground| kinds_cpp(ground, "threads")),
     healthy("sqlite", Mode::Full, "sqlite3: a table of at most 2,000 rows", |ground| sqlite(ground, None)),
     healthy("lru", Mode::Full, "python: a cache of 800 of 3,000 results", |ground| python(ground, &["lru"])),
+    healthy("perl", Mode::Full, "perl: words that are counted, sorted and matched", perl),
     healthy("g++", Mode::Full, "the compiler at work on templates, to its end", compiler),
     healthy("git", Mode::Full, "git packs a repository of 30,000 objects, to its end", git),
     leaking("leak-big", Mode::Sampled, "4,000 bytes a turn", &["leaks_much"], |ground| kinds(ground, "big")),
@@ -47,10 +49,18 @@ pub const ALL: &[Subject] = &[
         kinds(ground, "forgotten")
     }),
     leaking("leak-append", Mode::Full, "one block that realloc grows and grows", &["appends"], |ground| kinds(ground, "append")),
+    leaking("leak-buffers", Mode::Full, "forty buffers that realloc grows now and then", &["buffers"], |ground| kinds(ground, "buffers")),
+    leaking("leak-evicts", Mode::Full, "a cache that forgets one in ten of what leaves it", &["evicts_most"], |ground| {
+        kinds(ground, "evicts")
+    }),
+    leaking("leak-batch", Mode::Full, "twenty blocks every four seconds", &["leaks_batch"], |ground| kinds(ground, "batch")),
     leaking("leak-rare", Mode::Full, "4 MiB every three seconds", &["leaks_large"], |ground| kinds(ground, "rare")),
     leaking("leak-map", Mode::Full, "C++: a std::map from which nothing is taken", &["remember_user"], |ground| kinds_cpp(ground, "map")),
     leaking("leak-table", Mode::Full, "C++: a std::unordered_map from which nothing is taken", &["remember_session"], |ground| {
         kinds_cpp(ground, "table")
+    }),
+    leaking("leak-vector", Mode::Full, "C++: a std::vector from which nothing is taken", &["remember_measure"], |ground| {
+        kinds_cpp(ground, "vector")
     }),
     leaking("leak-ctypes", Mode::Full, "python: a C library that forgets one copy in ten", &["parse_header"], |ground| {
         python(ground, &["ctypes", &library("parse.so")?.to_string_lossy()])
@@ -103,6 +113,12 @@ fn python(ground: &Ground, words: &[&str]) -> Result<Begun> {
     let mut command = Command::new(programs::python());
     command.arg(programs::source("verdicts_server.py")).arg(words[0]).arg(seconds(ground)).args(&words[1..]);
     command.env("PYTHONMALLOC", "malloc");
+    Ok(Begun::Command(command))
+}
+
+fn perl(ground: &Ground) -> Result<Begun> {
+    let mut command = Command::new("/usr/bin/perl");
+    command.arg(programs::source("verdicts_bounded.pl")).arg(seconds(ground));
     Ok(Begun::Command(command))
 }
 

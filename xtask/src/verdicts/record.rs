@@ -54,9 +54,9 @@ impl Outcome {
         }
     }
 
-    /// How many places are called leaks.
-    pub fn called(&self) -> usize {
-        self.verdicts.iter().find(|(word, _)| word == "leak").map_or(0, |(_, number)| *number)
+    /// How many places have this verdict.
+    pub fn number(&self, verdict: &str) -> usize {
+        self.verdicts.iter().find(|(word, _)| word == verdict).map_or(0, |(_, number)| *number)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Ten services of Debian's packages, each on a port of its own, with all it writes in a directory of its own.
+//! Services of Debian's packages, each on a port of its own, with all it writes in a directory of its own.
 //!
 //! What they keep for their clients is bounded, and complete within a minute.
 
@@ -17,18 +17,20 @@ const fn service(name: &'static str, mode: Mode, what: &'static str, begin: fn(&
     Subject { name, kind: Kind::Service, mode, what, leaks: &[], begin }
 }
 
-/// All ten.
+/// All of them.
 pub const ALL: &[Subject] = &[
     service("redis", Mode::Full, "strings, lists, hashes and sorted sets of bounded keys; keys that expire", redis),
     service("memcached", Mode::Full, "3,000 keys, half of which expire", memcached),
     service("postgres", Mode::Tree, "updates, joins, groups; sessions come and go", postgres),
     service("nginx", Mode::Full, "files, compressed or not, from a cache of 20 open ones; the worker", nginx),
     service("apache2", Mode::Tree, "files, compressed or not; mpm_event", apache2),
+    service("lighttpd", Mode::Full, "files, from a cache of what they are", lighttpd),
     service("node", Mode::Sampled, "an HTTP server that parses JSON and keeps the last 500 answers", node),
     service("python", Mode::Sampled, "an HTTP server of threads that parses JSON and keeps the last 500 answers", python),
     service("haproxy", Mode::Full, "HTTP to a server behind it; a table of 2,000 users that expire", haproxy),
     service("mosquitto", Mode::Sampled, "MQTT: 200 topics with retained messages; subscribers come and go", mosquitto),
     service("unbound", Mode::Full, "names of another server, whose answers expire, in a cache that is too small for them", unbound),
+    service("dnsmasq", Mode::Full, "the same names, in a cache of 150", dnsmasq),
 ];
 
 fn redis(ground: &Ground) -> Result<Begun> {
@@ -124,6 +126,19 @@ fn apache2(ground: &Ground) -> Result<Begun> {
     Ok(Begun::Running(ground.serve(&command, port, "http", 800, None)?))
 }
 
+fn lighttpd(ground: &Ground) -> Result<Begun> {
+    let (port, pages, at) = (ground.port()?, pages(ground)?, ground.at.display());
+    let config = format!(
+        "server.document-root = \"{pages}\"\nserver.port = {port}\nserver.bind = \"127.0.0.1\"\nserver.username = \"nobody\"\n\
+         server.groupname = \"nogroup\"\nserver.errorlog = \"{at}/error.log\"\nserver.max-keep-alive-requests = 100000\n\
+         mimetype.assign = ( \".html\" => \"text/html\" )\n"
+    );
+    let config = ground.write("lighttpd.conf", &config)?;
+    let mut command = Command::new("/usr/sbin/lighttpd");
+    command.arg("-D").arg("-f").arg(config);
+    Ok(Begun::Running(ground.serve(&command, port, "http", 800, None)?))
+}
+
 fn node(ground: &Ground) -> Result<Begun> {
     let port = ground.port()?;
     let mut command = Command::new("/usr/bin/node");
@@ -176,5 +191,14 @@ fn unbound(ground: &Ground) -> Result<Begun> {
     let config = ground.write("unbound.conf", &config)?;
     let mut command = Command::new("/usr/sbin/unbound");
     command.arg("-c").arg(config);
+    Ok(Begun::Running(ground.serve(&command, port, "dns", 800, Some(other))?))
+}
+
+fn dnsmasq(ground: &Ground) -> Result<Begun> {
+    let (port, other, at) = (ground.port()?, ground.port()?, ground.at.display());
+    let mut command = Command::new("/usr/sbin/dnsmasq");
+    command.args(["--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--bind-interfaces", "--user=nobody"]);
+    command.args(["--listen-address=127.0.0.1", "--cache-size=150", "--log-facility=-"]);
+    command.args([format!("--port={port}"), format!("--server=127.0.0.1#{other}"), format!("--pid-file={at}/pid")]);
     Ok(Begun::Running(ground.serve(&command, port, "dns", 800, Some(other))?))
 }
