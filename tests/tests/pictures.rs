@@ -5,8 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use hound_tests::attach::{self, Subject};
 use hound_tests::capture::{Capture, Frame, Site};
-use hound_tests::compile::Build;
+use hound_tests::compile::{Build, Program};
 use hound_tests::process::{self, Outcome};
 use hound_tests::record::{Recording, Target, Way};
 use hound_tests::requirement;
@@ -186,8 +187,8 @@ fn pictures_of_samples_say_that_they_are_estimates() {
 }
 
 /// What `hound graph --format json ARGS…` says.
-fn numbers(drawn: &Drawn, args: &[&str]) -> serde_json::Value {
-    let outcome = drawn.capture().ask("graph", &[&["--format", "json"], args].concat());
+fn numbers(capture: &Capture, args: &[&str]) -> serde_json::Value {
+    let outcome = capture.ask("graph", &[&["--format", "json"], args].concat());
     assert!(outcome.status.success(), "{args:?}: {}", outcome.err());
     serde_json::from_str(&outcome.out()).unwrap_or_else(|e| panic!("{args:?}: {e}: {}", outcome.out()))
 }
@@ -201,18 +202,18 @@ fn histograms_hold_every_block_of_the_report() {
     let drawn = Drawn::of("shapes.c");
     let totals = drawn.capture().report().totals;
     for what in ["--sizes", "--lifetimes"] {
-        let found = numbers(&drawn, &[what]);
+        let found = numbers(drawn.capture(), &[what]);
         let all = (sum(&found["buckets"], "blocks"), sum(&found["buckets"], "bytes"));
         assert_eq!(all, (totals.allocations, totals.allocated_bytes), "{what}");
     }
-    let found = numbers(&drawn, &["--lifetimes"]);
+    let found = numbers(drawn.capture(), &["--lifetimes"]);
     let never =
         found["buckets"].as_array().expect("a list").iter().find(|bucket| bucket["name"] == "never released").expect("a bar of its own");
     assert_eq!(never["bytes"], totals.live_bytes);
-    let leaked = numbers(&drawn, &["--sizes", "--only", "leaked", "--by", "mode"]);
+    let leaked = numbers(drawn.capture(), &["--sizes", "--only", "leaked", "--by", "mode"]);
     assert_eq!(sum(&leaked["buckets"], "bytes"), totals.live_bytes);
     assert_eq!(leaked["series"][0]["name"], "every block recorded: exact");
-    let of_process = numbers(&drawn, &["--sizes", "--by", "process"]);
+    let of_process = numbers(drawn.capture(), &["--sizes", "--by", "process"]);
     assert!(of_process["series"][0]["name"].as_str().expect("a name").contains("(process "), "{of_process}");
 }
 
@@ -220,19 +221,39 @@ fn histograms_hold_every_block_of_the_report() {
 fn pages_and_address_space_hold_what_lives() {
     let drawn = Drawn::of("shapes.c");
     let totals = drawn.capture().report().totals;
-    let pages = numbers(&drawn, &["--fragmentation", "--top", "40"]);
+    let pages = numbers(drawn.capture(), &["--fragmentation", "--top", "40"]);
     let pinned = sum(&pages["sites"], "pages") + pages["shared_pages"].as_u64().expect("a figure");
     assert_eq!((pages["live_bytes"].as_u64(), Some(pinned)), (Some(totals.live_bytes), pages["pages"].as_u64()));
-    let space = numbers(&drawn, &["--address-space"]);
+    let space = numbers(drawn.capture(), &["--address-space"]);
     assert_eq!(sum(&space["ranges"], "live_bytes"), totals.live_bytes);
-    assert!(numbers(&drawn, &["--fragmentation", "--at", "0"])["live_bytes"] == 0, "nothing lived yet");
+    assert!(numbers(drawn.capture(), &["--fragmentation", "--at", "0"])["live_bytes"] == 0, "nothing lived yet");
+}
+
+#[test]
+fn what_lives_at_a_detach_is_drawn_without_a_moment_given() {
+    if !requirement::root() {
+        return;
+    }
+    let mut subject = Subject::start(&mut Command::new(Program::new("attach_target.c", Build::Optimised).path()));
+    let file = subject.file("attached.hound");
+    let session = attach::attach(subject.pid(), &file, &[]);
+    subject.order("noted");
+    let capture = session.detach(&[]);
+    let live = capture.report().totals.live_bytes;
+    let lifetimes = numbers(&capture, &["--lifetimes"]);
+    let buckets = lifetimes["buckets"].as_array().expect("a list");
+    let bar = |name: &str| buckets.iter().find(|bucket| bucket["name"] == name).map(|bucket| bucket["bytes"].clone());
+    assert_eq!((bar("never released"), bar("not known").unwrap_or(0.into())), (Some(live.into()), 0.into()), "{lifetimes:#}");
+    assert_eq!(numbers(&capture, &["--fragmentation"])["live_bytes"], live);
+    assert_eq!(sum(&numbers(&capture, &["--address-space"])["ranges"], "live_bytes"), live);
+    subject.end();
 }
 
 #[test]
 fn a_flamegraph_of_the_last_moment_is_what_lives_at_the_end() {
     let drawn = Drawn::of("shapes.c");
     let of = |args: &[&str]| folded(&drawn.draw("flame", "a.folded", &[args, &["--full-stacks"]].concat()));
-    let wall = numbers(&drawn, &[])["times_ns"].as_array().and_then(|times| times.last().cloned()).expect("a moment");
+    let wall = numbers(drawn.capture(), &[])["times_ns"].as_array().and_then(|times| times.last().cloned()).expect("a moment");
     assert_eq!(of(&["--at", &format!("{wall}ns")]), of(&["--leaks", "--no-default-suppressions"]));
     assert!(of(&["--at", "0"]).is_empty());
     let other = drawn.capture().path.to_str().expect("a plain name").to_owned();

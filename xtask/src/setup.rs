@@ -55,7 +55,6 @@ const PACKAGES: &[(&str, &[Purpose])] = &[
     ("memcached", &[Verdicts]),
     ("mosquitto", &[Verdicts]),
     ("unbound", &[Verdicts]),
-    ("dnsmasq-base", &[Verdicts]),
     ("lighttpd", &[Verdicts]),
     ("perl", &[Verdicts]),
     ("git", &[Verdicts]),

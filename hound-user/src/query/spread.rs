@@ -59,6 +59,8 @@ pub struct Spread {
     grouping: Grouping,
     sampling: Option<Arc<Sampling>>,
     over: Over,
+    /// Until when allocations were recorded.
+    watched_ns: u64,
     /// Where each place of the scale begins.
     from: Vec<u64>,
     /// By row, by place; empty where a row has nothing.
@@ -80,7 +82,8 @@ impl Spread {
         };
         let places = from.len() + APART;
         let whole = vec![<[Estimate; 2]>::default(); if sampling.is_some() { places } else { 0 }];
-        Spread { rows: vec![Vec::new(); grouping.rows()], grouping, sampling, over, from, whole }
+        let watched_ns = sampling.as_ref().and_then(|sampling| sampling.watched_ns()).unwrap_or(u64::MAX);
+        Spread { rows: vec![Vec::new(); grouping.rows()], grouping, sampling, over, watched_ns, from, whole }
     }
 
     /// A block ended, or lives at the end.
@@ -93,6 +96,8 @@ impl Spread {
             (Over::Sizes, _) => self.place(block.size),
             (Over::Lifetimes, Ending::Freed(death)) => self.place(death.time_ns.saturating_sub(block.alloc_ns)),
             (Over::Lifetimes, Ending::Alive { .. }) => self.from.len(),
+            // What lived when recording was over was not released while it lasted; what lived when it paused may have been since.
+            (Over::Lifetimes, Ending::Censored { time_ns }) if *time_ns >= self.watched_ns => self.from.len(),
             // It ended by some moment, or lived until one: neither is a lifetime.
             (Over::Lifetimes, Ending::Replaced { .. } | Ending::Gone { .. } | Ending::Uncertain { .. } | Ending::Censored { .. }) => {
                 self.from.len() + 1

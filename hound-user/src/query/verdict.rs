@@ -10,7 +10,8 @@
 //! - **is not made up for**: what ends of the older ones does not balance it, as in a cache that is full;
 //! - **goes on**: it grows in the later half of the time as in the earlier one, other than a cache that fills.
 //!
-//! What does all that, but in so few steps that a place among so many may have done it by chance, may leak: it is said, and called no leak.
+//! What does all that, but in so few steps that a place among so many may have done it by chance, or hardly at all in the last quarter, may leak: it
+//! is said, and called no leak.
 
 use super::generations::{Generations, SEGMENTS};
 use statrs::distribution::{ContinuousCDF, StudentsT};
@@ -35,8 +36,10 @@ const GOES_ON: f64 = 0.5;
 const HAS_ENDED: f64 = 0.2;
 /// A block is replaced by larger ones if what a place holds has become more so often since the start, and never less.
 const REPLACED: usize = 2;
-/// It still is if what it holds at the end is at least so many times what it held half-way.
+/// It still is if what it holds at the end is at least so many times what it held at the end of this segment: an array that becomes up to 2.1
+/// times as large when it is full, and is filled evenly, does so once at least after 1/2.1 of the time.
 const REPLACED_LATE: f64 = 1.3;
+const LATE: usize = SEGMENTS * 7 / 16;
 /// Less than this an hour is not called a leak.
 const LITTLE_AN_HOUR: f64 = 16.0 * 1024.0;
 /// Of what survives, less than this after the start is as good as nothing.
@@ -101,6 +104,8 @@ pub struct Evidence {
     pub never_released: f64,
     /// Growth of the later half in that of the earlier one.
     pub later: f64,
+    /// Growth of the last quarter, in what would be its share.
+    pub lately: f64,
     /// Age from which a block is old, in nanoseconds.
     pub old_ns: u64,
     /// Bytes that live at the end.
@@ -139,6 +144,7 @@ pub fn judge(of: &Generations, segment_ns: u64, places: usize) -> (Verdict, Evid
         generations: (with_survivors, mature.len()),
         never_released: if born > 0.0 { (blocks(Generations::surviving_blocks) / born).clamp(0.0, 1.0) } else { 0.0 },
         later: if earlier > 0.0 { later / earlier } else { f64::from(u8::from(later > 0.0)) },
+        lately: share_of_the_last_quarter(&aged),
         old_ns: age as u64 * segment_ns,
         live: (0..SEGMENTS).map(|generation| of.survivors(generation)).sum::<f64>().max(0.0),
         seen,
@@ -175,17 +181,24 @@ fn verdict(evidence: &Evidence, mature: f64, of_start: f64, growth: f64) -> Verd
     match evidence.later {
         later if later < HAS_ENDED => Verdict::Plateau,
         later if later < GOES_ON || !is_spread => Verdict::Slows,
-        _ if evidence.p >= SIGNIFICANCE => Verdict::MayLeak,
+        _ if evidence.p >= SIGNIFICANCE || evidence.lately < HAS_ENDED => Verdict::MayLeak,
         _ => Verdict::Leak,
     }
 }
 
-/// How often what a place holds became more after the start, if it never became less, did so in the later half, too, and by no little.
+/// What the last quarter has of the growth, in what it would have of an even one.
+fn share_of_the_last_quarter(aged: &[f64]) -> f64 {
+    let (last, steps) = (aged.len() - 1, aged.len() / 4);
+    let [all, lately] = [aged[last] - aged[0], aged[last] - aged[last - steps]];
+    if all > 0.0 { lately / all * last as f64 / steps as f64 } else { 0.0 }
+}
+
+/// How often what a place holds became more after the start, if it never became less, did so lately, too, and by no little.
 fn replaced(of: &Generations, seconds: f64) -> usize {
     let live: Vec<f64> = (START..SEGMENTS).map(|segment| of.aged(segment, 0)).collect();
-    let (half_way, last) = (live[live.len() / 2], live[live.len() - 1]);
+    let (before, last) = (live[LATE - START], live[live.len() - 1]);
     let an_hour = (last - live[0]) * 3600.0 / (seconds * live.len() as f64);
-    if an_hour < LITTLE_AN_HOUR || last < REPLACED_LATE * half_way || live.windows(2).any(|two| two[1] < two[0]) {
+    if an_hour < LITTLE_AN_HOUR || last < REPLACED_LATE * before || live.windows(2).any(|two| two[1] < two[0]) {
         return 0;
     }
     live.windows(2).filter(|two| two[1] > two[0]).count()
@@ -318,6 +331,9 @@ mod tests {
         assert_eq!(now_and_then(9), Verdict::TooLittle, "in 3 of 28");
         let large = program(|generation| vec![None; if generation % 2 == 0 { 400 } else { 0 }]);
         assert_eq!(judge(&large, 10_000_000_000, 20_000).0, Verdict::MayLeak, "of 20,000 places");
+        let until = |end: usize| verdict_of(move |generation| vec![None; if generation < end { 300 } else { 0 }]);
+        let ends = [Verdict::Plateau, Verdict::Slows, Verdict::MayLeak, Verdict::Leak];
+        assert_eq!([20, 22, 25, 30].map(until), ends, "it has not grown lately");
         // An array of twice the size each time it is full, of which a program uses the same amount a second.
         let doubles = |at: &'static [usize]| {
             let mut made = Generations::default();

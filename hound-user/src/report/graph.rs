@@ -185,7 +185,9 @@ impl Memory {
 
     fn tracks(self) -> Vec<Track> {
         let tracks = [("resident memory of the process (RSS)", self.resident), ("of it anonymous: no file's pages", self.anonymous)];
-        tracks.into_iter().filter(|(_, points)| !points.is_empty()).map(|(name, points)| Track { name: name.to_owned(), points }).collect()
+        // One look tells of one moment: what it is in the others of a program that ended within a second, nobody knows.
+        let moments = |points: &[(u64, f64)]| points.chunk_by(|a, b| a.0 == b.0).count();
+        tracks.into_iter().filter(|(_, points)| moments(points) > 1).map(|(name, points)| Track { name: name.to_owned(), points }).collect()
     }
 }
 

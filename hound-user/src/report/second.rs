@@ -40,14 +40,12 @@ impl Prepared {
         Ok(Prepared { most: options.query.limit.unwrap_or(usize::MAX), material, summary, table, query, streams })
     }
 
-    /// The moment that is asked for, or the end.
+    /// The moment that is asked for, or the last one up to which every block was recorded: the end, or a moment before the detach.
     ///
     /// # Errors
     /// If it is after the end, or not every block was recorded up to it.
     pub fn exact_moment(&self, at_ns: Option<u64>) -> anyhow::Result<u64> {
         let (capture, end_ns) = (&self.material.capture, self.material.end_ns());
-        let at_ns = at_ns.unwrap_or(end_ns);
-        anyhow::ensure!(at_ns <= end_ns, "the capture ends after {}, before {}", duration(end_ns), duration(at_ns));
         anyhow::ensure!(!self.material.faults, "this capture has page faults alone: which blocks lie where is not known");
         let modes = capture.sampling().iter().filter_map(|event| match event.event {
             Event::Mode { mode } => Some((event.time_ns, mode != MODE_FULL)),
@@ -55,7 +53,10 @@ impl Prepared {
             Event::Rate(interval) => Some((event.time_ns, interval > 0)),
             _ => None,
         });
-        if let Some(from_ns) = modes.filter(|(_, is_partial)| *is_partial).map(|(from_ns, _)| from_ns).min().filter(|from| *from <= at_ns) {
+        let partial_ns = modes.filter(|(_, is_partial)| *is_partial).map(|(from_ns, _)| from_ns).min();
+        let at_ns = at_ns.unwrap_or_else(|| end_ns.min(partial_ns.unwrap_or(u64::MAX).saturating_sub(1)));
+        anyhow::ensure!(at_ns <= end_ns, "the capture ends after {}, before {}", duration(end_ns), duration(at_ns));
+        if let Some(from_ns) = partial_ns.filter(|from| *from <= at_ns) {
             let way = match from_ns {
                 0 => "record with `hound run`, or `hound attach --mode full`".to_owned(),
                 _ => format!("give a moment before {} to --at", duration(from_ns)),

@@ -101,7 +101,7 @@ fn section(out: &mut String, answer: &LeaksAnswer<'_>, verdict: Verdict, mut of:
     let live: f64 = of.iter().map(|judged| judged.evidence.live).sum();
     let what = match verdict {
         Verdict::Leak => return,
-        Verdict::MayLeak => "grew so far, in too few steps to tell a leak from a cache or a pool that had not filled; record for longer",
+        Verdict::MayLeak => "grew, but a leak cannot be told from a cache or a pool that fills yet; record for longer",
         Verdict::Slows => "grows ever slower: caches that fill, or leaks under a load that falls; record for longer",
         Verdict::Plateau => "grew and grows no more: full caches",
         Verdict::StartUp if answer.summary.end == EndKind::Detach => "from the first eighth of the recording: no growth since",
@@ -143,7 +143,7 @@ fn row(out: &mut String, answer: &LeaksAnswer<'_>, judged: &Judged, options: &Te
 
 /// The evidence of what may be a leak.
 fn steps(evidence: &Evidence) -> String {
-    let Evidence { replaced, seen, steps: (up, down), own_p, p, .. } = *evidence;
+    let Evidence { replaced, seen, steps: (up, down), own_p, p, lately, .. } = *evidence;
     if replaced > 0 && seen < FEW_BLOCKS {
         return format!("larger blocks took the place of smaller ones, {} after the start, and ever more is held", times(replaced as u64));
     }
@@ -200,6 +200,7 @@ pub fn leaks_json(answer: &LeaksAnswer<'_>) -> String {
             "generations": evidence.generations.1,
             "never_released": evidence.never_released,
             "later_half": evidence.later,
+            "last_quarter": evidence.lately,
             "old_after_ns": evidence.old_ns,
             "survivors_seen": evidence.seen,
             "live_bytes": evidence.live,

@@ -30,7 +30,6 @@ pub const ALL: &[Subject] = &[
     service("haproxy", Mode::Full, "HTTP to a server behind it; a table of 2,000 users that expire", haproxy),
     service("mosquitto", Mode::Sampled, "MQTT: 200 topics with retained messages; subscribers come and go", mosquitto),
     service("unbound", Mode::Full, "names of another server, whose answers expire, in a cache that is too small for them", unbound),
-    service("dnsmasq", Mode::Full, "the same names, in a cache of 150", dnsmasq),
 ];
 
 fn redis(ground: &Ground) -> Result<Begun> {
@@ -127,10 +126,10 @@ fn apache2(ground: &Ground) -> Result<Begun> {
 }
 
 fn lighttpd(ground: &Ground) -> Result<Begun> {
-    let (port, pages, at) = (ground.port()?, pages(ground)?, ground.at.display());
+    let (port, pages) = (ground.port()?, pages(ground)?);
     let config = format!(
         "server.document-root = \"{pages}\"\nserver.port = {port}\nserver.bind = \"127.0.0.1\"\nserver.username = \"nobody\"\n\
-         server.groupname = \"nogroup\"\nserver.errorlog = \"{at}/error.log\"\nserver.max-keep-alive-requests = 100000\n\
+         server.groupname = \"nogroup\"\nserver.max-keep-alive-requests = 100000\n\
          mimetype.assign = ( \".html\" => \"text/html\" )\n"
     );
     let config = ground.write("lighttpd.conf", &config)?;
@@ -191,14 +190,5 @@ fn unbound(ground: &Ground) -> Result<Begun> {
     let config = ground.write("unbound.conf", &config)?;
     let mut command = Command::new("/usr/sbin/unbound");
     command.arg("-c").arg(config);
-    Ok(Begun::Running(ground.serve(&command, port, "dns", 800, Some(other))?))
-}
-
-fn dnsmasq(ground: &Ground) -> Result<Begun> {
-    let (port, other, at) = (ground.port()?, ground.port()?, ground.at.display());
-    let mut command = Command::new("/usr/sbin/dnsmasq");
-    command.args(["--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--bind-interfaces", "--user=nobody"]);
-    command.args(["--listen-address=127.0.0.1", "--cache-size=150", "--log-facility=-"]);
-    command.args([format!("--port={port}"), format!("--server=127.0.0.1#{other}"), format!("--pid-file={at}/pid")]);
     Ok(Begun::Running(ground.serve(&command, port, "dns", 800, Some(other))?))
 }
