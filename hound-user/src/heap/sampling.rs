@@ -152,11 +152,6 @@ impl Sampling {
         &self.parts
     }
 
-    /// Until when allocations were recorded, in nanoseconds of the capture, if they ever were.
-    pub fn watched_ns(&self) -> Option<u64> {
-        self.parts.iter().filter(|part| part.mode != MODE_OFF).map(|part| part.to_ns).max()
-    }
-
     /// All windows, in order.
     pub fn windows(&self) -> &[Window] {
         &self.windows

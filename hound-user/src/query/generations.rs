@@ -16,6 +16,7 @@
 
 use super::timeline::Grouping;
 use crate::heap::{Block, Drawn, End, Ending, Sampling};
+use hound_common::event::MODE_OFF;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -136,7 +137,8 @@ impl Births {
     /// From one moment to another, in nanoseconds of the capture, of which the last event was at `last_ns`. `wanted`: of each row, whether
     /// anything of it lives at the end.
     pub fn new(grouping: Grouping, sampling: Option<Arc<Sampling>>, (from_ns, to_ns): (u64, u64), last_ns: u64, wanted: &[bool]) -> Self {
-        let watched_ns = sampling.as_ref().and_then(|sampling| sampling.watched_ns()).unwrap_or(u64::MAX).min(last_ns);
+        let parts = sampling.iter().flat_map(|sampling| sampling.parts());
+        let watched_ns = parts.filter(|part| part.mode != MODE_OFF).map(|part| part.to_ns).max().unwrap_or(u64::MAX).min(last_ns);
         let segment_ns = (to_ns.saturating_sub(from_ns) / SEGMENTS as u64 + 1).max(1);
         let rows = wanted.iter().map(|&wanted| wanted.then(Generations::default)).collect();
         Births { grouping, sampling, last_ns, watched_ns, from_ns, segment_ns, rows, kept: HashMap::new() }

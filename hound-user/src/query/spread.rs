@@ -59,7 +59,7 @@ pub struct Spread {
     grouping: Grouping,
     sampling: Option<Arc<Sampling>>,
     over: Over,
-    /// Until when allocations were recorded.
+    /// When recording was over.
     watched_ns: u64,
     /// Where each place of the scale begins.
     from: Vec<u64>,
@@ -70,8 +70,8 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Of nothing.
-    pub fn new(grouping: Grouping, over: Over, sampling: Option<Arc<Sampling>>) -> Self {
+    /// Of nothing. `watched_ns`: when recording was over, if it was before the capture's end.
+    pub fn new(grouping: Grouping, over: Over, sampling: Option<Arc<Sampling>>, watched_ns: Option<u64>) -> Self {
         let from: Vec<u64> = match over {
             Over::Sizes => std::iter::once(0).chain((0..u64::BITS).map(|bit| 1 << bit)).collect(),
             Over::Lifetimes => {
@@ -82,7 +82,7 @@ impl Spread {
         };
         let places = from.len() + APART;
         let whole = vec![<[Estimate; 2]>::default(); if sampling.is_some() { places } else { 0 }];
-        let watched_ns = sampling.as_ref().and_then(|sampling| sampling.watched_ns()).unwrap_or(u64::MAX);
+        let watched_ns = watched_ns.unwrap_or(u64::MAX);
         Spread { rows: vec![Vec::new(); grouping.rows()], grouping, sampling, over, watched_ns, from, whole }
     }
 
@@ -198,7 +198,7 @@ mod tests {
         let scale = whole.as_ref().map(|whole| whole.scale.clone());
         let table = ask(query, &sites, &heap.streams, &Suppressions::none(), scale.as_ref());
         let grouping = Grouping::new(query, &sites, &heap.streams, &table, &entries, Vec::new());
-        let mut spread = Spread::new(grouping, over, heap.sampling.clone());
+        let mut spread = Spread::new(grouping, over, heap.sampling.clone(), None);
         heap.replay(|block: &Block, ending: &Ending, _: &Peak| spread.add(block, ending));
         (spread.finish(most, scale.as_ref()), table)
     }

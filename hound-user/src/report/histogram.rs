@@ -14,7 +14,7 @@ pub(super) fn drawn(path: &Path, options: &Options, how: &GraphOptions, over: Ov
     let mut prepared = Prepared::of(path, options, progress)?;
     anyhow::ensure!(!prepared.material.faults, "this capture has page faults alone, which have no sizes and no lifetimes");
     let sampling = prepared.material.read.sampling.clone();
-    let mut spread = Spread::new(prepared.grouping(), over, sampling.clone());
+    let mut spread = Spread::new(prepared.grouping(), over, sampling.clone(), prepared.watched_until());
     prepared.pass(progress, |block, ending| spread.add(block, ending), |_| ());
     let found = spread.finish(prepared.most, prepared.material.scale.as_ref());
     progress.done();

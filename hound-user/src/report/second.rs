@@ -9,7 +9,7 @@ use crate::columns::Watched;
 use crate::heap::{Block, Ending, Heaps, Hears, Peak};
 use crate::query::{Grouping, Measure, Query, Suppressions, Table, ask};
 use crate::view::{self, Remark, Summary, duration};
-use hound_common::event::MODE_FULL;
+use hound_common::event::{MODE_FULL, MODE_OFF};
 use std::path::Path;
 
 /// A capture after its first pass.
@@ -67,6 +67,12 @@ impl Prepared {
             );
         }
         Ok(at_ns)
+    }
+
+    /// When recording was over, if the capture goes on after that.
+    pub fn watched_until(&self) -> Option<u64> {
+        let mode = |event: &Stamped| if let Event::Mode { mode } = event.event { Some((event.time_ns, mode)) } else { None };
+        self.material.capture.sampling().iter().rev().find_map(mode).filter(|(_, mode)| *mode == MODE_OFF).map(|(time_ns, _)| time_ns)
     }
 
     /// Which row each block is of.
