@@ -24,8 +24,9 @@ const MOST_AGE: usize = SEGMENTS / 4;
 const OLD: f64 = 0.99;
 /// Fewer survivors than these show no trend.
 const FEW: u64 = 4;
-/// Chance of calling growth what is none, of all places together.
+/// Chance of calling growth what is none: of one place, for what may leak, and of all places together, for what does.
 const SIGNIFICANCE: f64 = 0.05;
+const SURE: f64 = 0.01;
 /// Of the generations that would have survivors if those were spread evenly, so many must; but no more than so many: some leak in bursts.
 const SPREAD: f64 = 0.5;
 const BURSTS: f64 = 4.0;
@@ -181,7 +182,7 @@ fn verdict(evidence: &Evidence, mature: f64, of_start: f64, growth: f64) -> Verd
     match evidence.later {
         later if later < HAS_ENDED => Verdict::Plateau,
         later if later < GOES_ON || !is_spread => Verdict::Slows,
-        _ if evidence.p >= SIGNIFICANCE || evidence.lately < HAS_ENDED => Verdict::MayLeak,
+        _ if evidence.p >= SURE || evidence.lately < HAS_ENDED => Verdict::MayLeak,
         _ => Verdict::Leak,
     }
 }
