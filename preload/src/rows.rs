@@ -1,7 +1,7 @@
 //! The row for a return address, computed once and cached for the whole process.
 //!
-//! The cache is a table of atomics that only gains entries (and turns those of an unloaded module into tombstones): a reader needs no lock,
-//! and a signal handler that interrupts a writer finds the slot being written and computes the row for itself.
+//! The cache is a table of atomics that gains entries, and turns those of an unloaded module into tombstones, whose slots are used again: a
+//! reader needs no lock, and a signal handler that interrupts a writer finds the slot being written and computes the row for itself.
 
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
@@ -81,18 +81,27 @@ impl Table {
         self.mask.load(Ordering::Relaxed) + 1
     }
 
+    /// The slots where a key may be.
+    fn neighbourhood(&self, key: u64) -> impl Iterator<Item = &'static Slot> {
+        let home = hash(key);
+        (0..PROBES).map(move |probe| self.slot(home.wrapping_add(probe)))
+    }
+
     /// Puts a row in. False if its neighbourhood is full.
     fn insert(&self, key: u64, packed: (u64, u64)) -> bool {
-        for probe in 0..PROBES {
-            let slot = self.slot(hash(key).wrapping_add(probe));
+        let mut chain = self.neighbourhood(key).map(|slot| slot.key.load(Ordering::Relaxed)).take_while(|found| *found != 0);
+        if chain.any(|found| found & KEY_MASK == key) {
+            return true;
+        }
+        for slot in self.neighbourhood(key) {
             let found = slot.key.load(Ordering::Relaxed);
-            if found & KEY_MASK == key {
-                return true;
+            if found > TOMBSTONE || found == BUSY {
+                continue;
             }
-            if found == 0 && slot.key.compare_exchange(0, BUSY, Ordering::Acquire, Ordering::Relaxed).is_ok() {
-                slot.row.store(packed.1, Ordering::Relaxed);
-                slot.key.store(packed.0, Ordering::Release); // pairs with the acquire in `row`
-                self.used.fetch_add(1, Ordering::Relaxed);
+            if slot.key.compare_exchange(found, BUSY, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+                slot.row.store(packed.1, Ordering::Release); // pairs with the acquire of the row in `find`
+                slot.key.store(packed.0, Ordering::Release); // pairs with the acquire of the key in `find`
+                self.used.fetch_add(usize::from(found == 0), Ordering::Relaxed);
                 return true;
             }
         }
@@ -193,7 +202,9 @@ impl View {
             let slot = unsafe { &*self.slots.wrapping_add(start.wrapping_add(probe) & self.mask) };
             let found = slot.key.load(Ordering::Acquire); // pairs with the release in `insert`
             if (found ^ ra) << (64 - KEY_BITS) == 0 {
-                return Some(unpack(found, slot.row.load(Ordering::Relaxed)));
+                let row = slot.row.load(Ordering::Acquire);
+                // Its module may be gone meanwhile, and another key have the slot. Pairs with the release of the row in `insert`.
+                return (slot.key.load(Ordering::Relaxed) == found).then(|| unpack(found, row));
             }
             probe += 1;
             if found == 0 || probe == PROBES {
@@ -321,6 +332,17 @@ pub fn forget(start: u64, end: u64) {
         let ip = lookup_ip(key & KEY_MASK);
         if key & KEY_MASK > TOMBSTONE && ip >= start && ip < end {
             let _ = slot.key.compare_exchange(key, TOMBSTONE, Ordering::AcqRel, Ordering::Relaxed);
+        }
+    }
+    // A tombstone that nothing lies behind is none: else they would add up with every module and every session, and the table grow. A row
+    // that is put in behind it at this moment is not found again, and computed anew.
+    for position in (0..table.len()).rev() {
+        let slot = table.slot(position);
+        if slot.key.load(Ordering::Relaxed) == TOMBSTONE
+            && table.slot(position + 1).key.load(Ordering::Relaxed) == 0
+            && slot.key.compare_exchange(TOMBSTONE, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        {
+            table.used.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }

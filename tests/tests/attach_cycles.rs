@@ -11,6 +11,7 @@ use hound_tests::attach::{self, Footprint};
 use hound_tests::compile::{Build, Program};
 use hound_tests::process::{self, EndOf, Running};
 use hound_tests::requirement;
+use hound_tests::scene::Scene;
 use nix::sys::signal::{Signal, kill};
 
 const THREADS: u32 = 32;
@@ -100,6 +101,30 @@ fn cycle_after_cycle_leaves_no_mapping_no_descriptor_and_no_thread() {
     let told = outcome.out().lines().last().unwrap_or("").to_owned();
     let told: serde_json::Value = serde_json::from_str(&told).unwrap_or_else(|e| panic!("{e}: {told}"));
     assert_eq!((&told["failures"], &told["eintr_foreign"]), (&0.into(), &0.into()), "{}", outcome.err());
+}
+
+#[test]
+fn a_library_left_asleep_needs_no_more_memory_the_more_often_it_is_woken() {
+    if !requirement::root() {
+        return;
+    }
+    let scene = Scene::start();
+    let session = || {
+        let hound = scene.attach(&[]);
+        let detached = scene.ask("detach", &[]);
+        assert!(detached.status.success(), "{}", detached.err());
+        assert_eq!(hound.finish().shell_status(), 0);
+        let others = |line: &String| !line.contains("[heap]") && !line.contains("[stack]");
+        attach::maps(scene.pid()).into_iter().filter(others).collect::<Vec<_>>()
+    };
+    let first = session();
+    for number in 2..=24 {
+        let now = session();
+        assert!(appeared(&first, &now).is_empty(), "after {number} sessions: {:?}", appeared(&first, &now));
+    }
+    let unloaded = scene.ask("detach", &["--unload"]);
+    assert!(unloaded.status.success(), "{}", unloaded.err());
+    scene.must_end_by_itself();
 }
 
 /// How many cycles, and for how long at most.
