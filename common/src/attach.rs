@@ -33,7 +33,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64};
 /// First word of an attachment: "HOUNDATT" in ASCII.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"HOUNDATT");
 /// Changes with every incompatible change of this file.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// Name of the ring's memfd, by which a later hound finds what an earlier one left in a target.
 pub const RING_NAME: &str = "hound-ring";
 /// Symbol of the [`Attachment`] in libhound.so.
@@ -95,7 +95,7 @@ pub struct Attachment {
     /// Which build of the library this is: see [`image_id`]. Set by hound.
     pub image: AtomicU64,
     /// Table of [`OWN_PIECES`] pieces that the library has mapped by itself, unused ones zero; 0 before it has run. In memory that a fork
-    /// copies. For whoever takes the library out.
+    /// copies. For whoever takes the library out. Each begins with [`own_mark`].
     pub own_pieces: AtomicU64,
     /// How many pieces the table has room for.
     pub own_piece_count: AtomicU64,
@@ -307,6 +307,12 @@ pub struct Piece {
     pub start: AtomicU64,
     /// How long.
     pub bytes: AtomicU64,
+}
+
+/// The first word of a piece that the library has mapped by itself: by this it is told from memory that the target has mapped at the same
+/// place after a hound had taken the piece away and died before it could say so.
+pub const fn own_mark(start: u64) -> u64 {
+    u64::from_le_bytes(*b"HOUNDOWN") ^ start
 }
 
 /// How many [`Piece`]s a control page has room for.

@@ -161,6 +161,8 @@ pub struct Control {
     pub part: AtomicU64,
     /// What hound has mapped into the target besides the ring.
     pub pieces: [Piece; PIECES],
+    /// What `attachment` was, once the library is being taken out: it knows what it has mapped by itself.
+    pub leaving: AtomicU64,
 }
 
 /// Counters of a stream, in the order of the `METRIC_UNWINDING` record.

@@ -5,7 +5,7 @@ use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use hound_common::attach::{self, Attachment, RING_NAME};
+use hound_common::attach::{self, Attachment, RING_NAME, own_mark};
 use hound_common::ring::{self, Control};
 
 use crate::code::JUMP;
@@ -237,10 +237,30 @@ impl Site {
         Ok(unfinished)
     }
 
+    /// avma of the attachment, also while the library is being taken out; 0 where it is of no use any more.
+    fn attachment_or_former(&self) -> Result<u64, Error> {
+        if self.ring == 0 {
+            return Ok(0);
+        }
+        let former = self.journal().word(offset_of!(Control, leaving))?;
+        let attachment = match self.attachment()? {
+            0 => former,
+            attachment => attachment,
+        };
+        let word = |offset: usize| self.word(attachment, offset);
+        // The library's image goes after what it has mapped: where it cannot be read, nothing is left of that.
+        let is_whole = || {
+            Ok::<_, Error>(
+                word(offset_of!(Attachment, magic))? == attach::MAGIC && word(offset_of!(Attachment, version))? as u32 == attach::VERSION,
+            )
+        };
+        Ok(if attachment != 0 && is_whole().unwrap_or(false) { attachment } else { 0 })
+    }
+
     /// Memory that the library has mapped by itself: stacks' paths, tables.
     fn mapped_by_library(&self) -> Result<Vec<(u64, u64)>, Error> {
-        let attachment = self.attachment()?;
-        if self.version()? != (ring::VERSION, attach::VERSION) {
+        let attachment = self.attachment_or_former()?;
+        if attachment == 0 {
             return Ok(Vec::new());
         }
         let table = self.word(attachment, offset_of!(Attachment, own_pieces))?;
@@ -263,11 +283,12 @@ impl Site {
         let (ranges, attachment) = (self.code(&rows)?, self.attachment()?);
         self.wait_until_outside(&ranges, attachment != 0, deadline)?;
         // Nobody is in there: what the library has mapped does not change any more.
-        let own = if attachment == 0 { Vec::new() } else { self.mapped_by_library()? };
+        let own = self.mapped_by_library()?;
         let mut borrowed = Borrowed::any(&self.target, &self.memory, deadline)?;
         self.close_left_open(&mut borrowed)?;
         if self.ring != 0 {
-            if !self.inherited {
+            if !self.inherited && attachment != 0 {
+                self.journal().set_word(offset_of!(Control, leaving), attachment)?;
                 self.journal().set_word(offset_of!(Control, attachment), 0)?;
             }
             self.unmap_all(&mut borrowed, &own)?;
@@ -280,7 +301,7 @@ impl Site {
     pub fn unmap_all(&self, borrowed: &mut Borrowed, own: &[(u64, u64)]) -> Result<(), Error> {
         let maps = mappings(self.target.pid)?;
         for &(start, bytes) in own {
-            if is_private(&maps, start, bytes) {
+            if is_private(&maps, start, bytes) && self.memory.read_u64(start).ok() == Some(own_mark(start)) {
                 borrowed.syscall(libc::SYS_munmap, [start, bytes, 0, 0, 0, 0])?;
             }
         }

@@ -135,7 +135,7 @@ impl Path {
             return false;
         }
         let capacity = (self.capacity * 8).clamp(FIRST_GROWTH, MAX_FRAMES);
-        let bytes = (capacity * FRAME_BYTES + size_of::<Word>()).next_multiple_of(4096);
+        let bytes = capacity * FRAME_BYTES + size_of::<Word>();
         let Some(memory) = own::map(bytes) else { return false };
         let (old_ra, old_meta, old_fresh, old_capacity) = (self.ra, self.meta, self.fresh, self.capacity);
         // SAFETY: a fresh mapping of that size.

@@ -244,6 +244,19 @@ static void *signals(void *argument) {
     return NULL;
 }
 
+// From so deep that the library needs more room for the stack than a thread has to begin with.
+static int __attribute__((noinline)) deep(int frames) {
+    if (frames) {
+        int below = deep(frames - 1);
+        __asm__ volatile("" : "+r"(below)); // else the compiler makes a loop of it
+        return below + 1;
+    }
+    char *block = malloc(200);
+    memset(block, 5, 200);
+    free(block);
+    return 0;
+}
+
 static void *short_lived(void *argument) {
     char *block = malloc(300);
     memset(block, 3, 300);
@@ -253,6 +266,8 @@ static void *short_lived(void *argument) {
 
 // The main thread: threads and processes that come and go.
 static void starts_others(void) {
+    volatile int frames = 200;
+    if (deep(frames) != 200) fail("a deep call", 200);
     pthread_t thread;
     void *value = NULL;
     if (pthread_create(&thread, NULL, short_lived, shared) || pthread_join(thread, &value) || value != shared) fail("a thread", errno);
