@@ -1,6 +1,6 @@
 // Allocates before, during and after an attach; `attached CONTROL`, where the last letter in the file CONTROL is an order. None or g: go
-// on, f: free a block from before each round, e: exit, x: exec, s: a bad access, v: wait for a child between vfork and exec until there is
-// another order. It prints "ready" when it waits for the first time.
+// on, f: free a block from before each round, e: exit, x: exec of a program that sleeps, t: exec of one that ends at once, s: a bad access,
+// v: wait for a child between vfork and exec until there is another order. It prints "ready" when it waits for the first time.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,6 +43,7 @@ int main(int argc, char **argv) {
         if (now == 'e') return 7;
         if (now == 's') *(volatile int *)0 = 1;
         if (now == 'x') execl("/bin/sleep", "sleep", "1", (char *)0);
+        if (now == 't') execl("/bin/true", "true", (char *)0);
         struct timespec nap = {0, 200000};
         if (now == 'v') {
             pid_t child = vfork();

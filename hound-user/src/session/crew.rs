@@ -52,6 +52,8 @@ pub struct Crew {
     killed: BTreeSet<u32>,
     /// Whether the session's first process is one of these, or was.
     first_killed: bool,
+    /// A process that is sampled alone has replaced itself by another program.
+    replaced: bool,
     /// What was found out since it was last asked for.
     found: Found,
     plans: Plans,
@@ -76,6 +78,7 @@ impl Crew {
             figures: Figures::default(),
             killed: BTreeSet::new(),
             first_killed: false,
+            replaced: false,
             found: Found::default(),
             plans: Plans::default(),
             filtered: costs.filtered || !plan.allocations,
@@ -117,6 +120,11 @@ impl Crew {
     /// Whether the kernel has killed the session's first process for want of memory.
     pub fn is_killed_for_memory(&self) -> bool {
         self.first_killed
+    }
+
+    /// Whether the session's only process is another program by now, of which nothing is recorded.
+    pub fn is_replaced(&self) -> bool {
+        self.replaced
     }
 
     /// What was found out since the last call.
@@ -226,7 +234,7 @@ impl Crew {
 
     /// Reads what has come; how many messages.
     pub fn read(&mut self, programs: &mut Programs) -> usize {
-        let Crew { members, targets, newcomers, leaving, killed, first_killed, .. } = self;
+        let Crew { members, targets, newcomers, leaving, killed, first_killed, replaced, .. } = self;
         let mut gone: BTreeMap<u32, Vec<Place>> = BTreeMap::new();
         let mut names: BTreeMap<u32, Vec<(u32, String)>> = BTreeMap::new();
         let follows = members.follow.any();
@@ -265,7 +273,8 @@ impl Crew {
                     let from = members.alive().get(&life.pid).map(|(number, _)| *number);
                     newcomers.insert(life.other, Newcomer { from, parent: Some(life.pid), new_program: false, since: Instant::now() });
                 }
-                MESSAGE_EXEC if members.are_several() => {
+                MESSAGE_EXEC if members.are_several() || targets.contains_key(&life.pid) => {
+                    *replaced |= !members.are_several();
                     let known = newcomers.get(&life.pid).copied();
                     let from = known.and_then(|known| known.from);
                     newcomers.insert(life.pid, Newcomer { from, parent: None, new_program: true, since: Instant::now() });

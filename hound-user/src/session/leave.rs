@@ -164,6 +164,16 @@ pub async fn ended(pid: u32, inside: Inside, mut watch: Watch, replaced: bool) -
     let Inside { hold, mut recording, missed, members, .. } = inside;
     let wall = watch.started().elapsed();
     let mut warnings = Vec::new();
+    let progress = match hold {
+        Hold::Library(library) => {
+            warnings.extend(bowed_out(&library.ring));
+            None
+        }
+        Hold::Nothing => None,
+        Hold::Kernel(sampling) => Some(watch.patiently("reading the last samples", move || sampling.stop()).await?),
+    };
+    // The program that it was replaced by may have ended before anybody looked; the kernel has told of both.
+    let replaced = replaced || progress.as_ref().is_some_and(|progress| progress.replaced);
     let mut end = match replaced {
         true => End { reason: END_EXEC, target_wall_ns: nanoseconds(wall), ..End::default() },
         false => end_of(&watch, wall),
@@ -183,24 +193,19 @@ pub async fn ended(pid: u32, inside: Inside, mut watch: Watch, replaced: bool) -
     let kills = super::cost::memory_kills(pid).or_else(|| super::cost::memory_kills(std::process::id()));
     let may_be_killed =
         (end.reason, end.value) == (END_SIGNAL, SIGKILL) && watch.kills_before.zip(kills).is_some_and(|(before, now)| now > before);
-    match hold {
-        Hold::Library(library) => warnings.extend(bowed_out(&library.ring)),
-        Hold::Nothing => {}
-        Hold::Kernel(sampling) => {
-            let progress = watch.patiently("reading the last samples", move || sampling.stop()).await?;
-            if !watch.is_quiet() {
-                eprintln!("hound: {progress}");
-            }
-            warnings.extend(warnings_of(&progress));
-            if replaced && !members.are_several() {
-                warnings.push("the program that it replaced itself by was not recorded: --tree goes on with it".to_owned());
-            }
-            // Where the kernel lets nobody know how a process has ended, this is as good.
-            if progress.killed_for_memory && matches!((end.reason, end.value), (0, _) | (END_SIGNAL, SIGKILL)) {
-                (end.reason, end.value) = (END_NO_MEMORY, SIGKILL);
-            }
-            recording.covers(progress.covered, progress.missed);
+    if let Some(progress) = progress {
+        if !watch.is_quiet() {
+            eprintln!("hound: {progress}");
         }
+        warnings.extend(warnings_of(&progress));
+        if replaced && !members.are_several() {
+            warnings.push("the program that it replaced itself by was not recorded: --tree goes on with it".to_owned());
+        }
+        // Where the kernel lets nobody know how a process has ended, this is as good.
+        if progress.killed_for_memory && matches!((end.reason, end.value), (0, _) | (END_SIGNAL, SIGKILL)) {
+            (end.reason, end.value) = (END_NO_MEMORY, SIGKILL);
+        }
+        recording.covers(progress.covered, progress.missed);
     }
     if end.reason == END_NO_MEMORY {
         warnings.push(format!("process {pid} was killed by the kernel's OOM killer, for want of memory"));

@@ -576,6 +576,7 @@ impl Engine {
         let figures = self.crew.figures();
         self.totals.processes = self.crew.processes();
         self.totals.killed_for_memory |= self.crew.is_killed_for_memory();
+        self.totals.replaced |= self.crew.is_replaced();
         let found = self.crew.found();
         self.totals.covered.extend(found.covered);
         self.totals.missed.extend(found.missed);

@@ -162,7 +162,7 @@ impl Watch {
                 },
                 _ = looks.tick() => match self.members.are_several() {
                     true if self.members.are_over() => break Why::Ended,
-                    false if self.is_replaced() => break Why::Replaced,
+                    false if self.is_replaced(&inside.hold) => break Why::Replaced,
                     _ => {}
                 },
                 _ = files.tick() => if inside.holder.look(self.pid) {
@@ -187,7 +187,10 @@ impl Watch {
     }
 
     /// Whether there is another program in the process by now. A process that ends has no image any more, and is no replaced one.
-    fn is_replaced(&self) -> bool {
+    fn is_replaced(&self, hold: &Hold) -> bool {
+        if matches!(hold, Hold::Kernel(sampling) if sampling.progress().replaced) {
+            return true;
+        }
         let now = processes::image(self.pid);
         self.image.is_some() && now.is_some() && now != self.image
     }

@@ -31,6 +31,8 @@ pub struct Progress {
     pub missed: Vec<String>,
     /// The kernel has killed the target for want of memory.
     pub killed_for_memory: bool,
+    /// The target, sampled alone, is another program by now.
+    pub replaced: bool,
 }
 
 impl std::fmt::Display for Progress {
