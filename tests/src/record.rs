@@ -292,7 +292,7 @@ impl Recording {
         let rules = Rules { cut_tail, ..self.rules.clone() };
         let differences = compare::differences(&oracle, &events, &rules);
         let name = format!("{:?} {:?}", self.target.program, self.target.args);
-        assert!(differences.is_empty(), "{name}: the capture differs from the oracle:\n{}", differences.join("\n"));
+        assert!(differences.is_empty(), "{name}: the capture differs from the oracle:\n{}\n{}", differences.join("\n"), self.said);
         assert!(compare::noted(&oracle) > 0, "{name} noted nothing: it did not reach its path");
         self.report_must_agree(&events);
         (oracle, events)
