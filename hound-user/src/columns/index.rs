@@ -125,7 +125,7 @@ fn replay(capture: &mut Capture, heaps: &RefCell<build::Heaps>, progress: &dyn F
     let watched = Watched::new(Heaps::new(heap, sink_of).of_capture(sampling, processes), progress);
     let mut visitor = Until { watched, failed: &|| desk.failed.get() };
     let anomalies = capture.visit(&mut visitor);
-    let (outcome, pools) = visitor.watched.heaps.finish();
+    let (outcome, pools) = visitor.watched.finish();
     (std::iter::once((0, outcome)).chain(pools).collect(), anomalies)
 }
 

@@ -86,7 +86,7 @@ impl Columns {
         let heaps = Heaps::new(Shared(heap.clone()), sink_of).of_capture(sampling, processes.cloned());
         let mut watched = Watched::new(heaps, progress);
         let anomalies = capture.visit(&mut watched);
-        let (outcome, outcomes) = watched.heaps.finish();
+        let (outcome, outcomes) = watched.finish();
         let rows = |builder: Rc<RefCell<Builder>>, outcome| builder.take().finish(outcome);
         let pools = std::mem::take(&mut *pools.borrow_mut()).into_iter().zip(outcomes);
         let pools = pools.map(|((number, builder), (_, outcome))| Ok((number, rows(builder, outcome)?)));

@@ -65,6 +65,22 @@ impl AddressMap {
         self.slot(addr, is_at).ok().map(|slot| self.slots[slot] as u32 - 1)
     }
 
+    /// Has the cache fetch where `addr` is looked up.
+    #[inline(always)]
+    pub(super) fn fetch(&self, addr: u64) {
+        if let Some(slot) = self.slots.get(self.home(hash(addr))) {
+            fetch(slot);
+        }
+    }
+
+    /// The row that is at `addr` as far as its home slot tells.
+    #[inline(always)]
+    pub(super) fn likely(&self, addr: u64) -> Option<u32> {
+        let hash = hash(addr);
+        let entry = *self.slots.get(self.home(hash))?;
+        (entry != 0 && (entry >> 32) as u32 == hash).then(|| entry as u32 - 1)
+    }
+
     /// Notes that the block of `row` is at `addr`, unless there is one: then false.
     pub(super) fn insert(&mut self, addr: u64, row: u32, is_at: impl Fn(u32) -> bool) -> bool {
         match self.slot(addr, is_at) {
@@ -115,6 +131,18 @@ impl AddressMap {
             }
             self.slots[slot] = entry;
         }
+    }
+}
+
+/// Has the cache fetch this.
+#[inline(always)]
+#[expect(unsafe_code, reason = "a hint to the processor, which no safe function gives")]
+pub(super) fn fetch<T>(what: &T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint about memory that is there; SSE is part of x86-64.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(what).cast());
     }
 }
 

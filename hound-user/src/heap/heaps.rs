@@ -61,6 +61,18 @@ impl<'a, S: Hears> Heaps<'a, S> {
         Heaps { processes, ..self }
     }
 
+    /// An event of the heap comes soon, at this address of the only process.
+    #[inline(always)]
+    pub fn comes(&self, addr: u64) {
+        self.heap.comes(addr);
+    }
+
+    /// It comes sooner.
+    #[inline(always)]
+    pub fn comes_next(&self, addr: u64) {
+        self.heap.comes_next(addr);
+    }
+
     /// The end of the recording, for the heap and for every pool that was met, by number.
     pub fn finish(mut self) -> (Outcome, Vec<(u8, Outcome)>) {
         // What lives, lives until the recording's end, wherever the last event was.

@@ -1,6 +1,6 @@
 //! The replay itself: one pass, a table of live blocks, and a word to the sink for every block that ends.
 
-use super::addresses::AddressMap;
+use super::addresses::{AddressMap, fetch};
 use super::block::{Anomalies, Block, Death, Ending, Outcome, Peak, Totals};
 use super::order::{Held, Operation, Order, Step};
 use super::processes::Tag;
@@ -306,6 +306,20 @@ impl<S: Hears> Replay<S> {
             }
             LIVENESS_GONE => self.replace(addr, time_ns, true),
             _ => {}
+        }
+    }
+
+    /// An event at this address comes soon: where it is looked up is fetched.
+    #[inline(always)]
+    pub(super) fn comes(&self, addr: u64) {
+        self.addresses.fetch(addr);
+    }
+
+    /// It comes sooner: what lives there is fetched.
+    #[inline(always)]
+    pub(super) fn comes_next(&self, addr: u64) {
+        if let Some(row) = self.addresses.likely(addr).and_then(|row| self.rows.get(row as usize)) {
+            fetch(row);
         }
     }
 

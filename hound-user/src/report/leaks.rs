@@ -85,5 +85,5 @@ fn replay(material: &mut Material, mut each: impl FnMut(&Block, &Ending), progre
     let mut again = Watched::new(heaps.of_capture(material.read.sampling.clone(), material.processes.clone()), &at);
     // What is wrong with the capture was told by the first pass.
     let _ = material.capture.visit(&mut again);
-    again.heaps.finish();
+    again.finish();
 }

@@ -286,7 +286,7 @@ fn replayed(capture: &mut Capture, options: &Options, moments: &[u64], progress:
     let at = |done| progress.at("reading events", done, events);
     let mut watched = Watched::new(heaps, &at);
     let anomalies = capture.visit(&mut watched);
-    let (outcome, of_pools) = watched.heaps.finish();
+    let (outcome, of_pools) = watched.finish();
     let tallies = std::mem::take(&mut *pools.borrow_mut()).into_values().zip(of_pools);
     let pools = tallies.map(|(tally, (number, outcome))| (number, Replayed::new(tally, outcome))).collect();
     Read { heap: Replayed::new(tally, outcome), pools, anomalies, listing, sampling: sampling.clone() }

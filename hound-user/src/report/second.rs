@@ -125,7 +125,7 @@ impl Prepared {
         let mut again = Again { replay: Watched::new(heaps, &at), beside };
         // What is wrong with the capture was told by the first pass.
         let _ = material.capture.visit(&mut again);
-        again.replay.heaps.finish();
+        again.replay.finish();
     }
 }
 
