@@ -139,7 +139,7 @@ static void load_image(const char *path) {
             }
         }
     }
-    CHECK(attachment && stubs && memcmp(attachment, "HOUNDATT", 8) == 0 && attachment->version == 3);
+    CHECK(attachment && stubs && memcmp(attachment, "HOUNDATT", 8) == 0 && attachment->version == 4);
     for (int i = 0; i < header->e_phnum; i++) {
         if (programs[i].p_type != PT_LOAD) continue;
         uint64_t from = programs[i].p_vaddr / 4096 * 4096;

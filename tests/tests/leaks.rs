@@ -21,7 +21,10 @@ fn recorded(what: &str, file: &Path, options: &[&str]) -> f64 {
     let mut command = Command::new(binaries::hound());
     command.arg("run").args(options).arg("-o").arg(file).arg("--").arg(kinds().path()).args([SECONDS, what]);
     let output = command.output().expect("hound runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}");
+    // It ends in an answer.
+    assert!(told.contains(" leak: ") || told.contains("1 place leaks: ") || told.contains("no leak found: "), "{told}");
     let said = String::from_utf8_lossy(&output.stdout);
     said.trim().strip_prefix("turns ").and_then(|turns| turns.parse().ok()).unwrap_or_else(|| panic!("{said}"))
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,15 +9,14 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use super::control::parse_pid;
+use super::ending;
 use super::meanwhile::{Meanwhile, Place};
 use super::probing::Probing;
 use super::report::{parse_duration, parse_size};
 use super::run::{Overload, parse_interval};
 use super::{FAILED, setting, switch};
-use crate::report::{Options, leak_report};
 use crate::session::kernel_memory::{self, KernelAttach, Memory};
 use crate::session::{self, Attach, Attached, Follow, NotOne, attach, control_group, find_by_name};
-use crate::view::Style;
 use hound_common::sampling::DEFAULT_INTERVAL;
 
 const EXAMPLES: &str = "\
@@ -241,7 +239,7 @@ fn of_the_kernel(args: &Args, kinds: &[Memory], pid: Option<u32>) -> anyhow::Res
 
 /// The report at the end, and what else is to be said.
 fn told(args: &Args, attached: &Attached) -> anyhow::Result<ExitCode> {
-    let reported = if args.quiet { Ok(()) } else { report(&attached.output, args.meanwhile.blocks) };
+    let reported = if args.quiet { Ok(()) } else { ending::show(&attached.output, args.meanwhile.blocks) };
     // Last, where they are seen, and also if nothing else may be said.
     attached.warnings.iter().chain(&attached.not_left).for_each(|warning| eprintln!("hound: {warning}"));
     reported?;
@@ -290,13 +288,6 @@ pub(super) fn some_time(text: &str) -> Result<u64, String> {
 fn some_blocks(text: &str) -> Result<u32, String> {
     let number = text.parse().ok().filter(|blocks| (1..=1 << 24).contains(blocks));
     number.ok_or_else(|| "give a number from 1 to 16777216".into())
-}
-
-fn report(capture: &std::path::Path, blocks: bool) -> anyhow::Result<()> {
-    let style = if std::io::stderr().is_terminal() { Style::Colour } else { Style::Plain };
-    eprint!("{}", leak_report(capture, &Options { progress: true, style, blocks, ..Options::default() })?);
-    eprintln!("hound: capture in {}", capture.display());
-    Ok(())
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod check;
 mod control;
 mod doctor;
 mod dump;
+mod ending;
 mod flame;
 mod graph;
 mod index;

@@ -1,7 +1,6 @@
 //! `hound run` and `hound collect`.
 
 use std::ffi::OsString;
-use std::io::IsTerminal;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,13 +10,12 @@ use clap::ValueEnum;
 use hound_common::sampling::{DEFAULT_INTERVAL, MAX_INTERVAL};
 
 use super::attach::{parse_phase, some_time};
+use super::ending;
 use super::meanwhile::{Meanwhile, Place};
 use super::probing::Probing;
 use super::report::parse_size;
 use super::{setting, switch};
-use crate::report::{Options, leak_report};
 use crate::session::{self, Attach, Collect, Follow, Launch, Launched, collect as collect_ring, launch, launch_sampled};
-use crate::view::Style;
 
 /// What to do when the program produces events faster than hound can take them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -212,10 +210,7 @@ fn shadow_stack() -> bool {
 
 fn show(args: &Args, launched: &Launched) -> anyhow::Result<()> {
     let Some(output) = &launched.output else { return Ok(()) };
-    let style = if std::io::stderr().is_terminal() { Style::Colour } else { Style::Plain };
-    eprint!("{}", leak_report(output, &Options { progress: true, style, blocks: args.meanwhile.blocks, ..Options::default() })?);
-    eprintln!("hound: capture in {}", output.display());
-    Ok(())
+    ending::show(output, args.meanwhile.blocks)
 }
 
 /// Record a program that libhound.so was preloaded into. Started by the library.

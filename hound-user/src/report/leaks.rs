@@ -2,7 +2,7 @@
 
 use super::material::Material;
 use super::{Format, Options, Progress};
-use crate::capture::StreamInfo;
+use crate::capture::{Capture, StreamInfo};
 use crate::columns::Watched;
 use crate::heap::{Block, Ending, Heaps, Peak};
 use crate::query::{Births, Evidence, Grouping, Measure, Query, Row, Verdict, ask, judge};
@@ -14,6 +14,37 @@ use std::path::Path;
 /// # Errors
 /// If the capture cannot be read, or has no allocations in it.
 pub fn leaks(path: &Path, options: &Options) -> anyhow::Result<(String, usize)> {
+    answer(path, options, |answer| {
+        let text = match options.format {
+            Format::Json => view::leaks_json(answer),
+            Format::Text => {
+                let here = std::env::current_dir().ok().map(|here| here.to_string_lossy().into_owned());
+                let TextOptions { measure, .. } = TextOptions::default();
+                let how = TextOptions { style: options.style, full_stacks: options.full_stacks, here, group: options.query.group, measure };
+                view::leaks_text(answer, &how)
+            }
+        };
+        (text, answer.judged.iter().filter(|judged| judged.verdict == Verdict::Leak).count())
+    })
+}
+
+/// Shorter recordings tell nothing of leaks.
+const SHORTEST_NS: u64 = 5_000_000_000;
+
+/// What was found, in a line; nothing where too little was recorded to tell.
+///
+/// # Errors
+/// If the capture cannot be read.
+pub fn verdict(path: &Path, options: &Options) -> anyhow::Result<Option<String>> {
+    let capture = Capture::open(path)?;
+    let end_ns = capture.streams().iter().map(|stream| stream.to_ns).max().unwrap_or(0);
+    if end_ns < SHORTEST_NS || capture.session().mode == "faults" || capture.counts().heap == 0 {
+        return Ok(None);
+    }
+    answer(path, options, |answer| Some(view::leaks_line(answer)))
+}
+
+fn answer<R>(path: &Path, options: &Options, show: impl FnOnce(&LeaksAnswer<'_>) -> R) -> anyhow::Result<R> {
     let progress = Progress::new(options.progress);
     let query = Query { measure: Measure::Live, limit: None, keep_zero: true, ..options.query.clone() };
     let mut material = Material::of(path, &Options { query: query.clone(), ..options.clone() }, &progress)?;
@@ -40,17 +71,7 @@ pub fn leaks(path: &Path, options: &Options) -> anyhow::Result<(String, usize)> 
     let allocations = material.read.heap.outcome.totals.allocations;
     let (group, limit) = (query.group, options.query.limit);
     let answer = LeaksAnswer { judged, sites, table: &table, allocations, summary: &summary, segment_ns, end_ns, group, limit };
-    let number = answer.judged.iter().filter(|judged| judged.verdict == Verdict::Leak).count();
-    let text = match options.format {
-        Format::Json => view::leaks_json(&answer),
-        Format::Text => {
-            let here = std::env::current_dir().ok().map(|here| here.to_string_lossy().into_owned());
-            let TextOptions { measure, .. } = TextOptions::default();
-            let how = TextOptions { style: options.style, full_stacks: options.full_stacks, here, group: query.group, measure };
-            view::leaks_text(&answer, &how)
-        }
-    };
-    Ok((text, number))
+    Ok(show(&answer))
 }
 
 /// All rows that have anything at the end: leaks first, those that surely leak most before others.

@@ -25,7 +25,7 @@ use crate::view::{self, Answer, PoolAnswer, Style, TextOptions};
 pub use flame::{FlameFormat, FlameOptions, flamegraph};
 pub use graph::{GraphOf, GraphOptions, graph};
 pub use indexed::{Indexing, LARGE, index_of};
-pub use leaks::leaks;
+pub use leaks::{leaks, verdict};
 
 use anyhow::Context;
 pub(crate) use naming::told_apart;
@@ -94,14 +94,6 @@ impl Default for Options {
             files: None,
         }
     }
-}
-
-/// The leak report of a capture, as `hound run` prints it at its end.
-///
-/// # Errors
-/// If the capture cannot be read.
-pub fn leak_report(path: &Path, options: &Options) -> anyhow::Result<String> {
-    report(path, options)
 }
 
 /// The report of a capture.

@@ -79,6 +79,14 @@ pub fn leaks_text(answer: &LeaksAnswer<'_>, options: &TextOptions) -> String {
     out
 }
 
+/// In a line, for who has not asked.
+pub fn leaks_line(answer: &LeaksAnswer<'_>) -> String {
+    let leaks: Vec<&Judged> = answer.judged.iter().filter(|judged| judged.verdict == Verdict::Leak).collect();
+    let title = title(&leaks, answer);
+    let short = if answer.end_ns < SHORT_NS { ", as far as so short a recording tells" } else { "" };
+    format!("{}{}{short}", title[..1].to_lowercase(), &title[1..])
+}
+
 fn title(leaks: &[&Judged], answer: &LeaksAnswer<'_>) -> String {
     if leaks.is_empty() {
         let may = answer.judged.iter().any(|judged| judged.verdict == Verdict::MayLeak);

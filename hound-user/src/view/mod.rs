@@ -22,7 +22,7 @@ pub use before::{before, sizes as sizes_before};
 pub use blocks::blocks_text;
 pub use faults::{FaultAnswer, MemoryTrack, faults_json, faults_text};
 pub use json::{graph_json, json, json_with_blocks};
-pub use leaks::{Judged, LeaksAnswer, leaks_json, leaks_text};
+pub use leaks::{Judged, LeaksAnswer, leaks_json, leaks_line, leaks_text};
 pub use names::{mode, short_function, short_path};
 pub use picture::{Remark, left_out, remarks};
 pub use sampled::amount;
