@@ -50,7 +50,7 @@ pub fn register(api: &mut Api<'_>) {
         "growth",
         "(self: AllocationList) -> Object",
         "How what lives of them grows, by the median slope between moments (Theil and Sen): `bytes_per_second`, and its range of 95 % `low` to \
-         `high` as if moments were independent.",
+         `high` by the steps from one moment to the next (signed ranks of Wilcoxon), as if those were independent. `hound leaks` asks more.",
         |list: &mut AllocationList| growth(list),
     );
     api.function(
@@ -106,16 +106,22 @@ fn growth(list: &AllocationList) -> Result<Map, Refusal> {
     course.add(data, list.0.rows()?.iter().map(|row| (row, 0)), list.0.meter())?;
     let course = course.finish();
     let points: Vec<(f64, f64)> = course.moments.iter().zip(&course.lines[0].bytes).map(|(at, bytes)| (*at as f64 / 1e9, *bytes)).collect();
-    let mut slopes: Vec<f64> = Vec::new();
-    for (at, (time, bytes)) in points.iter().enumerate() {
-        slopes.extend(points[at + 1..].iter().map(|(later, more)| (more - bytes) / (later - time)));
-    }
+    let slope = |from: &(f64, f64), to: &(f64, f64)| (to.1 - from.1) / (to.0 - from.0);
+    let later = |at: usize| points[at + 1..].iter();
+    let mut slopes: Vec<f64> = points.iter().enumerate().flat_map(|(at, from)| later(at).map(move |to| slope(from, to))).collect();
     slopes.sort_by(f64::total_cmp);
-    let (pairs, count) = (slopes.len() as f64, points.len() as f64);
-    // Of Kendall's statistic, if there were no growth.
-    let spread = NORMAL * (count * (count - 1.0) * (2.0 * count + 5.0) / 18.0).sqrt();
-    let at = |rank: f64| slopes.get((rank.max(0.0) as usize).min(slopes.len().saturating_sub(1))).copied().unwrap_or(0.0);
-    let figures = [("bytes_per_second", at(pairs / 2.0)), ("low", at((pairs - spread) / 2.0)), ("high", at((pairs + spread) / 2.0))];
+    // What lives is a sum over time: not its moments are independent, but at best its steps. The means of two of those (Walsh), a step with itself
+    // included, hold the middle of their law between these ranks.
+    let steps: Vec<f64> = points.windows(2).map(|two| slope(&two[0], &two[1])).collect();
+    let mut means: Vec<f64> =
+        steps.iter().enumerate().flat_map(|(at, one)| steps[at..].iter().map(move |other| f64::midpoint(*one, *other))).collect();
+    means.sort_by(f64::total_cmp);
+    let (count, pairs) = (steps.len() as f64, means.len() as f64);
+    let spread = NORMAL * (count * (count + 1.0) * (2.0 * count + 1.0) / 24.0).sqrt();
+    let at = |of: &[f64], rank: f64| of.get((rank.max(0.0) as usize).min(of.len().saturating_sub(1))).copied().unwrap_or(0.0);
+    let middle = at(&slopes, slopes.len() as f64 / 2.0);
+    let (low, high) = (at(&means, pairs / 2.0 - spread).min(middle), at(&means, pairs / 2.0 + spread).max(middle));
+    let figures = [("bytes_per_second", middle), ("low", low), ("high", high)];
     Ok(figures.into_iter().map(|(name, value)| (name.into(), Dynamic::from(value))).collect())
 }
 
