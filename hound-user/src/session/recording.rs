@@ -499,3 +499,31 @@ impl Watcher {
         beat.stop(); // nobody waits any more
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hound_common::ring::{CLOCK_MONOTONIC, SEGMENT_FREE, SEGMENT_SEALED};
+
+    #[test]
+    fn a_ring_used_before_is_taken_over_when_draining_has_begun_and_not_some_time_later() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (path, pid) = (dir.path().join("x.hound"), std::process::id());
+        let session = SessionInfo { pid, clock: Clock::Monotonic, start: clock::calibrate(Clock::Monotonic), ..SessionInfo::default() };
+        let writer = CaptureWriter::create(&path, &session).expect("room for it");
+        let mut recording = Recording::start(Start { writer, session, path, pid, count_live: false, maps: false }).expect("threads");
+        for _ in 0..50 {
+            let ring = Arc::new(Ring::create().expect("shared memory"));
+            ring.control().initialise(0, 0, CLOCK_MONOTONIC, 0);
+            // Of a stream that nobody has: left by an earlier recording.
+            let left = &ring.segments()[0];
+            left.committed.store(64, Ordering::Relaxed);
+            left.state.store(SEGMENT_SEALED, Ordering::Release);
+            ring.control().segments_high.store(1, Ordering::Relaxed);
+            recording.drain(Arc::clone(&ring), true).expect("a thread");
+            assert_eq!(left.state.load(Ordering::Acquire), SEGMENT_FREE);
+            recording.undrain().expect("it is drained");
+        }
+        recording.finish(End { reason: END_DETACH, ..End::default() }).expect("room for it");
+    }
+}
