@@ -38,6 +38,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("inject/tests/probes.rs", "uprobes that count"),
     ("hound-user/src/session", "maps memory shared with targets"),
     ("hound-user/src/columns/mapped.rs", "maps the index of a capture"),
+    ("hound-user/src/heap/fetch.rs", "a hint to the processor"),
     ("unwind/tests", "compares rows with the live stack of the test itself"),
     ("tests/programs", "programs that misbehave on purpose"),
 ];

@@ -21,6 +21,7 @@
 mod addresses;
 mod block;
 mod faults;
+mod fetch;
 mod heaps;
 mod mappings;
 mod order;

@@ -1,7 +1,8 @@
 //! The replay itself: one pass, a table of live blocks, and a word to the sink for every block that ends.
 
-use super::addresses::{AddressMap, fetch};
+use super::addresses::AddressMap;
 use super::block::{Anomalies, Block, Death, Ending, Outcome, Peak, Totals};
+use super::fetch::fetch;
 use super::order::{Held, Operation, Order, Step};
 use super::processes::Tag;
 use super::sampling::Sampling;
