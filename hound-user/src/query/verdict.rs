@@ -34,7 +34,8 @@ const BURSTS: f64 = 4.0;
 const NET: f64 = 0.3;
 /// Growth of the later half, in that of the earlier one: from here on it goes on, and up to there it has ended.
 const GOES_ON: f64 = 0.5;
-const HAS_ENDED: f64 = 0.2;
+/// Less of its share of the growth is hardly any.
+pub const HAS_ENDED: f64 = 0.2;
 /// A block is replaced by larger ones if what a place holds has become more so often since the start, and never less.
 const REPLACED: usize = 2;
 /// It still is if what it holds at the end is at least so many times what it held at the end of this segment: an array that becomes up to 2.1

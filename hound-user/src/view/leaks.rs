@@ -5,7 +5,7 @@ use super::json::{json_frames, session};
 use super::summary::{EndKind, Summary};
 use super::text::{TextOptions, call_path, left_out, line, plain_key};
 use super::units::{bytes, count, duration, share_of};
-use crate::query::{Evidence, Group, Row, RowKey, SEGMENTS, Sites, Table, Verdict};
+use crate::query::{Evidence, Group, HAS_ENDED, Row, RowKey, SEGMENTS, Sites, Table, Verdict};
 use serde_json::{Value, json};
 
 /// What a row amounts to.
@@ -44,8 +44,6 @@ pub struct LeaksAnswer<'a> {
 const SHORT_NS: u64 = 30_000_000_000;
 /// With fewer survivors it was judged by what took their place.
 const FEW_BLOCKS: u64 = 4;
-/// Less of its share of the growth is hardly any.
-const HARDLY: f64 = 0.2;
 /// Rows of each kind that is no leak.
 const OTHERS: usize = 3;
 
@@ -158,7 +156,7 @@ fn steps(evidence: &Evidence) -> String {
         return format!("larger blocks took the place of smaller ones, {} after the start, and ever more is held", times(replaced as u64));
     }
     let down = if down > 0 { format!(" and shrank {}", times(down as u64)) } else { " and never shrank".to_owned() };
-    let lately = if lately < HARDLY { "; hardly in the last quarter of the time" } else { "" };
+    let lately = if lately < HAS_ENDED { "; hardly in the last quarter of the time" } else { "" };
     let times = times(up as u64);
     format!("what is old grew {times}{down}: by chance with a probability of {own_p:.1e}, and of {p:.2} at some place of all{lately}")
 }
