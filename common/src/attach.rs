@@ -40,6 +40,9 @@ pub const RING_NAME: &str = "hound-ring";
 pub const ATTACHMENT_SYMBOL: &str = "hound_attachment";
 /// Symbol of the table of stubs: [`SHAPES`] addresses.
 pub const STUBS_SYMBOL: &str = "hound_stubs";
+/// Words of that table: the stubs by [`Shape`], then by shape what of a stub can be put before the function's own instructions ([`Inlined`]), 0
+/// for none.
+pub const STUB_WORDS: usize = 2 * SHAPES;
 
 /// The library's block. All zero in a library that the loader has loaded.
 #[repr(C)]
@@ -254,6 +257,20 @@ pub const NO_ARGUMENT: u8 = 255;
 /// Most bytes of a function's entry that are displaced.
 pub const DISPLACED: usize = 24;
 
+/// The head of code that is copied between a thunk and the displaced instructions, which it comes to where there is nothing to record. It may
+/// lie anywhere, finds the entry in r11, and leaves by a jump [`INLINED_EXIT`] bytes behind its first byte, where the stub is jumped to.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Inlined {
+    /// Bytes of code behind this head.
+    pub bytes: u32,
+    /// Those of [`Entry::flags`] that an entry must have all of.
+    pub flags: u32,
+}
+
+/// See [`Inlined`]; more than the code and the displaced instructions take.
+pub const INLINED_EXIT: usize = 232;
+
 /// A patched function.
 #[repr(C)]
 pub struct Entry {
@@ -272,6 +289,10 @@ pub struct Entry {
     pub address: AtomicU64,
     /// Its thunk.
     pub thunk: AtomicU64,
+    /// The library's [`Attachment`], for [`Inlined`] code.
+    pub attachment: AtomicU64,
+    /// The entry's stub, likewise.
+    pub stub: AtomicU64,
     /// One of `hook::Kind`.
     pub kind: u8,
     /// One of [`Shape`].

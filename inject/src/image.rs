@@ -1,6 +1,6 @@
 //! Our own mapper for libhound.so: which memory it takes, and its bytes relocated for a place. It needs no loader and no other library.
 
-use hound_common::attach::{ATTACHMENT_SYMBOL, MAGIC, SHAPES, STUBS_SYMBOL, VERSION, image_id};
+use hound_common::attach::{ATTACHMENT_SYMBOL, MAGIC, STUB_WORDS, STUBS_SYMBOL, VERSION, image_id};
 use object::read::elf::{ElfFile64, ProgramHeader, Rela};
 use object::{LittleEndian as LE, Object, ObjectSymbol, elf};
 
@@ -69,7 +69,7 @@ impl Image {
         let (attachment, _) = symbol(ATTACHMENT_SYMBOL)?;
         let (_, stub_bytes) = symbol(STUBS_SYMBOL)?;
         let word = |at: u64| memory.get(at as usize..at as usize + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
-        if word(attachment) != MAGIC || word(attachment + 8) as u32 != VERSION || stub_bytes != SHAPES as u64 * 8 {
+        if word(attachment) != MAGIC || word(attachment + 8) as u32 != VERSION || stub_bytes != STUB_WORDS as u64 * 8 {
             return Err(wrong("made for another version of hound"));
         }
         let mut image = Self { parts, memory, relative: Vec::new(), outside: Vec::new(), attachment, id: image_id(library) };

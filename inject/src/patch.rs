@@ -4,7 +4,7 @@ use core::mem::offset_of;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use hound_common::attach::{Attachment, STUBS_SYMBOL};
+use hound_common::attach::{Attachment, Inlined, SHAPES, STUBS_SYMBOL};
 use hound_common::hook::Kind;
 
 use crate::code::{self, JUMP};
@@ -16,7 +16,7 @@ use crate::place::{PAGE, Space, mappings};
 use crate::plan::{Plan, Planned};
 use crate::remote::Borrowed;
 use crate::site::{MAX_ROWS, Site};
-use crate::thunk::{self, ENTRY, Row, SLOT};
+use crate::thunk::{self, ENTRY, MOST_INLINED, Row, SLOT};
 
 /// Between two attempts while a thread is where a patch goes.
 const PAUSE: Duration = Duration::from_micros(500);
@@ -36,6 +36,8 @@ pub struct Patched {
 #[derive(Debug)]
 pub struct Staged {
     attachment: u64,
+    /// The library's table of stubs.
+    stubs: u64,
     table: u64,
     /// How many entries there were before.
     known: u64,
@@ -74,7 +76,7 @@ impl Staged {
         if known + plan.planned.len() as u64 > MAX_ROWS {
             return Err(Error::Unfit { what: "the table of patched functions is full: detach with --unload first".into() });
         }
-        Ok(Self { attachment, table, known, rows: Vec::new(), areas: Vec::new() })
+        Ok(Self { attachment, stubs: stubs(site, attachment)?, table, known, rows: Vec::new(), areas: Vec::new() })
     }
 
     /// Finds each planned function its entry and its thunk: those of an earlier patch that say the same, or new ones.
@@ -97,7 +99,7 @@ impl Staged {
                 None => {
                     let Some(thunk) = places.pop() else { return Err(Error::Unfit { what: "too few places for thunks".into() }) };
                     fresh += 1;
-                    self.new_row(planned, thunk)?
+                    self.new_row(site, planned, thunk)?
                 }
             };
             self.rows.push(row);
@@ -111,14 +113,36 @@ impl Staged {
         site.memory.write(self.attachment + offset_of!(Attachment, entry_count) as u64, &(self.known + new).to_le_bytes())
     }
 
-    fn new_row(&self, planned: &Planned, slot: u64) -> Result<Row, Error> {
+    fn new_row(&self, site: &Site, planned: &Planned, slot: u64) -> Result<Row, Error> {
         let Some(jump) = code::jump(planned.row.address, slot) else {
             return Err(Error::Unfit { what: format!("no place for a thunk is in reach of {:#x}", planned.row.address) });
         };
         // Only the jump is written. What is left of the last displaced instruction is never reached.
         let mut patched = planned.row.original.clone();
         patched[..JUMP].copy_from_slice(&jump);
-        Ok(Row { thunk: slot, real: thunk::real(slot), patched, ..planned.row.clone() })
+        let real = thunk::real(slot, self.inlined(site, &planned.row)?.len());
+        let stub = site.memory.read_u64(self.stubs + u64::from(planned.row.shape) * 8)?;
+        Ok(Row { thunk: slot, real, attachment: self.attachment, stub, patched, ..planned.row.clone() })
+    }
+
+    /// What of an entry's stub goes before the function's instructions.
+    fn inlined(&self, site: &Site, row: &Row) -> Result<Vec<u8>, Error> {
+        let at = site.memory.read_u64(self.stubs + (SHAPES as u64 + u64::from(row.shape)) * 8)?;
+        if at == 0 {
+            return Ok(Vec::new());
+        }
+        let half = |offset: usize| -> Result<u32, Error> {
+            let mut bytes = [0; 4];
+            site.memory.read(at + offset as u64, &mut bytes)?;
+            Ok(u32::from_le_bytes(bytes))
+        };
+        let (bytes, flags) = (half(offset_of!(Inlined, bytes))? as usize, half(offset_of!(Inlined, flags))?);
+        if u32::from(row.flags) & flags != flags || bytes > MOST_INLINED {
+            return Ok(Vec::new());
+        }
+        let mut code = vec![0; bytes];
+        site.memory.read(at + size_of::<Inlined>() as u64, &mut code)?;
+        Ok(code)
     }
 
     /// A throwing operator's entry names the unpatched one that does not throw.
@@ -166,13 +190,12 @@ impl Staged {
 
     /// Writes the new thunks and entries. While a thread is held: some systems let only a tracer write to code.
     fn write(&self, site: &Site, plan: &Plan, slots: &[Option<&Row>], borrowed: &mut Borrowed) -> Result<(), Error> {
-        let stubs = stubs(site, self.attachment)?;
         let mut at = self.table + self.known * ENTRY as u64;
         let mut thunks = Vec::new();
         for ((planned, row), _) in plan.planned.iter().zip(&self.rows).zip(slots).filter(|(_, slot)| slot.is_none()) {
-            let stub = site.memory.read_u64(stubs + u64::from(row.shape) * 8)?;
+            let inlined = self.inlined(site, row)?;
             let unfit = |why| Error::Unfit { what: format!("the function at {:#x} cannot be patched: {why}", planned.entry) };
-            thunks.push((row.thunk, thunk::slot(row.thunk, at, stub, row.shape, &planned.displaced).map_err(unfit)?));
+            thunks.push((row.thunk, thunk::slot(row.thunk, at, row.stub, row.shape, &inlined, &planned.displaced).map_err(unfit)?));
             site.memory.write(at, &row.to_bytes())?;
             at += ENTRY as u64;
         }

@@ -23,6 +23,7 @@ mod exec;
 mod full;
 mod guard;
 mod hooks;
+mod inlined;
 mod lean;
 mod modules;
 mod nesting;

@@ -6,22 +6,23 @@
 use core::arch::naked_asm;
 use core::mem::offset_of;
 
-use hound_common::attach::{Attachment, Entry, SHAPES, Shape};
+use hound_common::attach::{Attachment, Entry, SHAPES, STUB_WORDS, Shape};
 use hound_common::ring::{Control, STATE_RECORDING};
 
 use crate::attached::hound_attachment;
 use crate::bodies::{self, Frame};
+use crate::inlined;
 use crate::passing::{alloc, alloc_first, calloc, free, memalign, posix_memalign, rallocx, realloc, reallocarray};
 use crate::pools;
 
 /// An entry point: takes its own function's arguments, whatever they are.
 type Stub = unsafe extern "C" fn();
 
-/// The stubs, by [`Shape`].
+/// The stubs, by [`Shape`], and what of them can be inlined.
 #[used]
 #[unsafe(no_mangle)]
-pub static hound_stubs: [Stub; SHAPES] = {
-    let mut stubs = [alloc as Stub; SHAPES];
+pub static hound_stubs: [Option<Stub>; STUB_WORDS] = {
+    let mut stubs: [Option<Stub>; STUB_WORDS] = [None; STUB_WORDS];
     let list: [(Shape, Stub); SHAPES] = [
         (Shape::Alloc, alloc),
         (Shape::Calloc, calloc),
@@ -50,9 +51,12 @@ pub static hound_stubs: [Stub; SHAPES] = {
     ];
     let mut i = 0;
     while i < SHAPES {
-        stubs[list[i].0 as usize] = list[i].1;
+        stubs[list[i].0 as usize] = Some(list[i].1);
         i += 1;
     }
+    stubs[SHAPES + Shape::Alloc as usize] = Some(inlined::alloc);
+    stubs[SHAPES + Shape::Calloc as usize] = Some(inlined::calloc);
+    stubs[SHAPES + Shape::Free as usize] = Some(inlined::free);
     stubs
 };
 

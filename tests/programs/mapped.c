@@ -66,7 +66,7 @@ struct attachment {
     _Atomic uint64_t session, clock_gettime, image, own_pieces, own_piece_count, samples, reserved[2];
 };
 struct entry {
-    uint64_t real, helper, inside_start, inside_end, address, thunk;
+    uint64_t real, helper, inside_start, inside_end, address, thunk, attachment, stub;
     uint8_t kind, shape, flags, size_argument, count_argument, block_argument, pool, length, original[24], patched[24];
 };
 struct known {
