@@ -127,7 +127,9 @@ fn cycle(pid: u32, files: &Path, spare: bool, random: &mut Random, tally: &mut T
     let _ = fs::remove_file(&capture); // of the cycle before
     let pid = pid.to_string();
     let mut command = Command::new(place::hound());
-    command.args(["attach", "-p", &pid, "--mode", "full", "-o"]).arg(&capture);
+    // What is passed over goes other ways than what is recorded.
+    let mode: &[&str] = if random.below(2) == 0 { &["--mode", "full"] } else { &["--mode", "sampled", "--engine", "library"] };
+    command.args(["attach", "-p", &pid]).args(mode).arg("-o").arg(&capture);
     let mut hound = spawned(&mut command, &files.join("hound.stdout"), &said)?;
     let how = if spare { 2 + random.below(8) } else { random.below(10) };
     if how == 0 {
