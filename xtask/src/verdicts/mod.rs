@@ -14,6 +14,7 @@ mod programs;
 mod record;
 mod services;
 mod subject;
+mod unseen;
 
 use crate::setup::{self, Purpose};
 use crate::{Verdict, compile, place};
@@ -50,6 +51,9 @@ pub struct Options {
     /// The programs alone
     #[arg(long)]
     programs: bool,
+    /// Those alone that were chosen after the rules were made
+    #[arg(long)]
+    unseen: bool,
     /// So many at once
     #[arg(long, default_value_t = 4)]
     jobs: usize,
@@ -75,6 +79,7 @@ pub fn task(options: &Options) -> Result<Verdict> {
     }
     compile::build()?;
     programs::compile()?;
+    unseen::compile()?;
     let site = Site::new()?;
     let outcomes = all(subjects, &site, options);
     site.leave()?;
@@ -94,13 +99,23 @@ pub fn task(options: &Options) -> Result<Verdict> {
 }
 
 fn chosen(options: &Options) -> Result<VecDeque<&'static Subject>> {
-    let known = || services::ALL.iter().chain(programs::ALL);
     if let Some(unknown) = options.only.iter().find(|name| known().all(|subject| subject.name != name.as_str())) {
         bail!("there is no {unknown}; there are: {}", known().map(|subject| subject.name).collect::<Vec<_>>().join(", "));
     }
     let is_of = |kind: Kind| options.services == options.programs || options.services == (kind == Kind::Service);
     let wanted = |subject: &Subject| options.only.is_empty() || options.only.iter().any(|name| name == subject.name);
-    Ok(known().filter(|subject| is_of(subject.kind) && wanted(subject)).collect())
+    let is_of_age = |subject: &Subject| !options.unseen || is_unseen(subject.name);
+    Ok(known().filter(|subject| is_of(subject.kind) && is_of_age(subject) && wanted(subject)).collect())
+}
+
+/// All there are, in the order of the page.
+fn known() -> impl DoubleEndedIterator<Item = &'static Subject> {
+    services::ALL.iter().chain(programs::ALL).chain(unseen::all())
+}
+
+/// Whether it was chosen after the rules were made.
+fn is_unseen(name: &str) -> bool {
+    unseen::all().any(|subject| subject.name == name)
 }
 
 /// Records and judges them, some at a time, and says so. The outcomes are in the order of the table.
@@ -125,8 +140,7 @@ fn all(subjects: VecDeque<&'static Subject>, site: &Site, options: &Options) -> 
         }
     });
     let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let order = |outcome: &Outcome| services::ALL.iter().chain(programs::ALL).position(|subject| subject.name == outcome.name);
-    done.sort_by_key(order);
+    done.sort_by_key(|outcome| known().position(|subject| subject.name == outcome.name));
     done
 }
 
@@ -146,11 +160,11 @@ mod tests {
 
     #[test]
     fn there_are_twenty_healthy_ones_at_least_ten_of_them_services_and_names_are_theirs_alone() {
-        let of = |kind: Kind| services::ALL.iter().chain(programs::ALL).filter(move |subject| subject.kind == kind);
+        let of = |kind: Kind| known().filter(move |subject| subject.kind == kind);
         assert!(of(Kind::Service).count() >= 10 && of(Kind::Healthy).count() >= 10);
         assert!(of(Kind::Leaking).all(|subject| !subject.leaks.is_empty()) && of(Kind::Leaking).count() >= 7);
         assert!(of(Kind::Service).chain(of(Kind::Healthy)).all(|subject| subject.leaks.is_empty()));
-        let mut names: Vec<&str> = services::ALL.iter().chain(programs::ALL).map(|subject| subject.name).collect();
+        let mut names: Vec<&str> = known().map(|subject| subject.name).collect();
         let all = names.len();
         names.sort_unstable();
         names.dedup();

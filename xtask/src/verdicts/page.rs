@@ -4,7 +4,7 @@
 
 use super::record::Outcome;
 use super::subject::Kind;
-use super::{programs, services};
+use super::{is_unseen, known};
 use crate::page;
 use anyhow::Result;
 
@@ -13,11 +13,14 @@ const PAGE: &str = "docs/verdicts.md";
 const HEAD: &str = "| program | what it does | recorded | minutes | requests | allocations | places that leak | called a leak | said to be one perhaps | other places | right |\n\
                     |---|---|---|---:|---:|---:|---:|---:|---:|---|---|\n";
 
-/// The parts of the page.
-const PARTS: [(Kind, &str, &str); 3] = [
-    (Kind::Service, "services", "Real services under load"),
-    (Kind::Healthy, "healthy", "Other healthy programs"),
-    (Kind::Leaking, "leaking", "Programs whose leaks are known"),
+/// The parts of the page: of which kind, whether of those that were chosen after the rules were made, name and title.
+const PARTS: [(Kind, bool, &str, &str); 6] = [
+    (Kind::Service, true, "unseen-services", "Real services under load, chosen after the rules were made"),
+    (Kind::Healthy, true, "unseen-healthy", "Other healthy programs, chosen after the rules were made"),
+    (Kind::Leaking, true, "unseen-leaking", "Programs whose leaks are known, chosen after the rules were made"),
+    (Kind::Service, false, "services", "Real services under load"),
+    (Kind::Healthy, false, "healthy", "Other healthy programs"),
+    (Kind::Leaking, false, "leaking", "Programs whose leaks are known"),
 ];
 
 /// A table of all of them.
@@ -27,13 +30,13 @@ pub fn table(outcomes: &[Outcome]) -> String {
 
 /// Puts them on the page.
 pub fn write(outcomes: &[Outcome]) -> Result<()> {
-    for (kind, name, title) in PARTS {
-        let new: Vec<(&str, String)> =
-            outcomes.iter().filter(|outcome| outcome.kind == kind).map(|outcome| (outcome.name, row(outcome))).collect();
+    for (kind, unseen, name, title) in PARTS {
+        let is_here = |outcome: &&Outcome| outcome.kind == kind && is_unseen(outcome.name) == unseen;
+        let new: Vec<(&str, String)> = outcomes.iter().filter(is_here).map(|outcome| (outcome.name, row(outcome))).collect();
         if new.is_empty() {
             continue;
         }
-        let order: Vec<&str> = services::ALL.iter().chain(programs::ALL).map(|subject| subject.name).collect();
+        let order: Vec<&str> = known().map(|subject| subject.name).collect();
         page::replace(PAGE, name, title, &merged(&page::part(PAGE, name)?, &new, &order))?;
     }
     Ok(())
