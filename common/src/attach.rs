@@ -319,6 +319,9 @@ pub struct Entry {
 pub const ENTRY_GLIBC: u8 = 1;
 /// [`Entry::flags`]: where it finds no memory, the old block is released (BSD's reallocf).
 pub const ENTRY_FREES: u8 = 2;
+/// [`Entry::flags`]: an allocator none of whose functions gets the block that it returns from another one that is patched. (glibc's `memalign` does
+/// when it is asked for no more than any block has.)
+pub const ENTRY_FLAT: u8 = 4;
 
 /// One piece of memory that hound maps into a target, written down (in the ring's control page) before it is mapped, so that whoever finds
 /// the ring after hound's death knows what else to take away.

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use hound_common::attach::{ENTRY_GLIBC, Shape};
+use hound_common::attach::{ENTRY_FLAT, ENTRY_GLIBC, Shape};
 use hound_common::hook::{HOOKS, Kind, Origin, PATCHES, Patch, Places, Role, WATCHED, watched_shape};
 
 use crate::memory::Memory;
@@ -147,7 +147,8 @@ fn families_of(names: &Names, module: &Module) -> Vec<Family> {
                 }
             }
         }
-        add(name, if is_glibc { ENTRY_GLIBC } else { 0 }, !of_executable, &format!("{prefix}malloc_usable_size"), list);
+        let flat = if is_glibc || is_jemalloc(names, &prefix) || is_tcmalloc(names, &prefix) { ENTRY_FLAT } else { 0 };
+        add(name, flat | if is_glibc { ENTRY_GLIBC } else { 0 }, !of_executable, &format!("{prefix}malloc_usable_size"), list);
     }
     if has("mi_malloc") && has("mi_free") && (has("mi_realloc") || has("mi_realloc_aligned")) {
         add("mimalloc".into(), 0, !module.is_executable, "mi_usable_size", listed(names, Origin::Mimalloc, ""));
@@ -201,6 +202,12 @@ fn is_jemalloc(names: &Names, prefix: &str) -> bool {
     let allocates = has("mallocx") && (has("malloc") || has("calloc"));
     let extended = allocates && (has("rallocx") || has("realloc")) && (has("sdallocx") || has("dallocx"));
     extended || is_whole(names, prefix) && has("mallctl")
+}
+
+/// gperftools' allocator: its `malloc` is another name of its `tc_malloc`, and not a function of somebody else's that calls that.
+fn is_tcmalloc(names: &Names, prefix: &str) -> bool {
+    let at = |name: &str| names.get(name).map(|(address, _)| *address);
+    prefix.is_empty() && at("tc_malloc").is_some() && at("tc_malloc") == at("malloc") && at("tc_calloc") == at("calloc")
 }
 
 fn label(names: &Names, prefix: &str, module: &Module, is_libc: bool) -> String {
@@ -298,5 +305,22 @@ pub fn pool_kind(role: crate::custom::PoolRole) -> (Kind, Shape) {
         crate::custom::PoolRole::Alloc => (Kind::PoolAlloc, Shape::PoolAlloc),
         crate::custom::PoolRole::Free => (Kind::PoolFree, Shape::PoolFree),
         crate::custom::PoolRole::Realloc => (Kind::PoolRealloc, Shape::PoolRealloc),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_malloc_that_calls_tcmallocs_is_not_taken_for_it() {
+        let names = |malloc: u64| {
+            let list = [("malloc", malloc), ("tc_malloc", 0x100), ("calloc", 0x200), ("tc_calloc", 0x200)];
+            list.into_iter().map(|(name, at)| (name.to_owned(), (at, 16))).collect::<Names>()
+        };
+        assert!(is_tcmalloc(&names(0x100), ""));
+        assert!(!is_tcmalloc(&names(0x300), ""));
+        assert!(!is_tcmalloc(&names(0x100), "je_"));
+        assert!(!is_tcmalloc(&Names::new(), ""));
     }
 }

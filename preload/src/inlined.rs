@@ -7,7 +7,7 @@
 use core::arch::naked_asm;
 use core::mem::offset_of;
 
-use hound_common::attach::{Attachment, ENTRY_GLIBC, Entry, INLINED_EXIT, THREAD_SLOTS};
+use hound_common::attach::{Attachment, ENTRY_FLAT, Entry, INLINED_EXIT, THREAD_SLOTS};
 use hound_common::ring::{Control, STATE_RECORDING, STATE_SAMPLED};
 
 use crate::directory;
@@ -67,7 +67,7 @@ macro_rules! counting {
                 "jle 2b + {exit}",
                 "mov qword ptr [r8 + {countdown}], rax",
                 "3:",
-                flat = const ENTRY_GLIBC, attachment = const ATTACHMENT, ring = const RING, state = const STATE,
+                flat = const ENTRY_FLAT, attachment = const ATTACHMENT, ring = const RING, state = const STATE,
                 recording = const STATE_RECORDING, exit = const INLINED_EXIT, multiplier = const directory::MULTIPLIER as i32,
                 place_shift = const PLACE_SHIFT, threads = const THREADS, tid_offset = const TID_OFFSET, owner = const OWNER,
                 session = const SESSION, sampling = const SAMPLING, countdown = const COUNTDOWN,

@@ -7,7 +7,7 @@
 use core::arch::naked_asm;
 use core::mem::offset_of;
 
-use hound_common::attach::{Attachment, ENTRY_GLIBC, Entry, THREAD_SLOTS};
+use hound_common::attach::{Attachment, ENTRY_FLAT, Entry, THREAD_SLOTS};
 use hound_common::ring::{Control, STATE_RECORDING, STATE_SAMPLED};
 
 use crate::attached::hound_attachment;
@@ -185,13 +185,13 @@ macro_rules! passing {
     };
 }
 
-passing!(alloc => bodies::alloc, bodies::alloc_sampled, "rsi", "rdx", "rcx", flat: ENTRY_GLIBC, old: "", size: "mov r8, rdi");
-passing!(calloc => bodies::calloc, bodies::calloc_sampled, "rdx", "rcx", "r8", flat: ENTRY_GLIBC, old: "", size: "mov r8, rdi; imul r8, rsi");
+passing!(alloc => bodies::alloc, bodies::alloc_sampled, "rsi", "rdx", "rcx", flat: ENTRY_FLAT, old: "", size: "mov r8, rdi");
+passing!(calloc => bodies::calloc, bodies::calloc_sampled, "rdx", "rcx", "r8", flat: ENTRY_FLAT, old: "", size: "mov r8, rdi; imul r8, rsi");
 // glibc's, asked for no more than any block has, call its malloc.
-passing!(memalign => bodies::memalign, bodies::memalign_sampled, "rdx", "rcx", "r8", flat: ENTRY_GLIBC, old: "",
+passing!(memalign => bodies::memalign, bodies::memalign_sampled, "rdx", "rcx", "r8", flat: ENTRY_FLAT, old: "",
     size: "mov r8, rsi; cmp rdi, 16; jbe 5f");
 passing!(alloc_first => bodies::alloc_first, bodies::alloc_first_sampled, "rcx", "r8", "r9", flat: 0, old: "", size: "mov r8, rdi");
-passing!(posix_memalign => bodies::posix_memalign, bodies::posix_memalign_sampled, "rcx", "r8", "r9", flat: ENTRY_GLIBC, old: "",
+passing!(posix_memalign => bodies::posix_memalign, bodies::posix_memalign_sampled, "rcx", "r8", "r9", flat: ENTRY_FLAT, old: "",
     size: "mov r8, rdx; cmp rsi, 16; jbe 5f");
 passing!(realloc => bodies::realloc, bodies::realloc_sampled, "rdx", "rcx", "r8", flat: 0, old: may_be_sampled!(), size: "mov r8, rsi");
 passing!(rallocx => bodies::rallocx, bodies::rallocx_sampled, "rcx", "r8", "r9", flat: 0, old: may_be_sampled!(), size: "mov r8, rsi");

@@ -426,7 +426,8 @@ static void patch_all(void) {
     t_delete = patch(FREE, K_DELETE, nested_delete);
     t_delete_jump = patch(FREE, K_DELETE, jumping_delete);
     jump_target = t_free;
-    entry_of(t_malloc)->flags = entry_of(t_calloc)->flags = entry_of(t_free)->flags = 1;
+    entry_of(t_calloc)->flags = entry_of(t_free)->flags = 1; /* ENTRY_GLIBC */
+    entry_of(t_malloc)->flags = 1 | 4; /* and ENTRY_FLAT */
     entry_of(t_mallocx)->helper = (uint64_t)malloc_usable_size;
 }
 
