@@ -1,5 +1,6 @@
 """Load for the services of `cargo xtask verdicts`: verdicts_load.py KIND PORT RATE COUNTED [BESIDE]
 
+More kinds are in verdicts_more_load.py, which is started in the same way.
 Clients that come and go put a service under the same load for as long as this lives. So many requests a second are sent as RATE says; how many
 were answered is written to the file COUNTED. What services keep is bounded: keys are of sets that are complete within a minute, or they expire.
 A request that is answered wrongly, or not at all, ends it with status 1.
@@ -284,10 +285,8 @@ class Pages(Client):
             raise ValueError("a session was not there")
 
 
-def answers_names(port):
+def answers_names(server):
     """Another name server, that one which is asked for what the first does not know."""
-    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    server.bind(("127.0.0.1", port))
     while True:
         asked, who = server.recvfrom(4096)
         end = asked.index(b"\0", 12) + 5
@@ -295,9 +294,8 @@ def answers_names(port):
         server.sendto(asked[:2] + b"\x81\x80\0\1\0\1\0\0\0\0" + asked[12:end] + b"\xc0\x0c\0\1\0\1" + struct.pack("!IH", life, 4) + b"\x0a\1\2\3", who)
 
 
-def answers_pages(port):
+def answers_pages(server):
     """What is behind a proxy."""
-    server = socket.create_server(("127.0.0.1", port), backlog=64)
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2000\r\n\r\n" + b"x" * 2000
 
     def serve(connection):
@@ -354,6 +352,7 @@ def sql(rate):
 
 
 KINDS = {"redis": Redis, "memcached": Memcached, "postgres": Postgres, "http": Http, "haproxy": Haproxy, "json": Json, "mqtt": Mqtt, "dns": Dns}
+BESIDE = {"dns": answers_names, "haproxy": answers_pages}
 
 
 def main():
@@ -364,8 +363,14 @@ def main():
         return PostgresTables(int(sys.argv[2])).request()
     rate, file = float(sys.argv[3]), sys.argv[4]
     port = sys.argv[2] if kind == "pages" else int(sys.argv[2])
-    if kind in ("dns", "haproxy"):
-        threading.Thread(target=answers_names if kind == "dns" else answers_pages, args=(int(sys.argv[5]),), daemon=True).start()
+    if kind in BESIDE:
+        # It listens before anybody asks.
+        if kind == "dns":
+            server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            server.bind(("127.0.0.1", int(sys.argv[5])))
+        else:
+            server = socket.create_server(("127.0.0.1", int(sys.argv[5])), backlog=64)
+        threading.Thread(target=BESIDE[kind], args=(server,), daemon=True).start()
     for number in range(CLIENTS):
         threading.Thread(target=client, args=(number, Pages if kind == "pages" else KINDS[kind], port, rate), daemon=True).start()
     while True:
@@ -375,4 +380,5 @@ def main():
         os.replace(file + ".part", file)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -14,6 +14,9 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// Debian's user `nobody`.
+pub const NOBODY: u32 = 65534;
+
 /// How long a service may take to listen.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -147,14 +150,50 @@ impl Ground<'_> {
         Ok(())
     }
 
-    /// A service that listens, and its load: a kind that `verdicts_load.py` knows, and requests a second.
+    /// Files of different sizes, for the servers of files.
+    pub fn pages(&self) -> Result<String> {
+        let folder = self.at.join("pages");
+        fs::create_dir(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        for number in 0..40 {
+            let text = format!("<p>line {number}</p>\n").repeat(10 + 20 * number);
+            fs::write(folder.join(format!("page{number}.html")), text).context("cannot write a page")?;
+        }
+        Ok(folder.display().to_string())
+    }
+
+    /// A postgres that has the tables of the load, and its port. It refuses to run as root.
+    pub fn postgres(&self, name: &str) -> Result<(Ending, u16)> {
+        let (port, data) = (self.port()?, self.give("data", NOBODY)?);
+        let folder = newest_postgres()?;
+        let as_nobody = |program: &str| {
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid", "nobody", "--regid", "nogroup", "--clear-groups", "--pdeathsig", "TERM", "--"]);
+            command.arg(folder.join(program)).current_dir(&self.at);
+            command
+        };
+        let mut init = as_nobody("initdb");
+        init.arg("-D").arg(&data).args(["-U", "postgres", "-A", "trust", "--no-sync", "--locale", "C", "--encoding", "UTF8"]);
+        exec::output(&mut init)?;
+        let mut command = as_nobody("postgres");
+        command.arg("-D").arg(&data).args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1"]);
+        command.args(["-c", "unix_socket_directories=", "-c", "fsync=off", "-c", "shared_buffers=16MB", "-c", "autovacuum_naptime=5s"]);
+        let mut server = self.start(name, &command)?;
+        self.listens(port, &mut server.0)?;
+        let mut tables = Command::new(programs::python());
+        tables.arg(programs::source("verdicts_load.py")).args(["tables", &port.to_string()]);
+        // It listens a moment before it lets anybody in.
+        self.awaited("postgres lets clients in", &mut server.0, || exec::output(&mut tables).is_ok())?;
+        Ok((server, port))
+    }
+
+    /// A service that listens, and its load: a kind that `verdicts_more_load.py` knows, and requests a second.
     pub fn running(&self, server: Ending, kind: &str, port: &str, rate: u32, beside: Option<u16>) -> Running {
         let counted = self.files.join("counted");
         let mut command = Command::new(programs::python());
-        command.arg(programs::source("verdicts_load.py")).args([kind, port, &rate.to_string()]).arg(&counted);
+        command.arg(programs::source("verdicts_more_load.py")).args([kind, port, &rate.to_string()]).arg(&counted);
         command.args(beside.map(|port| port.to_string()));
         let pid = server.0.id();
-        Running { load: None, then: Some(command), server, pid, counted: Some(counted) }
+        Running { load: None, then: Some(command), server, behind: None, pid, counted: Some(counted) }
     }
 }
 
@@ -172,6 +211,14 @@ fn ends_with_this(command: &Command) -> Command {
         ending.current_dir(folder);
     }
     ending
+}
+
+/// Debian has its programs in a folder of each version.
+fn newest_postgres() -> Result<PathBuf> {
+    let versions = fs::read_dir("/usr/lib/postgresql").context("there is no postgres")?.flatten();
+    let number = |path: &Path| path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<u32>().ok());
+    let newest = versions.map(|entry| entry.path()).max_by_key(|path| number(path)).context("there is no postgres")?;
+    Ok(newest.join("bin"))
 }
 
 /// The only child of a process that does the work for it, once it is there.

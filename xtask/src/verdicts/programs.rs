@@ -138,7 +138,7 @@ fn sqlite(ground: &Ground, leak: Option<&str>) -> Result<Begun> {
     let made = ground.at.join("items.db");
     ground.awaited("sqlite3 has begun", &mut server.0, || made.exists())?;
     let pid = server.0.id();
-    Ok(Begun::Running(Running { load: Some(load), then: None, server, pid, counted: None }))
+    Ok(Begun::Running(Running { load: Some(load), then: None, server, behind: None, pid, counted: None }))
 }
 
 fn compiler(ground: &Ground) -> Result<Begun> {

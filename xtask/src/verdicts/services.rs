@@ -3,19 +3,10 @@
 //! What they keep for their clients is bounded, and complete within a minute.
 
 use super::ground::{Ground, child_of};
-use super::subject::{Begun, Kind, Mode, Subject};
-use crate::{exec, programs};
+use super::subject::{Begun, Mode, Subject, service};
+use crate::programs;
 use anyhow::{Context, Result};
-use std::fs;
-use std::path::Path;
 use std::process::Command;
-
-/// Debian's user `nobody`.
-const NOBODY: u32 = 65534;
-
-const fn service(name: &'static str, mode: Mode, what: &'static str, begin: fn(&Ground) -> Result<Begun>) -> Subject {
-    Subject { name, kind: Kind::Service, mode, what, leaks: &[], begin }
-}
 
 /// All of them.
 pub const ALL: &[Subject] = &[
@@ -46,52 +37,13 @@ fn memcached(ground: &Ground) -> Result<Begun> {
     Ok(Begun::Running(ground.serve(&command, port, "memcached", 1500, None)?))
 }
 
-/// It refuses to run as root.
 fn postgres(ground: &Ground) -> Result<Begun> {
-    let (port, data) = (ground.port()?, ground.give("data", NOBODY)?);
-    let folder = newest_postgres()?;
-    let as_nobody = |program: &str| {
-        let mut command = Command::new("setpriv");
-        command.args(["--reuid", "nobody", "--regid", "nogroup", "--clear-groups", "--pdeathsig", "TERM", "--"]);
-        command.arg(Path::new(&folder).join(program)).current_dir(&ground.at);
-        command
-    };
-    let mut init = as_nobody("initdb");
-    init.arg("-D").arg(&data).args(["-U", "postgres", "-A", "trust", "--no-sync", "--locale", "C", "--encoding", "UTF8"]);
-    exec::output(&mut init)?;
-    let mut command = as_nobody("postgres");
-    command.arg("-D").arg(&data).args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]);
-    command.args(["-c", "fsync=off", "-c", "shared_buffers=16MB", "-c", "autovacuum_naptime=5s"]);
-    let mut server = ground.start("server", &command)?;
-    ground.listens(port, &mut server.0)?;
-    let mut tables = Command::new(programs::python());
-    tables.arg(programs::source("verdicts_load.py")).args(["tables", &port.to_string()]);
-    // It listens a moment before it lets anybody in.
-    ground.awaited("postgres lets clients in", &mut server.0, || exec::output(&mut tables).is_ok())?;
+    let (server, port) = ground.postgres("server")?;
     Ok(Begun::Running(ground.running(server, "postgres", &port.to_string(), 300, None)))
 }
 
-/// Debian has its programs in a folder of each version.
-fn newest_postgres() -> Result<std::path::PathBuf> {
-    let versions = fs::read_dir("/usr/lib/postgresql").context("there is no postgres")?.flatten();
-    let number = |path: &Path| path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<u32>().ok());
-    let newest = versions.map(|entry| entry.path()).max_by_key(|path| number(path)).context("there is no postgres")?;
-    Ok(newest.join("bin"))
-}
-
-/// Files of different sizes, for the servers of files.
-fn pages(ground: &Ground) -> Result<String> {
-    let folder = ground.at.join("pages");
-    fs::create_dir(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    for number in 0..40 {
-        let text = format!("<p>line {number}</p>\n").repeat(10 + 20 * number);
-        fs::write(folder.join(format!("page{number}.html")), text).context("cannot write a page")?;
-    }
-    Ok(folder.display().to_string())
-}
-
 fn nginx(ground: &Ground) -> Result<Begun> {
-    let (port, pages, at) = (ground.port()?, pages(ground)?, ground.at.display());
+    let (port, pages, at) = (ground.port()?, ground.pages()?, ground.at.display());
     let config = format!(
         "daemon off;\nuser nobody nogroup;\nworker_processes 1;\npid {at}/pid;\nerror_log {at}/error.log warn;\nevents {{ worker_connections 256; }}\n\
          http {{\n access_log {at}/access.log;\n gzip on;\n gzip_types *;\n gzip_min_length 100;\n\
@@ -110,7 +62,7 @@ fn nginx(ground: &Ground) -> Result<Begun> {
 }
 
 fn apache2(ground: &Ground) -> Result<Begun> {
-    let (port, pages, at) = (ground.port()?, pages(ground)?, ground.at.display());
+    let (port, pages, at) = (ground.port()?, ground.pages()?, ground.at.display());
     let modules = ["mpm_event", "authz_core", "filter", "deflate", "mime", "dir"];
     let modules: String = modules.iter().map(|name| format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n")).collect();
     let config = format!(
@@ -126,7 +78,7 @@ fn apache2(ground: &Ground) -> Result<Begun> {
 }
 
 fn lighttpd(ground: &Ground) -> Result<Begun> {
-    let (port, pages) = (ground.port()?, pages(ground)?);
+    let (port, pages) = (ground.port()?, ground.pages()?);
     let config = format!(
         "server.document-root = \"{pages}\"\nserver.port = {port}\nserver.bind = \"127.0.0.1\"\nserver.username = \"nobody\"\n\
          server.groupname = \"nogroup\"\nserver.max-keep-alive-requests = 100000\n\

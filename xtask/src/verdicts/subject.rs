@@ -64,6 +64,11 @@ pub struct Subject {
     pub begin: fn(&Ground) -> Result<Begun>,
 }
 
+/// A service of Debian's in which nothing leaks.
+pub const fn service(name: &'static str, mode: Mode, what: &'static str, begin: fn(&Ground) -> Result<Begun>) -> Subject {
+    Subject { name, kind: Kind::Service, mode, what, leaks: &[], begin }
+}
+
 /// What hound is told to record.
 pub enum Begun {
     /// `hound run` of a command that ends by itself when its time is over.
@@ -80,6 +85,8 @@ pub struct Running {
     pub then: Option<Command>,
     /// What was started.
     pub server: Ending,
+    /// The server that it asks itself, if there is one; it ends last.
+    pub behind: Option<Ending>,
     /// What is recorded: the process that does the work.
     pub pid: u32,
     /// Where the number of requests is written; none where they are not counted.
