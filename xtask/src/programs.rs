@@ -66,10 +66,19 @@ pub fn python() -> PathBuf {
 
 /// The C++ compiler proper behind `g++`.
 pub fn cc1plus() -> Result<PathBuf> {
-    let path = exec::output(Command::new("g++").arg("-print-prog-name=cc1plus"))?;
+    behind("g++", "cc1plus")
+}
+
+/// The C compiler proper behind `gcc`.
+pub fn cc1() -> Result<PathBuf> {
+    behind("gcc", "cc1")
+}
+
+fn behind(driver: &str, name: &str) -> Result<PathBuf> {
+    let path = exec::output(Command::new(driver).arg(format!("-print-prog-name={name}")))?;
     let path = PathBuf::from(path.trim());
     if !path.is_absolute() {
-        bail!("g++ does not know where its cc1plus is");
+        bail!("{driver} does not know where its {name} is");
     }
     Ok(path)
 }

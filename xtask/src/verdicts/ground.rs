@@ -81,6 +81,11 @@ impl Ground<'_> {
         bail!("all ports are taken")
     }
 
+    /// For how long it is recorded, as programs of ours are told.
+    pub fn seconds(&self) -> String {
+        format!("{:.1}", self.time.as_secs_f64())
+    }
+
     /// Writes a file.
     pub fn write(&self, name: &str, text: &str) -> Result<PathBuf> {
         let at = self.at.join(name);

@@ -1,26 +1,12 @@
 //! Programs in which nothing leaks, and those whose leaks are known.
 
 use super::ground::Ground;
-use super::subject::{Begun, Kind, Mode, Running, Subject};
+use super::subject::{Begun, Mode, Running, Subject, healthy, leaking};
 use crate::{exec, place, programs};
 use anyhow::{Context, Result};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-
-const fn healthy(name: &'static str, mode: Mode, what: &'static str, begin: fn(&Ground) -> Result<Begun>) -> Subject {
-    Subject { name, kind: Kind::Healthy, mode, what, leaks: &[], begin }
-}
-
-const fn leaking(
-    name: &'static str,
-    mode: Mode,
-    what: &'static str,
-    leaks: &'static [&'static str],
-    begin: fn(&Ground) -> Result<Begun>,
-) -> Subject {
-    Subject { name, kind: Kind::Leaking, mode, what, leaks, begin }
-}
 
 /// All of them. Those of ours have caches, a set that fills and what is there from the start, too.
 pub const ALL: &[Subject] = &[
@@ -92,33 +78,29 @@ fn library(name: &str) -> Result<PathBuf> {
     Ok(place::kept("programs")?.join(name))
 }
 
-fn seconds(ground: &Ground) -> String {
-    format!("{:.1}", ground.time.as_secs_f64())
-}
-
 fn kinds(ground: &Ground, kind: &str) -> Result<Begun> {
     let mut command = Command::new(kinds_program()?);
-    command.args([kind, &seconds(ground)]);
+    command.args([kind, &ground.seconds()]);
     Ok(Begun::Command(command))
 }
 
 fn kinds_cpp(ground: &Ground, kind: &str) -> Result<Begun> {
     let mut command = Command::new(kinds_cpp_program()?);
-    command.args([kind, &seconds(ground)]);
+    command.args([kind, &ground.seconds()]);
     Ok(Begun::Command(command))
 }
 
 /// Each object of python's is a block, not only what it cuts them from.
 fn python(ground: &Ground, words: &[&str]) -> Result<Begun> {
     let mut command = Command::new(programs::python());
-    command.arg(programs::source("verdicts_server.py")).arg(words[0]).arg(seconds(ground)).args(&words[1..]);
+    command.arg(programs::source("verdicts_server.py")).arg(words[0]).arg(ground.seconds()).args(&words[1..]);
     command.env("PYTHONMALLOC", "malloc");
     Ok(Begun::Command(command))
 }
 
 fn perl(ground: &Ground) -> Result<Begun> {
     let mut command = Command::new("/usr/bin/perl");
-    command.arg(programs::source("verdicts_bounded.pl")).arg(seconds(ground));
+    command.arg(programs::source("verdicts_bounded.pl")).arg(ground.seconds());
     Ok(Begun::Command(command))
 }
 

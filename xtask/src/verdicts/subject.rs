@@ -69,6 +69,22 @@ pub const fn service(name: &'static str, mode: Mode, what: &'static str, begin: 
     Subject { name, kind: Kind::Service, mode, what, leaks: &[], begin }
 }
 
+/// A program in which nothing leaks.
+pub const fn healthy(name: &'static str, mode: Mode, what: &'static str, begin: fn(&Ground) -> Result<Begun>) -> Subject {
+    Subject { name, kind: Kind::Healthy, mode, what, leaks: &[], begin }
+}
+
+/// One whose leaks are known.
+pub const fn leaking(
+    name: &'static str,
+    mode: Mode,
+    what: &'static str,
+    leaks: &'static [&'static str],
+    begin: fn(&Ground) -> Result<Begun>,
+) -> Subject {
+    Subject { name, kind: Kind::Leaking, mode, what, leaks, begin }
+}
+
 /// What hound is told to record.
 pub enum Begun {
     /// `hound run` of a command that ends by itself when its time is over.
