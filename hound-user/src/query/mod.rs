@@ -42,7 +42,7 @@ pub use suppress::{Pattern, Suppressed, Suppressions};
 pub use tally::{Entry, Key, Part, Split, Tallied, Tally, Whole};
 pub use timeline::{Course, Grouping, Rank, Timeline};
 pub use trim::{site_end, site_start};
-pub use verdict::{Evidence, HAS_ENDED, Verdict, judge};
+pub use verdict::{Evidence, GOES_ON, HAS_ENDED, Verdict, judge};
 
 /// A question.
 #[derive(Clone, Debug, Default)]

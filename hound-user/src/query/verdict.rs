@@ -8,13 +8,14 @@
 //!   Bonferroni for the number of places looked at; slope and its interval by Theil and Sen (Sen 1968);
 //! - **survives**: generations all over the time have survivors, in as many as chance allows for so few blocks;
 //! - **is not made up for**: what ends of the older ones does not balance it, as in a cache that is full;
-//! - **goes on**: it grows in the later half of the time as in the earlier one, other than a cache that fills.
+//! - **goes on**: it grows in the later half of the time as in the earlier one, other than a cache that fills; that it does not must be surer than
+//!   chance would have it of so few blocks (the sign test), else it may leak.
 //!
 //! What does all that, but in so few steps that a place among so many may have done it by chance, or hardly at all in the last quarter, may leak: it
 //! is said, and called no leak.
 
 use super::generations::{Generations, SEGMENTS};
-use statrs::distribution::{ContinuousCDF, StudentsT};
+use statrs::distribution::{Binomial, ContinuousCDF, DiscreteCDF, StudentsT};
 
 /// Generations of the start, which prove nothing: an eighth of the time.
 const START: usize = SEGMENTS / 8;
@@ -32,8 +33,9 @@ const SPREAD: f64 = 0.5;
 const BURSTS: f64 = 4.0;
 /// Of what survives, so much must be growth.
 const NET: f64 = 0.3;
-/// Growth of the later half, in that of the earlier one: from here on it goes on, and up to there it has ended.
-const GOES_ON: f64 = 0.5;
+/// Growth of the later half, in that of the earlier one: from here on it goes on, and up to there it has ended. Between the two it slows down, if
+/// those that survive of either half are not so many by chance.
+pub const GOES_ON: f64 = 0.5;
 /// Less of its share of the growth is hardly any.
 pub const HAS_ENDED: f64 = 0.2;
 /// A block is replaced by larger ones if what a place holds has become more so often since the start, and never less.
@@ -106,6 +108,8 @@ pub struct Evidence {
     pub never_released: f64,
     /// Growth of the later half in that of the earlier one.
     pub later: f64,
+    /// Probability that as few survivors are of the later half by chance.
+    pub later_p: f64,
     /// Growth of the last quarter, in what would be its share.
     pub lately: f64,
     /// Age from which a block is old, in nanoseconds.
@@ -146,6 +150,7 @@ pub fn judge(of: &Generations, segment_ns: u64, places: usize) -> (Verdict, Evid
         generations: (with_survivors, mature.len()),
         never_released: if born > 0.0 { (blocks(Generations::surviving_blocks) / born).clamp(0.0, 1.0) } else { 0.0 },
         later: if earlier > 0.0 { later / earlier } else { f64::from(u8::from(later > 0.0)) },
+        later_p: later_by_chance(&of.seen[mature.clone()]),
         lately: share_of_the_last_quarter(&aged),
         old_ns: age as u64 * segment_ns,
         live: (0..SEGMENTS).map(|generation| of.survivors(generation)).sum::<f64>().max(0.0),
@@ -182,10 +187,19 @@ fn verdict(evidence: &Evidence, mature: f64, of_start: f64, growth: f64) -> Verd
     }
     match evidence.later {
         later if later < HAS_ENDED => Verdict::Plateau,
-        later if later < GOES_ON || !is_spread => Verdict::Slows,
+        later if later < GOES_ON && evidence.later_p < SURE || !is_spread => Verdict::Slows,
+        later if later < GOES_ON => Verdict::MayLeak,
         _ if evidence.p >= SURE || evidence.lately < HAS_ENDED => Verdict::MayLeak,
         _ => Verdict::Leak,
     }
+}
+
+/// The probability that of so many survivors so few, or fewer, are of the later half of the generations, if each were as likely of either: the sign
+/// test (binomial, exact).
+fn later_by_chance(seen: &[u64]) -> f64 {
+    let half = seen.len() / 2;
+    let [earlier, later] = [&seen[..half], &seen[seen.len() - half..]].map(|half| half.iter().sum::<u64>());
+    Binomial::new(0.5, earlier + later).map_or(1.0, |chance| chance.cdf(later))
 }
 
 /// What the last quarter has of the growth, in what it would have of an even one.
@@ -368,6 +382,15 @@ mod tests {
         assert_eq!(fills(0.93), Verdict::Slows);
         assert_eq!(verdict_of(|generation| vec![None; usize::from(generation == 9 || generation == 20)]), Verdict::TooLittle);
         assert_eq!(verdict_of(|_| Vec::new()), Verdict::TurnsOver);
+    }
+
+    #[test]
+    fn so_few_blocks_do_not_show_that_growth_slows_down() {
+        // Two in each generation of the earlier half, and in every third of the later one: 28 and 10 with a growth of a third; then half as many.
+        let slows =
+            |each: usize| verdict_of(move |generation| vec![None; if generation < SEGMENTS / 2 || generation % 3 == 0 { each } else { 0 }]);
+        assert_eq!([slows(1), slows(4)], [Verdict::MayLeak, Verdict::Slows]);
+        assert!(later_by_chance(&[5, 5, 5, 0, 3, 2]) < 0.05 && later_by_chance(&[1, 1, 1, 1]) > 0.5 && later_by_chance(&[]) == 1.0);
     }
 
     /// A cache of which a random block makes room for each new one, whatever its size and turnover.

@@ -5,7 +5,7 @@ use super::json::{json_frames, session};
 use super::summary::{EndKind, Summary};
 use super::text::{TextOptions, call_path, left_out, line, plain_key};
 use super::units::{bytes, count, duration, share_of};
-use crate::query::{Evidence, Group, HAS_ENDED, Row, RowKey, SEGMENTS, Sites, Table, Verdict};
+use crate::query::{Evidence, GOES_ON, Group, HAS_ENDED, Row, RowKey, SEGMENTS, Sites, Table, Verdict};
 use serde_json::{Value, json};
 
 /// What a row amounts to.
@@ -151,12 +151,16 @@ fn row(out: &mut String, answer: &LeaksAnswer<'_>, judged: &Judged, options: &Te
 
 /// The evidence of what may be a leak.
 fn steps(evidence: &Evidence) -> String {
-    let Evidence { replaced, seen, steps: (up, down), own_p, p, lately, .. } = *evidence;
+    let Evidence { replaced, seen, steps: (up, down), own_p, p, later, lately, .. } = *evidence;
     if replaced > 0 && seen < FEW_BLOCKS {
         return format!("larger blocks took the place of smaller ones, {} after the start, and ever more is held", times(replaced as u64));
     }
     let down = if down > 0 { format!(" and shrank {}", times(down as u64)) } else { " and never shrank".to_owned() };
-    let lately = if lately < HAS_ENDED { "; hardly in the last quarter of the time" } else { "" };
+    let lately = match () {
+        () if lately < HAS_ENDED => "; hardly in the last quarter of the time",
+        () if later < GOES_ON => "; less in the later half of the time, which may be chance",
+        () => "",
+    };
     let times = times(up as u64);
     format!("what is old grew {times}{down}: by chance with a probability of {own_p:.1e}, and of {p:.2} at some place of all{lately}")
 }
