@@ -210,6 +210,9 @@ pub const HOOKS: &[Hook] = &[
 pub const WATCHED: &[&str] =
     &["execve", "execv", "execvp", "execvpe", "execl", "execlp", "execle", "fexecve", "execveat", "__register_frame", "__deregister_frame"];
 
+/// Functions hooked in programs that hound starts, to know the moment: a child of theirs begins with a copy of what they hold.
+pub const FORKS: &[&str] = &["fork"];
+
 /// Which allocator has a function, and under which names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {

@@ -8,6 +8,7 @@
 pub mod attach;
 pub mod draw;
 pub mod event;
+pub mod family;
 pub mod hook;
 pub mod kernel;
 pub mod ring;

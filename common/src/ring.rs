@@ -24,7 +24,7 @@ pub const LOST_REASONS: usize = 16;
 /// First word of a control page: "HOUNDRNG" in ASCII.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"HOUNDRNG");
 /// Changes with every incompatible change of this file or of `event`.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Bytes of data in a segment. Small enough that an idle thread's is cheap, large enough that taking one (about 100 ns) is nothing
 /// beside filling it (some 800 allocate/free pairs).
@@ -163,6 +163,10 @@ pub struct Control {
     pub pieces: [Piece; PIECES],
     /// What `attachment` was, once the library is being taken out: it knows what it has mapped by itself.
     pub leaving: AtomicU64,
+    /// Where processes that the target begins are recorded, too: the number of the target in the capture, plus 1. Else 0.
+    pub member: AtomicU32,
+    /// Children of forks that got no ring of their own, for hound could not be reached: they are not recorded. Written by them.
+    pub unrecorded: AtomicU32,
 }
 
 /// Counters of a stream, in the order of the `METRIC_UNWINDING` record.

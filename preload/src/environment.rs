@@ -5,6 +5,7 @@
 
 use core::ffi::{CStr, c_char};
 
+use hound_common::family::VARIABLE;
 use hound_common::ring::{OPTION_FREE_STACKS, OPTION_MAPS, OPTION_SHADOW_STACK};
 use hound_common::sampling::{DEFAULT_INTERVAL, MAX_INTERVAL};
 
@@ -76,6 +77,11 @@ impl Environment {
         number.map_or(Ring::None, Ring::Given)
     }
 
+    /// Where hound is, for a process that another one has begun which hound records.
+    pub fn family(&self) -> Option<&'static [u8]> {
+        self.value(VARIABLE.as_bytes())
+    }
+
     /// The options for a ring made here: the documented variables with their documented defaults.
     pub fn options(&self) -> u32 {
         let mut options = 0;
@@ -122,12 +128,16 @@ impl Environment {
         }
     }
 
-    /// Takes out everything meant for hound.
-    pub fn hide(&mut self) {
-        self.hide_preload();
+    /// Takes out everything meant for hound; but not what the program's own children find hound by, if they are to be recorded.
+    pub fn hide(&mut self, with_family: bool) {
+        if !with_family {
+            self.hide_preload();
+        }
         let mut index = 0;
         while let Some(entry) = self.entry(index) {
-            if entry.to_bytes().starts_with(b"HOUND_") { self.remove(index) } else { index += 1 }
+            let entry = entry.to_bytes();
+            let stays = with_family && entry.starts_with(VARIABLE.as_bytes());
+            if entry.starts_with(b"HOUND_") && !stays { self.remove(index) } else { index += 1 }
         }
     }
 

@@ -20,6 +20,7 @@ mod directory;
 mod elf;
 mod environment;
 mod exec;
+mod family;
 mod full;
 mod guard;
 mod hooks;

@@ -274,6 +274,11 @@ pub fn remember(module: Module) -> bool {
     true
 }
 
+/// Every known module.
+pub fn each(mut tell: impl FnMut(Module)) {
+    used().iter().map(Slot::read).filter(|module| module.start != 0 && module.end != 0).for_each(&mut tell);
+}
+
 /// Takes everything out of the tables: what was met before is met anew.
 pub fn forget_all() {
     for slot in used() {

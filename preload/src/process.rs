@@ -8,7 +8,7 @@ use hound_common::ring::{
 };
 
 use crate::environment::{Environment, Ring};
-use crate::{attached, clock, collector, elf, modules, real, samples, sys, thread};
+use crate::{attached, clock, collector, elf, family, modules, real, record, samples, sys, thread};
 
 /// Stands in for the ring where there is none: never recording.
 // SAFETY of the zeroed value: every field is an atomic integer.
@@ -120,11 +120,9 @@ pub fn ready() -> bool {
             // SAFETY: mapped by `start` before the state became READY, never unmapped.
             let ours = unsafe { FORK_MARK.load(Ordering::Relaxed).read_volatile() } == 1;
             if !ours {
-                // The child of a fork runs on unrecorded, and must not write into its parent's ring.
-                use_ring(no_ring());
-                STATE.store(OUT, Ordering::Relaxed);
+                return child();
             }
-            ours
+            true
         }
         UNKNOWN => start(),
         _ => false,
@@ -148,8 +146,10 @@ fn connect() -> bool {
     elf::learn_executable_headers();
     let Some(mut environment) = Environment::of_process() else { return false };
     let pid = sys::getpid();
+    let is_of_family = environment.family().is_some_and(family::learn);
     let ring = match environment.ring() {
         Ring::Given(fd) => map(fd).filter(|control| is_ours(control, pid)),
+        Ring::None if is_of_family => family::ring_of_program(pid),
         Ring::None => {
             let options = environment.options();
             own_ring(options, environment.interval(), pid)
@@ -160,7 +160,7 @@ fn connect() -> bool {
                 })
         }
     };
-    environment.hide();
+    environment.hide(is_of_family);
     let Some(control) = ring else { return false };
     if !resolved {
         control.bow_out.store(OUT_NO_ALLOCATOR, Ordering::Relaxed);
@@ -187,6 +187,44 @@ fn connect() -> bool {
     true
 }
 
+/// The child of a fork, at its first event: it must not write into its parent's ring. If children are recorded, it gets one of its own;
+/// else it runs on unrecorded.
+#[cold]
+#[inline(never)]
+fn child() -> bool {
+    if STATE.compare_exchange(READY, STARTING, Ordering::AcqRel, Ordering::Acquire).is_err() {
+        return false;
+    }
+    let parent = control();
+    let ring = if family::is_known() { family::ring_of_child(sys::getpid(), parent) } else { None };
+    let Some(ring) = ring else {
+        if family::is_known() {
+            parent.unrecorded.fetch_add(1, Ordering::Relaxed);
+        }
+        use_ring(no_ring());
+        STATE.store(OUT, Ordering::Release);
+        return false;
+    };
+    use_ring(ring);
+    note_places(ring);
+    // All threads' states were wiped with this word, and no thread but this one is there.
+    // SAFETY: mapped by `connect`, never unmapped.
+    unsafe { FORK_MARK.load(Ordering::Relaxed).write_volatile(1) };
+    thread::leave();
+    ring.library.store(LIBRARY_READY, Ordering::Release); // pairs with hound's acquire load
+    STATE.store(READY, Ordering::Release);
+    // What the parent's stream has said of modules nobody knows here.
+    if let Some(state) = thread::enter() {
+        state.event_time = clock::now();
+        modules::each(|module| {
+            record::module(state, &module);
+        });
+    } else {
+        lose(hound_common::event::LOST_NO_STREAM);
+    }
+    true
+}
+
 fn note_places(control: &Control) {
     let (start, end) = elf::loader();
     LOADER_START.store(start, Ordering::Relaxed);
@@ -197,7 +235,8 @@ fn note_places(control: &Control) {
     }
 }
 
-fn map(fd: i32) -> Option<&'static Control> {
+/// The ring behind a descriptor, which is closed.
+pub fn map(fd: i32) -> Option<&'static Control> {
     let memory = sys::map_shared(fd, ring::RING_BYTES);
     sys::close(fd);
     // SAFETY: a mapping of the whole ring, never unmapped; all fields of `Control` are atomics.

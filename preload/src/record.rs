@@ -14,7 +14,7 @@ use hound_common::ring::{OPTION_FREE_STACKS, OPTION_MAPS, STATE_RECORDING, STATE
 use crate::modules::{self, Module};
 use crate::samples::{self, Held};
 use crate::thread::{self, Thread};
-use crate::{attached, clock, directory, probes, process, real, walk};
+use crate::{attached, clock, probes, process, real, walk};
 
 /// The function that an event is of: one that this library exports (a [`Kind`]), or one that hound has patched.
 pub trait Function: Copy {
@@ -131,6 +131,9 @@ pub fn make_state() -> Option<*mut Thread> {
     if !process::ready() {
         return None;
     }
+    if !attached::is_mapped() && !thread::local().is_null() {
+        return Some(thread::local()); // made just now, by the child of a fork
+    }
     let state = thread::enter();
     if state.is_none() {
         process::lose(LOST_NO_STREAM);
@@ -144,7 +147,7 @@ fn unusual(state: &'static mut Thread, caller: Caller) -> Option<&'static mut Th
     if !process::ready() {
         return None;
     }
-    let mut state = if attached::is_mapped() { still_own(state)? } else { state };
+    let mut state = still_own(state)?;
     loop {
         if state.busy != 0 {
             if !was_left(state, caller) {
@@ -173,10 +176,11 @@ fn unusual(state: &'static mut Thread, caller: Caller) -> Option<&'static mut Th
     }
 }
 
-/// The calling thread's state as it is now, where it was found when the function was entered: the session may have changed since.
+/// The calling thread's state as it is now, where it was found when the function was entered: the session may have changed since, or this be
+/// the child of a fork.
 #[cold]
 fn still_own(state: &'static mut Thread) -> Option<&'static mut Thread> {
-    let found = directory::find();
+    let found = thread::current();
     if core::ptr::eq(found, state) {
         return Some(state);
     }

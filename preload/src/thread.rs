@@ -101,6 +101,11 @@ pub fn local() -> *mut Thread {
     thread
 }
 
+/// The calling thread has no state any more: it is the child of a fork, and its state was wiped.
+pub fn leave() {
+    let _ = set_current(core::ptr::null_mut());
+}
+
 /// False if there is no place left to note it.
 fn set_current(thread: *mut Thread) -> bool {
     if attached::is_mapped() {

@@ -80,6 +80,10 @@ pub struct Args {
     /// first milliseconds is not seen. Those that outlive the program are recorded until it ends.
     #[arg(long)]
     tree: bool,
+    /// Record the processes that the program begins, too, with their children, and what they replace themselves by: one capture, `hound report
+    /// --process PID` tells of one alone. Those that outlive the program are recorded until they end.
+    #[arg(long)]
+    children: bool,
     /// With the kernel's engine: go over to another mode after the first, as in `hound attach`.
     #[arg(long, value_name = "MODE:TIME", value_parser = parse_phase)]
     then: Vec<(session::Mode, Duration)>,
@@ -111,7 +115,8 @@ Examples:
   hound run -o /tmp/s-%p.hound -- python3 app.py
   hound run --engine kernel --every 5s -- ./static-server
                                                        from the kernel, with who holds most meanwhile
-  hound run --engine kernel --tree -- make             its children, too
+  hound run --children -- make -j4                     all processes that it begins, too
+  hound run --engine kernel --tree -- make             the same, sampled
   hound run --quiet --no-free-stacks -o s.hound -- ./batch && hound report s.hound";
 
 /// The exit status of a shell for a command that a signal killed.
@@ -155,6 +160,7 @@ fn by_the_library(args: &Args) -> anyhow::Result<Launched> {
         free_stacks: free_stacks(args),
         maps: !args.no_maps,
         interval: if args.mode == Some(Mode::Sampled) { interval.unwrap_or(DEFAULT_INTERVAL) } else { 0 },
+        children: args.children || switch("TRACK_CHILD_PROCESSES").unwrap_or(false),
         shadow_stack: shadow_stack(),
         drop_on_overload: args.on_overload == Overload::Drop,
         quiet: args.quiet,
@@ -170,14 +176,14 @@ fn by_the_kernel(args: &Args, mode: Mode) -> anyhow::Result<Launched> {
         Mode::Faults => session::Mode::Faults,
     };
     let full = args.then.iter().any(|(mode, _)| *mode == session::Mode::Full);
-    if args.tree && full {
+    if (args.tree || args.children) && full {
         bail!("the library is brought into one process at a time: leave out --tree, or --then full");
     }
     let attach = Attach {
         pid: 0, // known when it was started
         others: Vec::new(),
         named: true,
-        follow: Follow { tree: args.tree, cgroup: None },
+        follow: Follow { tree: args.tree || args.children, cgroup: None },
         duration: args.duration.map(Duration::from_nanos),
         output: args.output.clone().or_else(|| setting("OUTPUT")),
         hooks: args.probing.hooks()?,
@@ -196,7 +202,7 @@ fn by_the_kernel(args: &Args, mode: Mode) -> anyhow::Result<Launched> {
         started: true,
     };
     let name = args.command.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
-    let whom = if args.tree { format!("{name} and its children") } else { name };
+    let whom = if args.tree || args.children { format!("{name} and its children") } else { name };
     launch_sampled(&args.command, attach, args.meanwhile.shown(&whom, Place::Errors))
 }
 

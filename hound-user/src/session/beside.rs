@@ -57,6 +57,15 @@ pub fn beat(ring: Arc<Ring>) -> io::Result<Repeated> {
     })
 }
 
+/// The same for several rings, which are asked for each time.
+pub fn beat_all(rings: impl Fn() -> Vec<Arc<Ring>> + Send + 'static) -> io::Result<Repeated> {
+    Repeated::start("hound-beat", BEAT_EVERY, move || {
+        for ring in rings() {
+            ring.control().heartbeat.fetch_add(1, Ordering::Relaxed);
+        }
+    })
+}
+
 /// Starts the looks at the target, at its maps too if so wished. Stop them before the pipeline is finished: they hold an end of it.
 /// What the target has now is noted before this returns: it is what all that comes later is compared with.
 pub fn look(orders: Orders, pid: u32, clock: Clock, maps: bool) -> io::Result<Repeated> {

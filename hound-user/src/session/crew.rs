@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
+use hound_common::event::{PROCESS_JOINED, PROCESS_NEW_PROGRAM};
 use hound_common::kernel::{MESSAGE_EXEC, MESSAGE_EXIT, MESSAGE_FORK, MESSAGE_NAME, MESSAGE_OOM};
 use hound_inject::{CustomHook, Refusal};
 
@@ -363,7 +364,14 @@ impl Crew {
             }
             let known = match there {
                 Some(known) => known,
-                None => self.members.join(pid, from, new_program, &self.shared.numbers, &self.shared.orders, self.now())?,
+                None => self.members.join(
+                    pid,
+                    from,
+                    if new_program { PROCESS_NEW_PROGRAM } else { PROCESS_JOINED },
+                    &self.shared.numbers,
+                    &self.shared.orders,
+                    self.now(),
+                )?,
             };
             programs.watch_with(pid, self.members.follow.any())?;
             let mut target = Target::new(prepared, known, &self.shared, &self.plan);

@@ -12,11 +12,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use hound_common::event::{END_EXIT, END_SIGNAL};
+use hound_common::family::VARIABLE;
 use hound_common::ring::{
     LIBRARY_ABSENT, LIBRARY_OUT, OPTION_DROP, OPTION_FREE_STACKS, OPTION_MAPS, OPTION_SHADOW_STACK, OUT_NO_ALLOCATOR, OUT_NO_HEARTBEAT,
 };
 
 use super::answers::Answers;
+use super::attach::make_room_for_files;
+use super::family::{Door, Family, Making, Relatives};
+use super::members::{Follow, Members};
 use super::preload::Preload;
 use super::program::Program;
 use super::recording::{Recording, Start, Written};
@@ -25,6 +29,7 @@ use super::signals::{self, Signals};
 use super::status::StatusLine;
 use super::{clock, output};
 use crate::capture::{CaptureWriter, Clock, End, SessionInfo};
+use crate::symbols::{Files, OtherFiles};
 
 /// What to run and how to record it.
 #[derive(Clone, Debug)]
@@ -39,6 +44,8 @@ pub struct Launch {
     pub maps: bool,
     /// Mean bytes between samples; 0: every allocation is recorded.
     pub interval: u64,
+    /// Record the processes that the program begins, too.
+    pub children: bool,
     /// Reuse verified frames. Off only for debugging.
     pub shadow_stack: bool,
     /// Drop events instead of making the target wait when hound cannot keep up.
@@ -61,6 +68,8 @@ pub struct Launched {
 /// Longest a thread is made to wait for ring space in all, before its events are dropped and counted.
 const MAX_WAIT_MS: u32 = 60_000;
 const STATUS_EVERY: Duration = Duration::from_millis(500);
+/// How often it is looked whether what the program began has ended, when the program itself has.
+const LOOK_FOR_ENDS: Duration = Duration::from_millis(5);
 
 /// Runs a program to its end and records it.
 pub fn launch(launch: &Launch) -> anyhow::Result<Launched> {
@@ -76,8 +85,10 @@ pub fn launch(launch: &Launch) -> anyhow::Result<Launched> {
     std::fs::File::create(&provisional).with_context(cannot_write)?;
     let ring_clock = clock::choose();
     let session = session(launch, clock::kind(ring_clock));
+    let door = if launch.children { Some(Door::open()?) } else { None };
     let ring = Arc::new(Ring::create().context("cannot make the shared memory; is there memory left?")?);
     ring.control().interval.store(launch.interval, Ordering::Relaxed);
+    ring.control().member.store(u32::from(launch.children), Ordering::Relaxed);
     ring.control().initialise(0, options(launch), ring_clock, MAX_WAIT_MS);
     // Beside the start of the program, which takes longer: what it touches first is there in time, or else is charged to it, not lost.
     let early = Arc::clone(&ring);
@@ -89,7 +100,7 @@ pub fn launch(launch: &Launch) -> anyhow::Result<Launched> {
         let signals = Signals::catch().context("cannot catch signals")?;
         let started = Instant::now();
         let start = clock::calibrate(session.clock);
-        let mut child = match command(launch, &program, &library.path, &ring).spawn() {
+        let mut child = match command(launch, &program, &library.path, &ring, door.as_ref()).spawn() {
             Ok(child) => child,
             Err(error) => {
                 let _ = std::fs::remove_file(&provisional);
@@ -104,10 +115,11 @@ pub fn launch(launch: &Launch) -> anyhow::Result<Launched> {
             let path = provisional.clone();
             let mut recording = Recording::start(Start { writer, session, path, pid, count_live: false, maps: launch.maps })?;
             recording.drain(Arc::clone(&ring), false)?;
-            Ok(recording)
+            let family = door.map(|door| begin_family(door, launch, ring_clock, pid, &mut recording)).transpose()?;
+            Ok((recording, family))
         });
-        let recording = match recording {
-            Ok(recording) => recording,
+        let (recording, family) = match recording {
+            Ok(begun) => begun,
             Err(error) => {
                 // The program runs already: it is left in peace, unrecorded.
                 ring.control().change(false);
@@ -118,19 +130,20 @@ pub fn launch(launch: &Launch) -> anyhow::Result<Launched> {
         recording.begin_mode(launch.interval);
         // A session that cannot be spoken to records all the same.
         let (answers, talk) = Answers::with_socket(pid, "launch");
-        let status = wait(&mut child, &recording, signals, answers, launch.quiet).await?;
+        let status = wait(&mut child, &recording, family.as_ref(), signals, answers, launch.quiet).await?;
         drop(talk);
         let wall = started.elapsed();
+        let relatives = family.map(Family::finish).unwrap_or_default();
         let written = recording.finish(end(status, wall)).with_context(|| format!("cannot complete '{}'", provisional.display()))?;
-        Ok((status, pid, written))
+        Ok((status, pid, written, relatives))
     });
     signals::let_go();
-    let (status, pid, written) = result?;
+    let (status, pid, written, relatives) = result?;
     let output = match output::has(&template, b'p') {
         true => output::settle(provisional, output::expand(&template, &program.name(), pid, seconds)),
         false => provisional,
     };
-    Ok(Launched { status, output: Some(output), warnings: warnings(&ring, &written, launch.quiet) })
+    Ok(Launched { status, output: Some(output), warnings: warnings(&ring, &written, relatives, launch.quiet) })
 }
 
 fn options(launch: &Launch) -> u32 {
@@ -152,7 +165,8 @@ fn session(launch: &Launch, clock: Clock) -> SessionInfo {
         }
     }
     options.extend(sampling_option(launch.interval));
-    SessionInfo { command: words, mode: launch_mode(launch.interval).into(), options, free_stacks: launch.free_stacks, ..here(clock) }
+    let (mode, free_stacks, several) = (launch_mode(launch.interval).into(), launch.free_stacks, launch.children);
+    SessionInfo { command: words, mode, options, free_stacks, several, ..here(clock) }
 }
 
 /// As the session record calls it.
@@ -192,7 +206,7 @@ pub(super) fn library() -> anyhow::Result<PathBuf> {
     found.cloned().with_context(|| format!("libhound.so is not beside {}; build both with 'cargo xtask build'", own.display()))
 }
 
-fn command(launch: &Launch, program: &Program, library: &Path, ring: &Ring) -> tokio::process::Command {
+fn command(launch: &Launch, program: &Program, library: &Path, ring: &Ring, door: Option<&Door>) -> tokio::process::Command {
     use std::os::unix::process::CommandExt;
     let mut preload = library.as_os_str().to_owned();
     if let Some(others) = std::env::var_os("LD_PRELOAD").filter(|others| !others.is_empty()) {
@@ -202,7 +216,22 @@ fn command(launch: &Launch, program: &Program, library: &Path, ring: &Ring) -> t
     let mut command = std::process::Command::new(&program.path);
     command.arg0(&launch.command[0]).args(&launch.command[1..]);
     command.env("LD_PRELOAD", preload).env("HOUND_RING_FD", ring.as_fd().as_raw_fd().to_string());
+    // That of another hound, which records this one.
+    command.env_remove(VARIABLE);
+    if let Some((name, value)) = door.map(Door::variable) {
+        command.env(name, value);
+    }
     command.into()
+}
+
+/// The program's children are recorded, too, from the first on.
+fn begin_family(door: Door, launch: &Launch, ring_clock: u32, pid: u32, recording: &mut Recording) -> io::Result<Family> {
+    let making = Making { options: options(launch), clock: ring_clock, max_wait_ms: MAX_WAIT_MS, interval: launch.interval };
+    make_room_for_files();
+    let members = Members::of_first(pid, true, Follow::default(), OtherFiles::default(), None)?;
+    let perf_map = Some(PathBuf::from(format!("/tmp/perf-{pid}.map")));
+    recording.set_files(Files { perf_map, others: members.files(), ..Files::of_command(&recording.session().command) });
+    Family::start(door, making, members, recording)
 }
 
 /// Waits for the program's end. The terminal's Ctrl-C reaches the program by itself; hound stays to complete the capture. What is sent to
@@ -210,6 +239,7 @@ fn command(launch: &Launch, program: &Program, library: &Path, ring: &Ring) -> t
 async fn wait(
     child: &mut tokio::process::Child,
     recording: &Recording,
+    family: Option<&Family>,
     mut signals: Signals,
     mut answers: Answers,
     quiet: bool,
@@ -225,6 +255,24 @@ async fn wait(
         }
     };
     status_line.clear();
+    if let Some(family) = family {
+        family.first_ended(answers.pid());
+        let mut looks = tokio::time::interval(LOOK_FOR_ENDS);
+        let mut told = quiet;
+        let since = Instant::now();
+        while family.alive() > 0 {
+            if !told && since.elapsed() > STATUS_EVERY {
+                told = true;
+                let alive = family.alive();
+                eprintln!("hound: the program has ended; {alive} processes that it began are still recorded, until they end or on Ctrl-C");
+            }
+            tokio::select! {
+                signal = signals.next() => if signals::is_to_leave(signal) { break },
+                asked = answers.next() => answers.answer_or_stay(asked, recording),
+                _ = looks.tick() => {}
+            }
+        }
+    }
     Ok(status)
 }
 
@@ -238,9 +286,16 @@ fn end(status: ExitStatus, wall: Duration) -> End {
 }
 
 /// What went otherwise than asked for; that nothing was recorded comes last.
-fn warnings(ring: &Ring, written: &Written, quiet: bool) -> Vec<String> {
+fn warnings(ring: &Ring, written: &Written, relatives: Relatives, quiet: bool) -> Vec<String> {
     let control = ring.control();
     let mut warnings = Vec::new();
+    let unrecorded = relatives.unrecorded + u64::from(control.unrecorded.load(Ordering::Relaxed));
+    if unrecorded > 0 {
+        warnings.push(format!(
+            "{unrecorded} processes that the program began are not recorded: they could not reach hound (a sandbox or a network namespace of \
+             their own) or replaced themselves by a program that libhound.so was not loaded into"
+        ));
+    }
     if written.lost_on_disk > 0 {
         let lost = written.lost_on_disk;
         warnings.push(format!(

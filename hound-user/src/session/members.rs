@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hound_common::event::{END_EXEC, END_EXIT, END_NO_MEMORY, END_SIGNAL, END_UNKNOWN, PROCESS_JOINED, PROCESS_NEW_PROGRAM, tag};
+use hound_common::event::{END_EXEC, END_EXIT, END_NO_MEMORY, END_SIGNAL, END_UNKNOWN, PROCESS_JOINED, tag};
 
 use super::files::{self, Holder, SharedFiles};
 use super::pipeline::{OWN_STREAM, Order, Orders, packed};
@@ -240,7 +240,7 @@ impl Members {
         self.follow.takes(pid)
     }
 
-    /// One more. `from`: which one it was before its fork or its exec.
+    /// One more, that began so (`event::PROCESS_…`). `from`: which one it was before its fork or its exec.
     ///
     /// # Errors
     /// If it has ended meanwhile, or another session holds it.
@@ -248,7 +248,7 @@ impl Members {
         &self,
         pid: u32,
         from: Option<ProcessId>,
-        new_program: bool,
+        began: u8,
         numbers: &Numbers,
         orders: &Orders,
         ticks: u64,
@@ -270,7 +270,7 @@ impl Members {
         let parent = procfs::process::Process::new(pid as i32).and_then(|process| process.stat()).map_or(0, |stat| stat.ppid);
         let mut said = vec![u64::from(pid), parent as u64, from.map_or(0, |from| u64::from(from.0) + 1), line.len() as u64];
         said.extend(packed(&line));
-        let a = if new_program { PROCESS_NEW_PROGRAM } else { PROCESS_JOINED };
+        let a = began;
         orders.send(Order::NoteIn { stream: notes, ticks, tag: tag::PROCESS, a, words: said });
         state.alive.insert(pid, member);
         Ok((number, notes))
@@ -282,7 +282,7 @@ impl Members {
     /// As [`Members::join`].
     pub fn join_at_start(&self, pid: u32, recording: &Recording) -> anyhow::Result<()> {
         let ticks = super::clock::ticks(recording.session().clock);
-        self.join(pid, None, false, &recording.numbers(), &recording.orders(), ticks).map(|_| ())
+        self.join(pid, None, PROCESS_JOINED, &recording.numbers(), &recording.orders(), ticks).map(|_| ())
     }
 
     /// It has replaced itself by another program. Its number until then.

@@ -19,6 +19,7 @@ mod crew;
 mod doctor;
 mod doubts;
 mod drain;
+mod family;
 mod files;
 mod glances;
 mod hold;

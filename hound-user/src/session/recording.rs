@@ -355,7 +355,8 @@ impl Draining {
     }
 }
 
-fn lost_in(ring: &Ring) -> u64 {
+/// Events lost in a ring, with a stream to say so and without.
+pub(super) fn lost_in(ring: &Ring) -> u64 {
     let sum = |cells: &[AtomicU64]| cells.iter().map(|c| c.load(Ordering::Relaxed)).sum::<u64>();
     sum(&ring.control().lost) + ring.streams().iter().map(|stream| sum(&stream.lost)).sum::<u64>()
 }

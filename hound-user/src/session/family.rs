@@ -1,0 +1,339 @@
+//! The processes that a launched program begins: each asks for a ring of its own when it has something to record, and is drained with the
+//! others until it ends (`hound run --children`).
+//!
+//! Whoever asks must know the password, which the program has in its environment. The kernel says who it is: a child may be in another pid
+//! namespace than hound, and of another user.
+
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use hound_common::event::{PROCESS_FORKED, PROCESS_JOINED, PROCESS_NEW_PROGRAM, tag};
+use hound_common::family::{self, FORKED, GREETING_BYTES, Greeting, PASSWORD_BYTES, PROGRAM};
+use hound_common::ring::VERSION;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{ControlMessage, MsgFlags, getsockopt, sendmsg, sockopt::PeerCredentials};
+
+use super::beside::{self, Repeated};
+use super::clock;
+use super::drain::{Drain, Parcel, Places, lost_without_stream};
+use super::members::Members;
+use super::pipeline::{Order, Orders};
+use super::processes::ProcessFd;
+use super::recording::{Recording, lost_in};
+use super::ring::Ring;
+use super::streams::Numbers;
+use super::surroundings::Names;
+use super::threads::Threads;
+use crate::capture::Clock;
+use crate::capture::model::{ProcessId, StreamId};
+
+/// Longest sleep between two looks at idle rings, and the one after a look that has found something.
+const IDLE: Duration = Duration::from_millis(4);
+const BUSY: Duration = Duration::from_micros(500);
+/// So often it is asked who has ended.
+const ENDS_EVERY: Duration = Duration::from_millis(10);
+/// So often threads are looked at, and files held.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Who asks has begun to speak; it needs no longer.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Where the program's children ask.
+#[derive(Debug)]
+pub struct Door {
+    listener: UnixListener,
+    name: String,
+    password: [u8; PASSWORD_BYTES],
+}
+
+impl Door {
+    /// A new one. Asks wait there until there is a [`Family`].
+    pub fn open() -> anyhow::Result<Self> {
+        let mut random = [0; PASSWORD_BYTES + 8];
+        std::fs::File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut random)).context("cannot make a password")?;
+        let (password, suffix) = random.split_at(PASSWORD_BYTES);
+        let name = format!("hound-{}-{}", std::process::id(), hexadecimal(suffix));
+        let address = SocketAddr::from_abstract_name(&name)?;
+        let listener = UnixListener::bind_addr(&address).context("cannot listen for the program's children")?;
+        listener.set_nonblocking(true)?;
+        let password = password.try_into().context("invariant: it was split there")?;
+        Ok(Door { listener, name, password })
+    }
+
+    /// What the program finds it by.
+    pub fn variable(&self) -> (&'static str, String) {
+        (family::VARIABLE, format!("{}:{}", self.name, hexadecimal(&self.password)))
+    }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// How rings of children are made.
+#[derive(Clone, Copy, Debug)]
+pub struct Making {
+    /// As [`hound_common::ring::Control::options`].
+    pub options: u32,
+    /// Likewise `clock`.
+    pub clock: u32,
+    /// Likewise `max_wait_ms`.
+    pub max_wait_ms: u32,
+    /// Likewise `interval`.
+    pub interval: u64,
+}
+
+/// The processes that were begun.
+#[derive(Debug)]
+pub struct Family {
+    threads: Vec<JoinHandle<()>>,
+    beat: Repeated,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    making: Making,
+    members: Members,
+    orders: Orders,
+    numbers: Numbers,
+    clock: Clock,
+    /// Those whose rings are drained.
+    kin: Mutex<Vec<Kin>>,
+    lost: Arc<AtomicU64>,
+    unrecorded: AtomicU32,
+    over: AtomicBool,
+}
+
+/// One process.
+#[derive(Debug)]
+struct Kin {
+    pid: u32,
+    number: ProcessId,
+    notes: StreamId,
+    process: ProcessFd,
+    ring: Arc<Ring>,
+    drain: Drain,
+    threads: Threads,
+    names: Names,
+    /// It is another program by now, which has asked for a ring of its own.
+    replaced: bool,
+}
+
+/// What is said at the end.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Relatives {
+    /// Those that could not be.
+    pub unrecorded: u64,
+}
+
+impl Family {
+    /// Of a program that is recorded. `first`: the program's own ring.
+    pub fn start(door: Door, making: Making, members: Members, recording: &Recording) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            making,
+            members,
+            orders: recording.orders(),
+            numbers: recording.numbers(),
+            clock: recording.session().clock,
+            kin: Mutex::default(),
+            lost: recording.count_lost(),
+            unrecorded: AtomicU32::new(0),
+            over: AtomicBool::new(false),
+        });
+        let rounds = recording.sources().add();
+        let (asked, drained, alive) = (Arc::clone(&shared), Arc::clone(&shared), Arc::clone(&shared));
+        let threads = vec![
+            std::thread::Builder::new().name("hound-family".into()).spawn(move || asked.answer(&door))?,
+            std::thread::Builder::new().name("hound-kin".into()).spawn(move || drained.drain(&rounds))?,
+        ];
+        let beat = beside::beat_all(move || alive.kin().iter().map(|kin| Arc::clone(&kin.ring)).collect())?;
+        Ok(Family { threads, beat, shared })
+    }
+
+    /// How many live.
+    pub fn alive(&self) -> usize {
+        self.shared.kin().iter().filter(|kin| !kin.replaced && !kin.process.is_over()).count()
+    }
+
+    /// The program itself has ended.
+    pub fn first_ended(&self, pid: u32) {
+        self.shared.members.leave(pid, false, &self.shared.orders, clock::ticks(self.shared.clock));
+    }
+
+    /// Records no more, and reads what is left.
+    pub fn finish(self) -> Relatives {
+        self.shared.kin().iter().for_each(|kin| kin.ring.control().change(false));
+        self.shared.over.store(true, Ordering::Release);
+        for thread in self.threads {
+            let _ = thread.join(); // a panic was printed
+        }
+        self.beat.stop();
+        let (_, missed) = self.shared.members.counted();
+        Relatives { unrecorded: missed + u64::from(self.shared.unrecorded.load(Ordering::Relaxed)) }
+    }
+}
+
+impl Shared {
+    fn kin(&self) -> MutexGuard<'_, Vec<Kin>> {
+        self.kin.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives rings to those who ask.
+    fn answer(&self, door: &Door) {
+        while !self.over.load(Ordering::Acquire) {
+            let wait = PollTimeout::from(100u8);
+            let ready = poll(&mut [PollFd::new(door.listener.as_fd(), PollFlags::POLLIN)], wait);
+            if !ready.is_ok_and(|ready| ready > 0) {
+                continue;
+            }
+            while let Ok((stream, _)) = door.listener.accept() {
+                // Who is none of ours gets no answer.
+                if let Err(error) = self.admit(stream, &door.password) {
+                    self.members.missed();
+                    eprintln!("hound: a process that the program has begun is not recorded: {error:#}");
+                }
+            }
+        }
+    }
+
+    fn admit(&self, mut stream: UnixStream, password: &[u8; PASSWORD_BYTES]) -> anyhow::Result<()> {
+        stream.set_nonblocking(false)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let peer = getsockopt(&stream, PeerCredentials).context("cannot ask who it is")?;
+        let mut bytes = [0; GREETING_BYTES];
+        if stream.read_exact(&mut bytes).is_err() {
+            return Ok(()); // it has gone, or is somebody else
+        }
+        let greeting = Greeting::from_bytes(&bytes);
+        if greeting.password != *password {
+            return Ok(());
+        }
+        let pid = u32::try_from(peer.pid()).ok().filter(|pid| *pid != 0).context("it is in another world of process ids")?;
+        if greeting.version != VERSION {
+            bail!("it has another version of libhound.so");
+        }
+        let process = ProcessFd::open(pid).with_context(|| format!("cannot watch process {pid}"))?;
+        let ring = Ring::create().context("cannot make the shared memory")?;
+        ring.keep()?;
+        let now = clock::ticks(self.clock);
+        let known = self.members.alive().get(&pid).copied();
+        let (from, began, ticks) = match (greeting.kind, greeting.from.checked_sub(1), known) {
+            (FORKED, Some(from), _) => {
+                (Some(ProcessId(from)), PROCESS_FORKED, if greeting.ticks == 0 { now } else { greeting.ticks.min(now) })
+            }
+            (PROGRAM, _, Some(_)) => {
+                self.kin().iter_mut().filter(|kin| kin.pid == pid).for_each(|kin| kin.replaced = true);
+                (self.members.leave_by_exec(pid, &self.orders, now), PROCESS_NEW_PROGRAM, now)
+            }
+            _ => (None, PROCESS_JOINED, now),
+        };
+        let (number, notes) = self.members.join(pid, from, began, &self.numbers, &self.orders, ticks)?;
+        let control = ring.control();
+        control.interval.store(self.making.interval, Ordering::Relaxed);
+        control.member.store(number.0 + 1, Ordering::Relaxed);
+        control.initialise(greeting.pid, self.making.options, self.making.clock, self.making.max_wait_ms);
+        let ring = Arc::new(ring);
+        let drain = Drain::new(&ring, self.numbers.clone());
+        let kin = Kin {
+            pid,
+            number,
+            notes,
+            process,
+            ring: Arc::clone(&ring),
+            drain,
+            threads: Threads::of(pid),
+            names: Names::default(),
+            replaced: false,
+        };
+        self.kin().push(kin);
+        let fds = [ring.as_fd().as_raw_fd()];
+        sendmsg::<()>(stream.as_raw_fd(), &[io::IoSlice::new(&[1])], &[ControlMessage::ScmRights(&fds)], MsgFlags::MSG_NOSIGNAL, None)
+            .context("it has not waited for the answer")?;
+        Ok(())
+    }
+
+    /// Drains all rings until the end.
+    fn drain(&self, rounds: &AtomicU64) {
+        let (mut sleep, mut asked, mut looked) = (BUSY, Instant::now(), Instant::now());
+        loop {
+            let over = self.over.load(Ordering::Acquire);
+            let (ask, look) = (asked.elapsed() >= ENDS_EVERY || over, looked.elapsed() >= LOOK_EVERY);
+            let mut bytes = 0;
+            let mut gone = Vec::new();
+            {
+                let mut kin = self.kin();
+                for at in (0..kin.len()).rev() {
+                    // Before the round: what was written before the end is in the ring then.
+                    let ended = kin[at].replaced || ask && kin[at].process.is_over();
+                    bytes += kin[at].round(&self.orders);
+                    if ended || over {
+                        gone.push(kin.swap_remove(at));
+                    } else if look {
+                        kin[at].look(&self.orders);
+                    }
+                }
+            }
+            gone.into_iter().for_each(|kin| self.end(kin));
+            rounds.fetch_add(1, Ordering::Release); // pairs with a flusher's acquire
+            if over {
+                return;
+            }
+            if ask {
+                asked = Instant::now();
+            }
+            if look {
+                looked = Instant::now();
+                self.members.hold_files();
+            }
+            std::thread::sleep(sleep);
+            sleep = if bytes > 0 { BUSY } else { (sleep * 2).min(IDLE) };
+        }
+    }
+
+    /// Reads the last of a process.
+    fn end(&self, mut kin: Kin) {
+        let number = kin.number;
+        kin.drain.finish(&kin.ring, Places::Free, |parcel| hand_on(&self.orders, number, parcel));
+        let now = clock::ticks(self.clock);
+        for (reason, count) in lost_without_stream(&kin.ring) {
+            self.orders.send(Order::NoteIn { stream: kin.notes, ticks: now, tag: tag::LOST, a: reason, words: vec![count] });
+        }
+        self.lost.fetch_add(lost_in(&kin.ring), Ordering::Relaxed);
+        self.unrecorded.fetch_add(kin.ring.control().unrecorded.load(Ordering::Relaxed), Ordering::Relaxed);
+        // One that lives on is recorded no more; one that was replaced has been told of.
+        if !kin.replaced && kin.process.is_over() {
+            self.members.leave(kin.pid, false, &self.orders, now);
+        }
+    }
+}
+
+impl Kin {
+    fn round(&mut self, orders: &Orders) -> usize {
+        let number = self.number;
+        self.drain.round(&self.ring, |parcel| hand_on(orders, number, parcel))
+    }
+
+    /// Which threads have ended, and what the others are called.
+    fn look(&mut self, orders: &Orders) {
+        let number = self.number;
+        self.threads.refresh(self.drain.streams().map(|(_, tid)| tid));
+        let threads = &mut self.threads;
+        self.drain.reap(&self.ring, |tid| threads.is_alive(tid), |parcel| hand_on(orders, number, parcel));
+        self.names.look(&self.threads, self.drain.streams(), |stream, name| orders.send(Order::Name(stream, name)));
+    }
+}
+
+/// A stream's process is told before anything else of it.
+fn hand_on(orders: &Orders, number: ProcessId, parcel: Parcel) {
+    if let Parcel::Start { stream, .. } = parcel {
+        orders.send(Order::Whose(stream, number));
+    }
+    orders.send(Order::Parcel(parcel));
+}

@@ -1,0 +1,187 @@
+//! Processes that a recorded program begins, where those are to be recorded too (`hound run --children`): each asks hound for a ring of its
+//! own, at its first event. One that gets none runs on unrecorded.
+//!
+//! A program finds the way to hound in its environment, the child of a fork in the memory that it has from its parent.
+
+use core::mem::size_of;
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use hound_common::family::{self, FORKED, GREETING_BYTES, Greeting, NAME_BYTES, PASSWORD_BYTES, PROGRAM};
+use hound_common::ring::{self, Control};
+
+use crate::sys::{self, syscall};
+use crate::{clock, process, real};
+
+const SOCKET: usize = 41;
+const CONNECT: usize = 42;
+const SENDTO: usize = 44;
+const RECVMSG: usize = 47;
+const SETSOCKOPT: usize = 54;
+const AF_UNIX: u16 = 1;
+const EINTR: isize = -4;
+/// hound answers in well under a millisecond; a program must not hang for one that was stopped.
+const PATIENCE_SECONDS: u64 = 2;
+
+/// `struct sockaddr_un`.
+#[repr(C)]
+struct Address {
+    family: u16,
+    path: [u8; 108],
+}
+
+/// Where hound is: the socket's name in words, its length, and the password. Written before there are threads.
+static NAME: [AtomicU64; NAME_BYTES / 8] = [const { AtomicU64::new(0) }; NAME_BYTES / 8];
+static NAME_LENGTH: AtomicUsize = AtomicUsize::new(0);
+static PASSWORD: [AtomicU64; PASSWORD_BYTES / 8] = [const { AtomicU64::new(0) }; PASSWORD_BYTES / 8];
+
+/// When the running `fork` was called, and by which thread (its thread pointer); 0 while none runs.
+static FORK_TICKS: AtomicU64 = AtomicU64::new(0);
+static FORK_THREAD: AtomicU64 = AtomicU64::new(0);
+
+/// Takes the way to hound from the environment variable's value. Whether it is one.
+pub fn learn(value: &[u8]) -> bool {
+    let Some((name, password)) = family::parse(value) else { return false };
+    for (word, bytes) in NAME.iter().zip(name.chunks(8)) {
+        word.store(word_of(bytes), Ordering::Relaxed);
+    }
+    for (word, bytes) in PASSWORD.iter().zip(password.chunks(8)) {
+        word.store(word_of(bytes), Ordering::Relaxed);
+    }
+    NAME_LENGTH.store(name.len(), Ordering::Release);
+    true
+}
+
+fn word_of(bytes: &[u8]) -> u64 {
+    let mut word = [0; 8];
+    word.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+    u64::from_le_bytes(word)
+}
+
+/// Whether processes that this one begins are to be recorded.
+pub fn is_known() -> bool {
+    NAME_LENGTH.load(Ordering::Acquire) != 0
+}
+
+/// A ring for a program that has just begun.
+pub fn ring_of_program(pid: u32) -> Option<&'static Control> {
+    ask(PROGRAM, pid, 0, 0)
+}
+
+/// A ring for the child of a fork whose parent had `parent`'s.
+pub fn ring_of_child(pid: u32, parent: &Control) -> Option<&'static Control> {
+    let by_this_thread = FORK_THREAD.load(Ordering::Relaxed) == sys::thread_pointer();
+    let ticks = if by_this_thread { FORK_TICKS.load(Ordering::Relaxed) } else { 0 };
+    FORK_TICKS.store(0, Ordering::Relaxed); // this process' own forks are others
+    ask(FORKED, pid, parent.member.load(Ordering::Relaxed), ticks)
+}
+
+#[cold]
+fn ask(kind: u32, pid: u32, from: u32, ticks: u64) -> Option<&'static Control> {
+    let mut password = [0; PASSWORD_BYTES];
+    for (bytes, word) in password.chunks_mut(8).zip(&PASSWORD) {
+        bytes.copy_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
+    }
+    let greeting = Greeting { version: ring::VERSION, kind, password, pid, from, ticks };
+    const STREAM_CLOEXEC: usize = 1 | 0o2_000_000;
+    // SAFETY: makes a new descriptor.
+    let socket = unsafe { syscall(SOCKET, [AF_UNIX as usize, STREAM_CLOEXEC, 0, 0, 0, 0]) };
+    if socket < 0 {
+        return None;
+    }
+    let ring = greet(socket as usize, &greeting);
+    sys::close(socket as i32);
+    process::map(ring?)
+}
+
+/// Sends the greeting, and takes the ring's descriptor from the answer.
+fn greet(socket: usize, greeting: &Greeting) -> Option<i32> {
+    const SOL_SOCKET: usize = 1;
+    const SO_RCVTIMEO: usize = 20;
+    const SO_SNDTIMEO: usize = 21;
+    let time = [PATIENCE_SECONDS, 0];
+    for option in [SO_RCVTIMEO, SO_SNDTIMEO] {
+        // SAFETY: our own descriptor; a `struct timeval` as long as is said.
+        unsafe { syscall(SETSOCKOPT, [socket, SOL_SOCKET, option, time.as_ptr() as usize, size_of::<[u64; 2]>(), 0]) };
+    }
+    let mut address = Address { family: AF_UNIX, path: [0; 108] };
+    let length = NAME_LENGTH.load(Ordering::Acquire).min(NAME_BYTES);
+    // A name that begins with a zero byte is no file.
+    for (place, word) in address.path.get_mut(1..)?.chunks_mut(8).zip(&NAME) {
+        place.iter_mut().zip(word.load(Ordering::Relaxed).to_le_bytes()).for_each(|(to, from)| *to = from);
+    }
+    let address_bytes = size_of::<u16>() + 1 + length;
+    // SAFETY: our own descriptor, a live address.
+    let connected = again(|| unsafe { syscall(CONNECT, [socket, &raw const address as usize, address_bytes, 0, 0, 0]) });
+    if connected < 0 {
+        return None;
+    }
+    const MSG_NOSIGNAL: usize = 0x4000;
+    let bytes = greeting.to_bytes();
+    // SAFETY: our own descriptor, live bytes.
+    let sent = again(|| unsafe { syscall(SENDTO, [socket, bytes.as_ptr() as usize, GREETING_BYTES, MSG_NOSIGNAL, 0, 0]) });
+    if sent != GREETING_BYTES as isize {
+        return None;
+    }
+    receive(socket)
+}
+
+/// `struct cmsghdr` with one descriptor.
+#[repr(C)]
+struct Passed {
+    length: usize,
+    level: i32,
+    kind: i32,
+    fd: i32,
+    _rest: i32,
+}
+
+fn receive(socket: usize) -> Option<i32> {
+    let mut byte = 0u8;
+    let mut parts = [&raw mut byte as usize, 1];
+    let mut passed = Passed { length: 0, level: 0, kind: 0, fd: -1, _rest: 0 };
+    // `struct msghdr`: name, its length, parts, their number, control, its length, flags.
+    let mut message = [0, 0, parts.as_mut_ptr() as usize, 1, &raw mut passed as usize, size_of::<Passed>(), 0];
+    const MSG_CMSG_CLOEXEC: usize = 0x4000_0000;
+    // SAFETY: our own descriptor; the kernel writes into live objects of the lengths that are said.
+    let got = again(|| unsafe { syscall(RECVMSG, [socket, message.as_mut_ptr() as usize, MSG_CMSG_CLOEXEC, 0, 0, 0]) });
+    const SOL_SOCKET: i32 = 1;
+    const SCM_RIGHTS: i32 = 1;
+    // SAFETY: written by the kernel.
+    let passed = unsafe { (&raw const passed).read_volatile() };
+    (got == 1 && passed.level == SOL_SOCKET && passed.kind == SCM_RIGHTS && passed.fd >= 0).then_some(passed.fd)
+}
+
+/// Calls again what a signal has interrupted, some times.
+fn again(mut call: impl FnMut() -> isize) -> isize {
+    for _ in 0..16 {
+        let result = call();
+        if result != EINTR {
+            return result;
+        }
+    }
+    EINTR
+}
+
+/// Hook of `fork`. The child begins to record at its first event, if it has one: most replace themselves by a program at once.
+///
+/// # Safety
+/// As fork(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fork() -> i32 {
+    let Some(real) = real::fork::get().or_else(|| {
+        process::ready();
+        real::fork::get()
+    }) else {
+        return -1; // no libc without it
+    };
+    if is_known() && process::ready() {
+        FORK_THREAD.store(sys::thread_pointer(), Ordering::Relaxed);
+        FORK_TICKS.store(clock::now(), Ordering::Relaxed);
+    }
+    // SAFETY: the caller's own call, passed on.
+    let child = unsafe { real() };
+    if child != 0 {
+        FORK_TICKS.store(0, Ordering::Relaxed);
+    }
+    child
+}
