@@ -18,6 +18,9 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::attach::{PIECES, Piece};
 
+/// Places in [`Control::forked`].
+pub const FORKED: usize = 64;
+
 /// How many reasons [`Control::lost`] has room for.
 pub const LOST_REASONS: usize = 16;
 
@@ -167,6 +170,11 @@ pub struct Control {
     pub member: AtomicU32,
     /// Children of forks that got no ring of their own, for hound could not be reached: they are not recorded. Written by them.
     pub unrecorded: AtomicU32,
+    /// How many children `fork` has given to the target, and the last of them, by their number among all: hound has to know of one that has
+    /// nothing to record as yet.
+    pub forks: AtomicU32,
+    /// See `forks`.
+    pub forked: [AtomicU32; FORKED],
 }
 
 /// Counters of a stream, in the order of the `METRIC_UNWINDING` record.

@@ -183,5 +183,13 @@ pub unsafe extern "C" fn fork() -> i32 {
     if child != 0 {
         FORK_TICKS.store(0, Ordering::Relaxed);
     }
+    if child > 0 && is_known() && process::ready() {
+        let control = process::control();
+        let number = control.forks.load(Ordering::Relaxed) as usize;
+        if let Some(place) = control.forked.get(number % control.forked.len()) {
+            place.store(child as u32, Ordering::Relaxed);
+        }
+        control.forks.fetch_add(1, Ordering::Release); // pairs with hound's acquire
+    }
     child
 }

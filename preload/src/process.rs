@@ -196,7 +196,8 @@ fn child() -> bool {
         return false;
     }
     let parent = control();
-    let ring = if family::is_known() { family::ring_of_child(sys::getpid(), parent) } else { None };
+    let pid = sys::getpid();
+    let ring = if family::is_known() { family::ring_of_child(pid, parent) } else { None };
     let Some(ring) = ring else {
         if family::is_known() {
             parent.unrecorded.fetch_add(1, Ordering::Relaxed);
@@ -210,7 +211,7 @@ fn child() -> bool {
     // All threads' states were wiped with this word, and no thread but this one is there.
     // SAFETY: mapped by `connect`, never unmapped.
     unsafe { FORK_MARK.load(Ordering::Relaxed).write_volatile(1) };
-    thread::leave();
+    thread::leave(pid);
     ring.library.store(LIBRARY_READY, Ordering::Release); // pairs with hound's acquire load
     STATE.store(READY, Ordering::Release);
     // What the parent's stream has said of modules nobody knows here.

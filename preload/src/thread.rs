@@ -5,7 +5,7 @@
 
 use core::arch::{asm, global_asm};
 use core::mem::offset_of;
-use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use hound_common::attach;
 use hound_common::ring::{Counter, STATE_SAMPLED, STREAM_FREE, STREAM_OWNED, STREAMS, Stream};
@@ -101,8 +101,15 @@ pub fn local() -> *mut Thread {
     thread
 }
 
-/// The calling thread has no state any more: it is the child of a fork, and its state was wiped.
-pub fn leave() {
+/// The thread pointer of the thread that a fork has made the first of this process, and its id: where the fork was a system call of the program's
+/// own, its C library has the parent's.
+static FIRST_POINTER: AtomicU64 = AtomicU64::new(0);
+static FIRST_TID: AtomicU32 = AtomicU32::new(0);
+
+/// The calling thread has no state any more: it is the first one of a fork's child, and its state was wiped.
+pub fn leave(pid: u32) {
+    FIRST_TID.store(pid, Ordering::Relaxed);
+    FIRST_POINTER.store(sys::thread_pointer(), Ordering::Relaxed);
     let _ = set_current(core::ptr::null_mut());
 }
 
@@ -178,6 +185,9 @@ fn tid_at(offset: usize) -> u32 {
 }
 
 fn tid() -> u32 {
+    if FIRST_POINTER.load(Ordering::Relaxed) == sys::thread_pointer() {
+        return FIRST_TID.load(Ordering::Relaxed);
+    }
     match TID_OFFSET.load(Ordering::Relaxed) {
         0 => 0,
         offset => tid_at(offset),

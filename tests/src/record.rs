@@ -57,7 +57,7 @@ impl Target {
         Target { program: Program::new(source, build), args: Vec::new(), env: Vec::new(), interval: None, hound: Vec::new() }
     }
 
-    /// With these options of hound's, where the kernel observes.
+    /// With these options of hound's.
     pub fn hound(mut self, options: &[&'static str]) -> Target {
         self.hound.extend(options);
         self
@@ -113,7 +113,7 @@ impl Target {
                 if let Some(interval) = self.interval {
                     hound.args(["--mode", "sampled", "--interval", &interval.to_string()]);
                 }
-                hound.arg("--").arg(self.program.path());
+                hound.args(&self.hound).arg("--").arg(self.program.path());
                 self.command(hound, dir.path())
             }
             Way::KernelRun => {

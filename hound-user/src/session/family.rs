@@ -4,6 +4,7 @@
 //! Whoever asks must know the password, which the program has in its environment. The kernel says who it is: a child may be in another pid
 //! namespace than hound, and of another user.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::linux::net::SocketAddrExt;
@@ -106,6 +107,10 @@ struct Shared {
     clock: Clock,
     /// Those whose rings are drained.
     kin: Mutex<Vec<Kin>>,
+    /// Those that were forked and have had nothing to record so far.
+    silent: Mutex<BTreeMap<u32, ProcessFd>>,
+    /// The program's own ring, and how many forks it was known to have made.
+    first: (Arc<Ring>, AtomicU32),
     lost: Arc<AtomicU64>,
     unrecorded: AtomicU32,
     over: AtomicBool,
@@ -124,6 +129,8 @@ struct Kin {
     names: Names,
     /// It is another program by now, which has asked for a ring of its own.
     replaced: bool,
+    /// How many forks it was known to have made.
+    forks: AtomicU32,
 }
 
 /// What is said at the end.
@@ -135,7 +142,7 @@ pub struct Relatives {
 
 impl Family {
     /// Of a program that is recorded. `first`: the program's own ring.
-    pub fn start(door: Door, making: Making, members: Members, recording: &Recording) -> io::Result<Self> {
+    pub fn start(door: Door, making: Making, members: Members, first: Arc<Ring>, recording: &Recording) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             making,
             members,
@@ -143,6 +150,8 @@ impl Family {
             numbers: recording.numbers(),
             clock: recording.session().clock,
             kin: Mutex::default(),
+            silent: Mutex::default(),
+            first: (first, AtomicU32::new(0)),
             lost: recording.count_lost(),
             unrecorded: AtomicU32::new(0),
             over: AtomicBool::new(false),
@@ -159,7 +168,9 @@ impl Family {
 
     /// How many live.
     pub fn alive(&self) -> usize {
-        self.shared.kin().iter().filter(|kin| !kin.replaced && !kin.process.is_over()).count()
+        self.shared.look_for_forks();
+        let recorded = self.shared.kin().iter().filter(|kin| !kin.replaced && !kin.process.is_over()).count();
+        recorded + self.shared.silent().values().filter(|process| !process.is_over()).count()
     }
 
     /// The program itself has ended.
@@ -183,6 +194,30 @@ impl Family {
 impl Shared {
     fn kin(&self) -> MutexGuard<'_, Vec<Kin>> {
         self.kin.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn silent(&self) -> MutexGuard<'_, BTreeMap<u32, ProcessFd>> {
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Learns of processes that were forked.
+    fn look_for_forks(&self) {
+        let kin = self.kin();
+        let mut silent = self.silent();
+        silent.retain(|_, process| !process.is_over());
+        let rings = kin.iter().map(|kin| (&kin.ring, &kin.forks)).chain([(&self.first.0, &self.first.1)]);
+        for (ring, known) in rings {
+            let control = ring.control();
+            let forks = control.forks.load(Ordering::Acquire);
+            let new = forks.wrapping_sub(known.swap(forks, Ordering::Relaxed)).min(control.forked.len() as u32);
+            for number in (1..=new).map(|back| forks.wrapping_sub(back) as usize) {
+                let pid = control.forked[number % control.forked.len()].load(Ordering::Relaxed);
+                // One in a namespace of its own has another number here, and is known when it speaks.
+                if pid != 0 && !kin.iter().any(|kin| kin.pid == pid) {
+                    silent.extend(ProcessFd::open(pid).ok().map(|process| (pid, process)));
+                }
+            }
+        }
     }
 
     /// Gives rings to those who ask.
@@ -234,6 +269,7 @@ impl Shared {
             }
             _ => (None, PROCESS_JOINED, now),
         };
+        self.silent().remove(&pid);
         let (number, notes) = self.members.join(pid, from, began, &self.numbers, &self.orders, ticks)?;
         let control = ring.control();
         control.interval.store(self.making.interval, Ordering::Relaxed);
@@ -251,6 +287,7 @@ impl Shared {
             threads: Threads::of(pid),
             names: Names::default(),
             replaced: false,
+            forks: AtomicU32::new(0),
         };
         self.kin().push(kin);
         let fds = [ring.as_fd().as_raw_fd()];
@@ -287,6 +324,7 @@ impl Shared {
             }
             if ask {
                 asked = Instant::now();
+                self.look_for_forks();
             }
             if look {
                 looked = Instant::now();

@@ -115,7 +115,7 @@ pub fn launch(launch: &Launch) -> anyhow::Result<Launched> {
             let path = provisional.clone();
             let mut recording = Recording::start(Start { writer, session, path, pid, count_live: false, maps: launch.maps })?;
             recording.drain(Arc::clone(&ring), false)?;
-            let family = door.map(|door| begin_family(door, launch, ring_clock, pid, &mut recording)).transpose()?;
+            let family = door.map(|door| begin_family(door, launch, &ring, pid, &mut recording)).transpose()?;
             Ok((recording, family))
         });
         let (recording, family) = match recording {
@@ -225,13 +225,18 @@ fn command(launch: &Launch, program: &Program, library: &Path, ring: &Ring, door
 }
 
 /// The program's children are recorded, too, from the first on.
-fn begin_family(door: Door, launch: &Launch, ring_clock: u32, pid: u32, recording: &mut Recording) -> io::Result<Family> {
-    let making = Making { options: options(launch), clock: ring_clock, max_wait_ms: MAX_WAIT_MS, interval: launch.interval };
+fn begin_family(door: Door, launch: &Launch, ring: &Arc<Ring>, pid: u32, recording: &mut Recording) -> io::Result<Family> {
+    let making = Making {
+        options: options(launch),
+        clock: ring.control().clock.load(Ordering::Relaxed),
+        max_wait_ms: MAX_WAIT_MS,
+        interval: launch.interval,
+    };
     make_room_for_files();
     let members = Members::of_first(pid, true, Follow::default(), OtherFiles::default(), None)?;
     let perf_map = Some(PathBuf::from(format!("/tmp/perf-{pid}.map")));
     recording.set_files(Files { perf_map, others: members.files(), ..Files::of_command(&recording.session().command) });
-    Family::start(door, making, members, recording)
+    Family::start(door, making, members, Arc::clone(ring), recording)
 }
 
 /// Waits for the program's end. The terminal's Ctrl-C reaches the program by itself; hound stays to complete the capture. What is sent to

@@ -1,0 +1,202 @@
+//! `hound run --children`: the processes that a program begins are recorded with it, each exactly, and none is harmed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Command;
+
+use hound_tests::capture::{Event, hound};
+use hound_tests::compile::Build;
+use hound_tests::oracle::{Call, Oracle};
+use hound_tests::process::{self, Outcome};
+use hound_tests::record::{Recording, Target, Way};
+use hound_tests::{binaries, compare};
+use serde_json::Value;
+use tempfile::TempDir;
+
+fn recorded(how: &str, build: Build) -> Recording {
+    Target::new("tree.c", build).hound(&["--children"]).args(&[how]).record(Way::Run)
+}
+
+fn report(capture: &Path, more: &[&str]) -> Value {
+    let words = ["--format", "json", "--all"].iter().chain(more);
+    let outcome = hound([Path::new("report"), capture].into_iter().chain(words.map(Path::new)));
+    assert!(outcome.status.success(), "{}", outcome.err());
+    serde_json::from_str(&outcome.out()).expect("JSON")
+}
+
+/// All processes' events are what they noted, and each release of a block from before a fork is known to be one.
+fn must_be_exact(recording: &Recording) -> (Oracle, Vec<Event>) {
+    let check = recording.capture.check();
+    assert!(check.status.success(), "hound check: {}{}", check.out(), check.err());
+    let (oracle, events) = (recording.oracle(), recording.capture.events());
+    let differences = compare::differences(&oracle, &events, &recording.rules);
+    assert!(differences.is_empty(), "the capture differs from what was noted:\n{}", differences.join("\n"));
+    assert!(compare::noted(&oracle) > 0, "nothing was noted");
+    let report = report(&recording.capture.path, &[]);
+    assert_eq!((&report["totals"]["lost_events"], &report["totals"]["unknown_frees"]), (&0.into(), &0.into()), "{}", report["totals"]);
+    let inherited = inherited(&oracle, &events);
+    assert_eq!(report["totals"]["inherited_frees"].as_u64().unwrap_or(0), inherited, "{}", report["totals"]);
+    (oracle, events)
+}
+
+/// How many releases were of blocks that another process has made.
+fn inherited(oracle: &Oracle, events: &[Event]) -> u64 {
+    let process: BTreeMap<u32, u32> = events.iter().filter(|event| event.tid != 0).map(|event| (event.tid, event.pid)).collect();
+    let mut own = BTreeSet::new();
+    let mut inherited = 0;
+    for note in &oracle.notes {
+        let of = process.get(&note.tid).copied().unwrap_or_default();
+        let gone = match note.call {
+            Call::Free => note.addr,
+            _ => note.prev,
+        };
+        if gone != 0 && !own.remove(&(of, gone)) {
+            inherited += 1;
+        }
+        if note.call != Call::Free && note.addr != 0 {
+            own.insert((of, note.addr));
+        }
+    }
+    inherited
+}
+
+/// As without hound, but for what its children find hound by, and what hound itself says.
+fn must_be_unharmed(recording: &Recording, how: &str, build: Build) {
+    let alone = Target::new("tree.c", build).args(&[how]).alone();
+    let lines = |outcome: &Outcome| -> Vec<String> {
+        let ours = |line: &&str| !line.starts_with("env LD_PRELOAD=") && !line.starts_with("env HOUND_FAMILY=");
+        outcome.out().lines().filter(ours).map(str::to_owned).collect()
+    };
+    assert_eq!(lines(&recording.outcome), lines(&alone), "{how}: other output");
+    assert_eq!(recording.outcome.shell_status(), alone.shell_status(), "{how}: other status: {}", recording.outcome.err());
+}
+
+#[test]
+fn children_and_theirs_are_exact_in_all_builds() {
+    for build in Build::ALL {
+        for how in ["forks", "raw", "handler", "threads"] {
+            let recording = recorded(how, build);
+            must_be_unharmed(&recording, how, build);
+            let (_, events) = must_be_exact(&recording);
+            let processes: BTreeSet<u32> = events.iter().filter(|event| event.tid != 0).map(|event| event.pid).collect();
+            assert_eq!(processes.len(), if how == "forks" { 9 } else { 2 }, "{how}");
+        }
+    }
+}
+
+#[test]
+fn what_a_child_has_from_before_its_fork_is_neither_allocated_anew_nor_leaked_twice() {
+    let recording = recorded("raw", Build::Optimised);
+    let (oracle, _) = must_be_exact(&recording);
+    let all = report(&recording.capture.path, &[]);
+    let processes = all["processes"].as_array().expect("a list");
+    assert_eq!(processes.len(), 2, "{processes:?}");
+    let (child, pid) = (&processes[1], processes[0]["pid"].as_u64());
+    assert_eq!((&child["began"], child["parent"].as_u64()), (&"fork".into(), pid), "{child}");
+    assert_eq!((&child["end"]["how"], &child["end"]["value"]), (&"exit".into(), &40.into()), "{child}");
+    let made = oracle.notes.iter().filter(|note| note.call != Call::Free && Some(u64::from(note.tid)) != pid).count();
+    assert_eq!(child["allocations"].as_u64(), Some(made as u64), "{child}");
+    let one = report(&recording.capture.path, &["--process", &child["pid"].to_string()]);
+    assert_eq!(one["totals"]["allocations"].as_u64(), Some(made as u64), "{}", one["totals"]);
+}
+
+#[test]
+fn children_without_descriptors_root_or_rights_are_recorded_and_one_that_cannot_ask_is_counted() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: needs root to change the root");
+        return;
+    }
+    let recording = recorded("closes", Build::Optimised);
+    must_be_unharmed(&recording, "closes", Build::Optimised);
+    must_be_exact(&recording);
+    assert!(recording.outcome.err().contains("1 processes that the program began are not recorded"), "{}", recording.outcome.err());
+}
+
+#[test]
+fn none_of_two_hundred_short_children_is_missed() {
+    let recording = recorded("short", Build::Optimised);
+    must_be_unharmed(&recording, "short", Build::Optimised);
+    let (_, events) = must_be_exact(&recording);
+    let processes: BTreeSet<u32> = events.iter().filter(|event| event.tid != 0).map(|event| event.pid).collect();
+    assert_eq!(processes.len(), 201);
+}
+
+#[test]
+fn what_outlives_the_program_is_recorded_to_its_end() {
+    let recording = recorded("daemon", Build::Optimised);
+    let (_, events) = must_be_exact(&recording);
+    let processes: BTreeSet<u32> = events.iter().filter(|event| event.tid != 0).map(|event| event.pid).collect();
+    assert_eq!((processes.len(), recording.outcome.shell_status()), (2, 5), "{}", recording.outcome.err());
+}
+
+fn run(options: &[&str], script: &str) -> (TempDir, Outcome, Value) {
+    let dir = TempDir::new().expect("a temporary directory can be made");
+    let path = dir.path().join("tree.hound");
+    let mut command = Command::new(binaries::hound());
+    command.args(["run", "--children", "--quiet"]).args(options).arg("-o").arg(&path).args(["--", "/bin/sh", "-c", script]);
+    let outcome = process::run(command.current_dir(dir.path()));
+    let report = report(&path, &[]);
+    (dir, outcome, report)
+}
+
+/// What each process was called, how it began and ended.
+fn processes(report: &Value) -> Vec<(String, String, String)> {
+    let list = report["processes"].as_array().expect("a list").iter();
+    let word = |of: &Value| of.as_str().unwrap_or_default().to_owned();
+    list.map(|of| {
+        let first = of["command"].as_array().and_then(|words| words.first()).map(word).unwrap_or_else(|| word(&of["command"]));
+        (first.rsplit('/').next().unwrap_or_default().to_owned(), word(&of["began"]), word(&of["end"]["how"]))
+    })
+    .collect()
+}
+
+#[test]
+fn a_shell_its_pipelines_and_what_it_replaces_itself_by_are_all_there() {
+    let (_dir, outcome, report) = run(&[], "ls / | cat | wc -l >/dev/null; (exec cat </dev/null); exec python3 -c 'print(6 * 7)'");
+    assert_eq!((outcome.out().trim(), outcome.shell_status()), ("42", 0), "{}", outcome.err());
+    let all = processes(&report);
+    for (name, began) in [("ls", "exec"), ("cat", "exec"), ("wc", "exec"), ("python3", "exec")] {
+        let one = all.iter().find(|(is, how, _)| is == name && how == began);
+        assert!(one.is_some_and(|(.., end)| end == "exit"), "{name}: {all:?}");
+    }
+    assert_eq!(all[0].2, "exec", "the shell itself: {all:?}");
+    assert_eq!(report["totals"]["lost_events"], 0);
+    let totals = |of: &Value| of["allocations"].as_u64().unwrap_or_default();
+    let sum: u64 = report["processes"].as_array().expect("a list").iter().map(totals).sum();
+    assert_eq!(sum, totals(&report["totals"]), "all processes together");
+}
+
+#[test]
+fn programs_are_found_however_they_are_begun() {
+    // posix_spawn, vfork and exec, system and popen.
+    let script = "import os, subprocess\nos.system('true; cat /dev/null')\nos.popen('wc -l </dev/null').read()\n\
+                  os.waitpid(os.posix_spawn('/bin/ls', ['ls', '/'], os.environ), 0)\nsubprocess.run(['head', '-1', '/dev/null'])\n";
+    let (dir, ..) = run(&[], "true");
+    std::fs::write(dir.path().join("begin.py"), script).expect("room for it");
+    let (_dir, outcome, report) = run(&[], &format!("python3 {}/begin.py >/dev/null", dir.path().display()));
+    assert!(outcome.status.success(), "{}", outcome.err());
+    let all: Vec<String> = processes(&report).into_iter().map(|(name, ..)| name).collect();
+    for name in ["python3", "cat", "wc", "ls", "head"] {
+        assert!(all.iter().any(|is| is == name), "{name}: {all:?}");
+    }
+}
+
+#[test]
+fn samples_of_a_tree_are_of_all_its_processes() {
+    let (_dir, outcome, report) =
+        run(&["--mode", "sampled", "--interval", "4Ki"], "ls -lR /usr/lib/python3 >/dev/null; python3 -c 'import json'; true");
+    assert!(outcome.status.success(), "{}", outcome.err());
+    let sampled = report["processes"].as_array().expect("a list").iter().filter(|of| of["allocations"].as_f64() > Some(0.0));
+    assert!(sampled.count() >= 2, "{}", report["processes"]);
+}
+
+#[test]
+fn without_the_option_children_run_on_unrecorded_and_see_nothing_of_hound() {
+    let dir = TempDir::new().expect("a temporary directory can be made");
+    let path = dir.path().join("one.hound");
+    let mut command = Command::new(binaries::hound());
+    command.args(["run", "--quiet", "-o"]).arg(&path).args(["--", "/bin/sh", "-c", "env; ls / >/dev/null; true"]);
+    let outcome = process::run(command.env_remove("LD_PRELOAD"));
+    assert!(!outcome.out().contains("HOUND_") && !outcome.out().contains("LD_PRELOAD"), "{}", outcome.out());
+    assert!(report(&path, &[])["processes"].as_array().is_none_or(Vec::is_empty));
+}
