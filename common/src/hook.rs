@@ -210,8 +210,9 @@ pub const HOOKS: &[Hook] = &[
 pub const WATCHED: &[&str] =
     &["execve", "execv", "execvp", "execvpe", "execl", "execlp", "execle", "fexecve", "execveat", "__register_frame", "__deregister_frame"];
 
-/// Functions hooked in programs that hound starts, to know the moment: a child of theirs begins with a copy of what they hold.
-pub const FORKS: &[&str] = &["fork"];
+/// Functions hooked in programs that hound starts: the moment of a fork must be known, for the child begins with a copy of what its parent holds;
+/// and programs that they begin must find hound.
+pub const BEGINNINGS: &[&str] = &["fork", "posix_spawn", "posix_spawnp"];
 
 /// Which allocator has a function, and under which names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

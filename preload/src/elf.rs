@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::attached;
 
-global_asm!(".weak _r_debug", ".weak __libc_stack_end", ".weak _dl_find_object");
+global_asm!(".weak _r_debug", ".weak __libc_stack_end", ".weak _dl_find_object", ".weak environ");
 
 macro_rules! weak_address {
     ($name:literal) => {{
@@ -215,6 +215,11 @@ pub fn loader() -> (u64, u64) {
     let headers = unsafe { program_headers(start) };
     let end = headers.iter().filter(|h| h.kind == PT_LOAD).map(|h| start + h.svma + h.memory_size).max();
     (start, end.unwrap_or(start))
+}
+
+/// Where the program has its environment, null where that cannot be found.
+pub fn environ() -> *mut *const *const c_char {
+    weak_address!("environ") as *mut *const *const c_char
 }
 
 /// Address of glibc's `_dl_find_object` (since 2.35), 0 if it has none.

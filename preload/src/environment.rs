@@ -82,6 +82,11 @@ impl Environment {
         self.value(VARIABLE.as_bytes())
     }
 
+    /// Its whole entry for the loader, with us in it.
+    pub fn preload(&self) -> Option<&'static [u8]> {
+        self.value(b"LD_PRELOAD")
+    }
+
     /// The options for a ring made here: the documented variables with their documented defaults.
     pub fn options(&self) -> u32 {
         let mut options = 0;

@@ -1,17 +1,40 @@
-//! Noticing that the process replaces itself by another program: what that one does is not recorded, and the capture must say so.
+//! Noticing that the process replaces itself by another program, or begins one: what that one does is not recorded, and the capture must say so;
+//! or it is recorded, too (`family`), and must find hound in the environment that it is given.
 //!
 //! The hooks note the attempt and jump on with every argument where it was, so one body serves all of the family, variadic ones too. A
 //! child of vfork runs in this memory but is another process: its exec is none of ours.
 
 use core::arch::naked_asm;
+use core::ffi::c_char;
 
 use hound_common::event::{PROCESS_EXEC, tag};
 use hound_common::hook::Kind;
 
-use crate::{clock, process, real, record, sys};
+use crate::{clock, elf, family, process, real, record, sys};
+
+/// The registers that arguments come in, as the hooks put them on the stack.
+#[repr(C)]
+struct Saved {
+    r9: u64,
+    r8: u64,
+    rcx: u64,
+    rdx: u64,
+    rsi: u64,
+    rdi: u64,
+    rax: u64,
+}
+
+/// Where a function has the environment of the program that it begins: it is the process' own.
+const OWN: u32 = 0;
+const THIRD: u32 = 1;
+const FOURTH: u32 = 2;
+/// Behind the null that ends the program's arguments.
+const LAST: u32 = 3;
+/// The sixth argument, and the process goes on.
+const SPAWNS: u32 = 4;
 
 macro_rules! exec_hooks {
-    ($($(#[$doc:meta])* $name:ident;)*) => {
+    ($($(#[$doc:meta])* $name:ident: $environment:expr;)*) => {
         $(
             $(#[$doc])*
             #[unsafe(naked)]
@@ -20,7 +43,7 @@ macro_rules! exec_hooks {
                 naked_asm!(
                     "mov r11, rsp",
                     "push rax", "push rdi", "push rsi", "push rdx", "push rcx", "push r8", "push r9",
-                    "mov rdi, r11", "mov rsi, rbp",
+                    "mov rdi, r11", "mov rsi, rbp", "mov rdx, rsp", "mov ecx, {environment}",
                     "call {note}",
                     "pop r9", "pop r8", "pop rcx", "pop rdx", "pop rsi", "pop rdi", "pop rax",
                     "mov r11, qword ptr [rip + {real}]",
@@ -32,6 +55,7 @@ macro_rules! exec_hooks {
                     "ret",
                     note = sym note,
                     real = sym real::$name::ADDRESS,
+                    environment = const $environment,
                 )
             }
         )*
@@ -40,27 +64,63 @@ macro_rules! exec_hooks {
 
 exec_hooks! {
     /// Hook of `execve`.
-    execve;
+    execve: THIRD;
     /// Hook of `execv`.
-    execv;
+    execv: OWN;
     /// Hook of `execvp`.
-    execvp;
+    execvp: OWN;
     /// Hook of `execvpe`.
-    execvpe;
+    execvpe: THIRD;
     /// Hook of `execl`.
-    execl;
+    execl: OWN;
     /// Hook of `execlp`.
-    execlp;
+    execlp: OWN;
     /// Hook of `execle`.
-    execle;
+    execle: LAST;
     /// Hook of `fexecve`.
-    fexecve;
+    fexecve: THIRD;
     /// Hook of `execveat`.
-    execveat;
+    execveat: FOURTH;
+    /// Hook of `posix_spawn`.
+    posix_spawn: SPAWNS;
+    /// Hook of `posix_spawnp`.
+    posix_spawnp: SPAWNS;
 }
 
-extern "C" fn note(slot: u64, bp: u64) {
-    if process::ready() && process::control().target_pid.load(core::sync::atomic::Ordering::Relaxed) == sys::getpid() {
+extern "C" fn note(slot: u64, bp: u64, saved: &mut Saved, environment: u32) {
+    if environment != SPAWNS
+        && process::ready()
+        && process::control().target_pid.load(core::sync::atomic::Ordering::Relaxed) == sys::getpid()
+    {
         record::process(record::Caller { slot, bp }, Kind::Malloc, tag::PROCESS, PROCESS_EXEC, clock::now());
+    }
+    if family::is_known()
+        && let Some(place) = place(slot, saved, environment)
+    {
+        // SAFETY: a register's place in `saved`, an argument's on the stack, which is the called function's, or libc's variable.
+        let given = unsafe { place.read() } as *const *const c_char;
+        if let Some(other) = family::environment_with_us(given) {
+            // SAFETY: as above.
+            unsafe { place.write(other as u64) };
+        }
+    }
+}
+
+/// Where the environment's address is.
+fn place(slot: u64, saved: &mut Saved, environment: u32) -> Option<*mut u64> {
+    match environment {
+        THIRD => Some(&raw mut saved.rdx),
+        FOURTH => Some(&raw mut saved.rcx),
+        SPAWNS => Some(&raw mut saved.r9),
+        LAST => {
+            let in_registers = [&raw mut saved.rsi, &raw mut saved.rdx, &raw mut saved.rcx, &raw mut saved.r8, &raw mut saved.r9];
+            let on_stack = (1..).map(|number| (slot as *mut u64).wrapping_add(number));
+            let mut arguments = in_registers.into_iter().chain(on_stack);
+            // SAFETY: the caller has ended its list of arguments by a null, as the function demands.
+            arguments.find(|place| unsafe { place.read() } == 0)?;
+            arguments.next()
+        }
+        // What a program puts into its environment last: a shell does so in the child of a fork.
+        _ => Some(elf::environ().cast()).filter(|place| !place.is_null()),
     }
 }

@@ -3,10 +3,11 @@
 //!
 //! A program finds the way to hound in its environment, the child of a fork in the memory that it has from its parent.
 
+use core::ffi::{CStr, c_char};
 use core::mem::size_of;
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
-use hound_common::family::{self, FORKED, GREETING_BYTES, Greeting, NAME_BYTES, PASSWORD_BYTES, PROGRAM};
+use hound_common::family::{self, FORKED, GREETING_BYTES, Greeting, NAME_BYTES, PASSWORD_BYTES, PROGRAM, VARIABLE};
 use hound_common::ring::{self, Control};
 
 use crate::sys::{self, syscall};
@@ -38,9 +39,30 @@ static PASSWORD: [AtomicU64; PASSWORD_BYTES / 8] = [const { AtomicU64::new(0) };
 static FORK_TICKS: AtomicU64 = AtomicU64::new(0);
 static FORK_THREAD: AtomicU64 = AtomicU64::new(0);
 
-/// Takes the way to hound from the environment variable's value. Whether it is one.
-pub fn learn(value: &[u8]) -> bool {
+/// The entries that a program finds us by, as it needs them in its environment: kept apart, for programs write over the ones that they were given.
+static ENTRIES: AtomicPtr<Entries> = AtomicPtr::new(core::ptr::null_mut());
+
+/// Longest value of `LD_PRELOAD` that is passed on.
+const PRELOAD_BYTES: usize = 4096;
+
+#[repr(C)]
+struct Entries {
+    /// `HOUND_FAMILY=…`, ended by a zero byte.
+    family: [u8; 256],
+    /// `LD_PRELOAD=…`, likewise.
+    preload: [u8; PRELOAD_BYTES],
+}
+
+/// Takes the way to hound from the environment variable's value, and what the loader is to load with every program. Whether that is it.
+pub fn learn(value: &[u8], preload: &[u8]) -> bool {
     let Some((name, password)) = family::parse(value) else { return false };
+    if let Some(memory) = sys::map_private(size_of::<Entries>(), false) {
+        // SAFETY: just mapped, zero, as large as that.
+        let entries = unsafe { &mut *memory.cast::<Entries>() };
+        if write(&mut entries.family, &[VARIABLE.as_bytes(), b"=", value]) && write(&mut entries.preload, &[PRELOAD, preload]) {
+            ENTRIES.store(memory.cast(), Ordering::Release);
+        }
+    }
     for (word, bytes) in NAME.iter().zip(name.chunks(8)) {
         word.store(word_of(bytes), Ordering::Relaxed);
     }
@@ -49,6 +71,102 @@ pub fn learn(value: &[u8]) -> bool {
     }
     NAME_LENGTH.store(name.len(), Ordering::Release);
     true
+}
+
+const PRELOAD: &[u8] = b"LD_PRELOAD=";
+const LIBRARY: &[u8] = b"libhound.so";
+
+/// Writes these one behind the other, and a zero byte. False if they do not fit.
+fn write(place: &mut [u8], parts: &[&[u8]]) -> bool {
+    let length: usize = parts.iter().map(|part| part.len()).sum();
+    let fits = length < place.len();
+    if fits {
+        let bytes = parts.iter().flat_map(|part| part.iter().copied()).chain([0]);
+        place.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
+    }
+    fits
+}
+
+/// Room for an environment. It stays a thread's own: after vfork nobody could tell when the child needs it no more, but that its parent runs again.
+#[repr(C)]
+struct Room {
+    entries: [*const c_char; ROOM_ENTRIES],
+    preload: [u8; 2 * PRELOAD_BYTES],
+}
+
+const ROOM_ENTRIES: usize = 4096;
+const ROOMS: usize = 32;
+/// By thread pointer.
+static ROOM_OF: [AtomicU64; ROOMS] = [const { AtomicU64::new(0) }; ROOMS];
+static ROOM: [AtomicPtr<Room>; ROOMS] = [const { AtomicPtr::new(core::ptr::null_mut()) }; ROOMS];
+
+fn room() -> Option<&'static mut Room> {
+    let thread = sys::thread_pointer();
+    let own = ROOM_OF.iter().position(|of| of.load(Ordering::Relaxed) == thread);
+    let free = || ROOM_OF.iter().position(|of| of.compare_exchange(0, thread, Ordering::AcqRel, Ordering::Relaxed).is_ok());
+    let place = ROOM.get(own.or_else(free)?)?;
+    if place.load(Ordering::Relaxed).is_null() {
+        place.store(sys::map_private(size_of::<Room>(), false)?.cast(), Ordering::Relaxed);
+    }
+    // SAFETY: mapped, zero or written by this thread before, and used by no other.
+    unsafe { place.load(Ordering::Relaxed).as_mut() }
+}
+
+/// The environment that a program is to be given so that it finds hound; `None` if it does so with what it is given, or cannot be helped (which
+/// is counted).
+pub fn environment_with_us(given: *const *const c_char) -> Option<*const *const c_char> {
+    // SAFETY: mapped by `learn`, never unmapped.
+    let ours = unsafe { ENTRIES.load(Ordering::Acquire).as_ref() }?;
+    let entry = |index: usize| {
+        if given.is_null() {
+            return None;
+        }
+        // SAFETY: asked for in order, up to the null that ends an environment.
+        let entry = unsafe { given.wrapping_add(index).read() };
+        // SAFETY: a terminated string, as exec demands.
+        (!entry.is_null()).then(|| (entry, unsafe { CStr::from_ptr(entry) }.to_bytes()))
+    };
+    let entries = || (0..).map_while(entry);
+    let is_ours = |text: &[u8]| text.strip_prefix(VARIABLE.as_bytes()).is_some_and(|rest| rest.starts_with(b"="));
+    let loads_us = |text: &[u8]| text.starts_with(PRELOAD) && text.windows(LIBRARY.len()).any(|part| part == LIBRARY);
+    if entries().any(|(_, text)| is_ours(text)) && entries().any(|(_, text)| loads_us(text)) {
+        return None;
+    }
+    let made = room().and_then(|room| {
+        let count = entries().count();
+        if count + 3 > ROOM_ENTRIES {
+            return None;
+        }
+        let mut at = 0;
+        let mut put = |entry: *const c_char| {
+            if let Some(place) = room.entries.get_mut(at) {
+                *place = entry;
+                at += 1;
+            }
+        };
+        let theirs = entries().map(|(_, text)| text).find(|text| text.starts_with(PRELOAD));
+        // The loader takes the first of several.
+        let stays = |text: &[u8]| !is_ours(text) && (!text.starts_with(PRELOAD) || theirs.is_some_and(loads_us));
+        entries().filter(|(_, text)| stays(text)).for_each(|(entry, _)| put(entry));
+        put(ours.family.as_ptr().cast());
+        match theirs.and_then(|text| text.get(PRELOAD.len()..)) {
+            Some(_) if theirs.is_some_and(loads_us) => {}
+            None | Some([]) => put(ours.preload.as_ptr().cast()),
+            Some(list) => {
+                let own = CStr::from_bytes_until_nul(&ours.preload).ok()?.to_bytes();
+                if !write(&mut room.preload, &[own, b":", list]) {
+                    return None;
+                }
+                put(room.preload.as_ptr().cast());
+            }
+        }
+        put(core::ptr::null());
+        Some(room.entries.as_ptr())
+    });
+    if made.is_none() {
+        process::control().unrecorded.fetch_add(1, Ordering::Relaxed);
+    }
+    made
 }
 
 fn word_of(bytes: &[u8]) -> u64 {

@@ -146,7 +146,7 @@ fn connect() -> bool {
     elf::learn_executable_headers();
     let Some(mut environment) = Environment::of_process() else { return false };
     let pid = sys::getpid();
-    let is_of_family = environment.family().is_some_and(family::learn);
+    let is_of_family = environment.family().is_some_and(|value| family::learn(value, environment.preload().unwrap_or_default()));
     let ring = match environment.ring() {
         Ring::Given(fd) => map(fd).filter(|control| is_ours(control, pid)),
         Ring::None if is_of_family => family::ring_of_program(pid),

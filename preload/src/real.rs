@@ -59,6 +59,8 @@ real_functions! {
     execle: fn() -> i32;
     fexecve: fn() -> i32;
     execveat: fn() -> i32;
+    posix_spawn: fn() -> i32;
+    posix_spawnp: fn() -> i32;
     fork: fn() -> i32;
     __register_frame: fn(*mut c_void) -> ();
     __deregister_frame: fn(*mut c_void) -> ();

@@ -109,7 +109,7 @@ fn children_without_descriptors_root_or_rights_are_recorded_and_one_that_cannot_
     let recording = recorded("closes", Build::Optimised);
     must_be_unharmed(&recording, "closes", Build::Optimised);
     must_be_exact(&recording);
-    assert!(recording.outcome.err().contains("1 processes that the program began are not recorded"), "{}", recording.outcome.err());
+    assert!(recording.outcome.err().contains("1 of the processes that the program began is not recorded"), "{}", recording.outcome.err());
 }
 
 #[test]
@@ -168,15 +168,19 @@ fn a_shell_its_pipelines_and_what_it_replaces_itself_by_are_all_there() {
 
 #[test]
 fn programs_are_found_however_they_are_begun() {
-    // posix_spawn, vfork and exec, system and popen.
+    // posix_spawn, vfork and exec, system and popen; with environments of their own, or none.
     let script = "import os, subprocess\nos.system('true; cat /dev/null')\nos.popen('wc -l </dev/null').read()\n\
-                  os.waitpid(os.posix_spawn('/bin/ls', ['ls', '/'], os.environ), 0)\nsubprocess.run(['head', '-1', '/dev/null'])\n";
+                  os.waitpid(os.posix_spawn('/bin/ls', ['ls', '/'], {}), 0)\nsubprocess.run(['head', '-1', '/dev/null'])\n\
+                  subprocess.run(['/bin/tail', '-1', '/dev/null'], env={'A': 'b'})\n\
+                  subprocess.run(['env', '-i', '/bin/sort', '/dev/null'], env={'LD_PRELOAD': '', 'PATH': '/bin:/usr/bin'})\n\
+                  if os.fork() == 0: os.execve('/bin/tac', ['tac', '/dev/null'], {})\n\
+                  os.wait()\n";
     let (dir, ..) = run(&[], "true");
     std::fs::write(dir.path().join("begin.py"), script).expect("room for it");
     let (_dir, outcome, report) = run(&[], &format!("python3 {}/begin.py >/dev/null", dir.path().display()));
     assert!(outcome.status.success(), "{}", outcome.err());
     let all: Vec<String> = processes(&report).into_iter().map(|(name, ..)| name).collect();
-    for name in ["python3", "cat", "wc", "ls", "head"] {
+    for name in ["python3", "cat", "wc", "ls", "head", "tail", "env", "sort", "tac"] {
         assert!(all.iter().any(|is| is == name), "{name}: {all:?}");
     }
 }
@@ -188,6 +192,30 @@ fn samples_of_a_tree_are_of_all_its_processes() {
     assert!(outcome.status.success(), "{}", outcome.err());
     let sampled = report["processes"].as_array().expect("a list").iter().filter(|of| of["allocations"].as_f64() > Some(0.0));
     assert!(sampled.count() >= 2, "{}", report["processes"]);
+}
+
+#[test]
+fn a_process_that_outlives_the_program_can_be_left() {
+    let dir = TempDir::new().expect("a temporary directory can be made");
+    let path = dir.path().join("left.hound");
+    let mut command = Command::new(binaries::hound());
+    command.args(["run", "--children", "-o"]).arg(&path);
+    let script = "import os, time\npid = os.fork()\nif pid == 0:\n  kept = [str(i) * 50 for i in range(1000)]\n  time.sleep(600)\nprint(pid, flush=True)\nos._exit(0)";
+    let running = process::start(command.args(["--", "python3", "-c", script]));
+    let child = || running.printed().trim().parse::<i32>().ok();
+    assert!(
+        process::wait_until(|| child().is_some() && running.said().contains("1 process that it began is still recorded")),
+        "{}",
+        running.said()
+    );
+    let child = nix::unistd::Pid::from_raw(child().expect("as seen"));
+    nix::sys::signal::kill(running.pid, nix::sys::signal::Signal::SIGINT).expect("it runs");
+    let outcome = running.finish();
+    assert_eq!(outcome.shell_status(), 0, "{}", outcome.err());
+    nix::sys::signal::kill(child, nix::sys::signal::Signal::SIGKILL).expect("it runs on");
+    let report = report(&path, &[]);
+    let last = report["processes"].as_array().and_then(|all| all.last()).expect("a child");
+    assert!(last["allocations"].as_u64() > Some(100) && last["end"]["how"] != "exit", "{last}");
 }
 
 #[test]

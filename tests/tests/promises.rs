@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use hound_common::attach::{ATTACHMENT_SYMBOL, STUBS_SYMBOL};
-use hound_common::hook::{FORKS, HOOKS, PROGRAM_API, WATCHED};
+use hound_common::hook::{BEGINNINGS, HOOKS, PROGRAM_API, WATCHED};
 use hound_tests::attach;
 use hound_tests::binaries;
 use hound_tests::capture::Capture;
@@ -125,7 +125,7 @@ fn libhound_exports_exactly_what_is_listed() {
     let exported: BTreeSet<&str> = listing.lines().filter_map(|line| line.split_whitespace().nth(2)).collect();
     let for_attaching = [ATTACHMENT_SYMBOL, STUBS_SYMBOL];
     let hooks = HOOKS.iter().map(|h| h.symbol);
-    let watched = WATCHED.iter().chain(FORKS).copied();
+    let watched = WATCHED.iter().chain(BEGINNINGS).copied();
     let listed: BTreeSet<&str> = hooks.chain(PROGRAM_API.iter().copied()).chain(watched).chain(for_attaching).collect();
     assert_eq!(exported, listed);
 }

@@ -177,6 +177,12 @@ impl Answers {
 
 /// Changes the mode of a library that is in its target for good. Each thread sees it at its next event.
 fn switch_library(pid: u32, to: Mode, recording: &Recording) -> Result<(), String> {
+    if recording.session().several {
+        return Err(format!(
+            "process {pid} is recorded with the processes that it begins, each by a library of its own, whose modes stay as they are; without \
+             --children the mode can be changed"
+        ));
+    }
     let Some(ring) = recording.ring() else { return Err(format!("the recording of process {pid} is ending")) };
     let control = ring.control();
     let now = match (control.state.load(Ordering::Relaxed) & STATE_RECORDING, control.interval.load(Ordering::Relaxed)) {

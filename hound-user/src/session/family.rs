@@ -299,6 +299,7 @@ impl Shared {
     /// Drains all rings until the end.
     fn drain(&self, rounds: &AtomicU64) {
         let (mut sleep, mut asked, mut looked) = (BUSY, Instant::now(), Instant::now());
+        let mut strangers = Vec::new();
         loop {
             let over = self.over.load(Ordering::Acquire);
             let (ask, look) = (asked.elapsed() >= ENDS_EVERY || over, looked.elapsed() >= LOOK_EVERY);
@@ -329,10 +330,22 @@ impl Shared {
             if look {
                 looked = Instant::now();
                 self.members.hold_files();
+                self.look_for_strangers(&mut strangers);
             }
             std::thread::sleep(sleep);
             sleep = if bytes > 0 { BUSY } else { (sleep * 2).min(IDLE) };
         }
+    }
+
+    /// Processes that are another program by now, and for as long as it takes one to begin have asked for nothing: it is not recorded.
+    fn look_for_strangers(&self, before: &mut Vec<u32>) {
+        let now = self.members.replaced();
+        for pid in now.iter().filter(|pid| before.contains(pid)) {
+            self.members.leave_by_exec(*pid, &self.orders, clock::ticks(self.clock));
+            self.members.missed();
+            self.kin().iter_mut().filter(|kin| kin.pid == *pid).for_each(|kin| kin.replaced = true);
+        }
+        *before = now;
     }
 
     /// Reads the last of a process.

@@ -269,7 +269,8 @@ async fn wait(
             if !told && since.elapsed() > STATUS_EVERY {
                 told = true;
                 let alive = family.alive();
-                eprintln!("hound: the program has ended; {alive} processes that it began are still recorded, until they end or on Ctrl-C");
+                let they = if alive == 1 { "1 process that it began is".into() } else { format!("{alive} processes that it began are") };
+                eprintln!("hound: the program has ended; {they} still recorded, to the end or Ctrl-C");
             }
             tokio::select! {
                 signal = signals.next() => if signals::is_to_leave(signal) { break },
@@ -297,8 +298,9 @@ fn warnings(ring: &Ring, written: &Written, relatives: Relatives, quiet: bool) -
     let unrecorded = relatives.unrecorded + u64::from(control.unrecorded.load(Ordering::Relaxed));
     if unrecorded > 0 {
         warnings.push(format!(
-            "{unrecorded} processes that the program began are not recorded: they could not reach hound (a sandbox or a network namespace of \
-             their own) or replaced themselves by a program that libhound.so was not loaded into"
+            "{unrecorded} of the processes that the program began {} not recorded: no way to hound (a sandbox, or a network namespace of its own), \
+             or a program that libhound.so was not loaded into",
+            if unrecorded == 1 { "is" } else { "are" }
         ));
     }
     if written.lost_on_disk > 0 {

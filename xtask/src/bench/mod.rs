@@ -8,6 +8,7 @@
 mod analysis;
 mod attach;
 mod bounds;
+mod children;
 mod column;
 mod figures;
 mod machine;
@@ -31,7 +32,7 @@ use std::path::PathBuf;
 /// The options of `cargo xtask bench`.
 #[derive(Args)]
 pub struct Options {
-    /// Sections (pairs, programs, memory, reading, analysis, startup, attach, sampled,
+    /// Sections (pairs, programs, memory, reading, analysis, startup, children, attach, sampled,
     /// memleak) or single programs (redis, redis-pipelined, cc1plus,
     /// sqlite, rust, cpp, python, handoff) or parts (sampled:pace, sampled:redis, sampled:kernel, sampled:library, sampled:leak,
     /// sampled:switch, sampled:flood); all of them without a name
@@ -101,6 +102,7 @@ const SECTIONS: &[(&str, Measure)] = &[
     ("reading", reading::measure),
     ("analysis", analysis::measure),
     ("startup", startup::measure),
+    ("children", children::measure),
     ("attach", attach::measure),
     ("sampled", sampled::measure),
     ("memleak", memleak::measure),
