@@ -121,6 +121,6 @@ fn place(slot: u64, saved: &mut Saved, environment: u32) -> Option<*mut u64> {
             arguments.next()
         }
         // What a program puts into its environment last: a shell does so in the child of a fork.
-        _ => Some(elf::environ().cast()).filter(|place| !place.is_null()),
+        _ => Some(elf::environ().cast::<u64>()).filter(|place| !place.is_null()),
     }
 }
