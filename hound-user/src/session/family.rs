@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use hound_common::event::{PROCESS_FORKED, PROCESS_JOINED, PROCESS_NEW_PROGRAM, tag};
+use hound_common::event::{END_DETACH, PROCESS_FORKED, PROCESS_JOINED, PROCESS_NEW_PROGRAM, tag};
 use hound_common::family::{self, FORKED, GREETING_BYTES, Greeting, PASSWORD_BYTES, PROGRAM};
 use hound_common::ring::VERSION;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -204,7 +204,6 @@ impl Shared {
     fn look_for_forks(&self) {
         let kin = self.kin();
         let mut silent = self.silent();
-        silent.retain(|_, process| !process.is_over());
         let rings = kin.iter().map(|kin| (&kin.ring, &kin.forks)).chain([(&self.first.0, &self.first.1)]);
         for (ring, known) in rings {
             let control = ring.control();
@@ -213,11 +212,12 @@ impl Shared {
             for number in (1..=new).map(|back| forks.wrapping_sub(back) as usize) {
                 let pid = control.forked[number % control.forked.len()].load(Ordering::Relaxed);
                 // One in a namespace of its own has another number here, and is known when it speaks.
-                if pid != 0 && !kin.iter().any(|kin| kin.pid == pid) {
+                if pid != 0 {
                     silent.extend(ProcessFd::open(pid).ok().map(|process| (pid, process)));
                 }
             }
         }
+        silent.retain(|pid, process| !process.is_over() && !kin.iter().any(|kin| kin.pid == *pid));
     }
 
     /// Gives rings to those who ask.
@@ -269,7 +269,6 @@ impl Shared {
             }
             _ => (None, PROCESS_JOINED, now),
         };
-        self.silent().remove(&pid);
         let (number, notes) = self.members.join(pid, from, began, &self.numbers, &self.orders, ticks)?;
         let control = ring.control();
         control.interval.store(self.making.interval, Ordering::Relaxed);
@@ -358,9 +357,13 @@ impl Shared {
         }
         self.lost.fetch_add(lost_in(&kin.ring), Ordering::Relaxed);
         self.unrecorded.fetch_add(kin.ring.control().unrecorded.load(Ordering::Relaxed), Ordering::Relaxed);
-        // One that lives on is recorded no more; one that was replaced has been told of.
-        if !kin.replaced && kin.process.is_over() {
-            self.members.leave(kin.pid, false, &self.orders, now);
+        // One that was replaced has been told of.
+        match kin.replaced {
+            true => {}
+            false if kin.process.is_over() => {
+                self.members.leave(kin.pid, false, &self.orders, now);
+            }
+            false => self.orders.send(Order::NoteIn { stream: kin.notes, ticks: now, tag: tag::END, a: END_DETACH, words: vec![0] }),
         }
     }
 }
