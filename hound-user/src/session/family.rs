@@ -101,6 +101,8 @@ pub struct Family {
 #[derive(Debug)]
 struct Shared {
     making: Making,
+    /// The program itself.
+    pid: u32,
     members: Members,
     orders: Orders,
     numbers: Numbers,
@@ -145,6 +147,7 @@ impl Family {
     pub fn start(door: Door, making: Making, members: Members, first: Arc<Ring>, recording: &Recording) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             making,
+            pid: recording.session().pid,
             members,
             orders: recording.orders(),
             numbers: recording.numbers(),
@@ -298,7 +301,7 @@ impl Shared {
     /// Drains all rings until the end.
     fn drain(&self, rounds: &AtomicU64) {
         let (mut sleep, mut asked, mut looked) = (BUSY, Instant::now(), Instant::now());
-        let mut strangers = Vec::new();
+        let (mut strangers, mut settled) = (Vec::new(), false);
         loop {
             let over = self.over.load(Ordering::Acquire);
             let (ask, look) = (asked.elapsed() >= ENDS_EVERY || over, looked.elapsed() >= LOOK_EVERY);
@@ -329,6 +332,10 @@ impl Shared {
             if look {
                 looked = Instant::now();
                 self.members.hold_files();
+                // Where its stack begins the kernel says in two steps when a program is started, of which the first may have been seen.
+                if !std::mem::replace(&mut settled, true) {
+                    self.members.look_again(self.pid);
+                }
                 self.look_for_strangers(&mut strangers);
             }
             std::thread::sleep(sleep);

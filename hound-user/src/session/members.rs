@@ -308,6 +308,13 @@ impl Members {
         self.state().alive.values().filter(|member| member.is_over()).map(|member| member.pid).collect()
     }
 
+    /// The program that a process is now is the one that is meant.
+    pub fn look_again(&self, pid: u32) {
+        if let Some(member) = self.state().alive.get_mut(&pid) {
+            member.image = processes::image(pid);
+        }
+    }
+
     /// Those that are another program by now.
     pub fn replaced(&self) -> Vec<u32> {
         let is_other = |member: &&Member| processes::image(member.pid).is_some_and(|now| member.image.is_some_and(|image| image != now));
