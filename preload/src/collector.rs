@@ -36,7 +36,6 @@ pub fn start(fd: i32, control: &Control, pid: u32, environment: &mut Environment
     if !collector_path(own_dynamic, &mut path) {
         return false;
     }
-    environment.hide_preload();
     // A short program may be gone before the collector can ask what it was.
     let mut program = [0u8; PATH_BYTES];
     if let Some(place) = program.get_mut(..PATH_BYTES - 1) {
@@ -66,9 +65,11 @@ fn in_child(
     control: &Control,
     [path, program]: [&[u8; PATH_BYTES]; 2],
     pid: &[u8; 12],
-    environment: &Environment,
+    environment: &mut Environment,
     stay: bool,
 ) -> ! {
+    // In this process' memory alone.
+    environment.hide_preload();
     // SAFETY: system calls of a process of our own; all pointers are to live memory.
     unsafe { syscall(SETSID, [0; 6]) };
     let unblocked = 0u64;

@@ -19,6 +19,17 @@ pub enum Ring {
     None,
 }
 
+/// What the program's own children find hound by.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Stays {
+    /// They are not recorded.
+    Nothing,
+    /// They ask hound for rings.
+    Family,
+    /// Each is recorded for itself, by what this one was given.
+    All,
+}
+
 /// The initial environment array.
 pub struct Environment {
     entries: *mut *mut c_char,
@@ -133,15 +144,22 @@ impl Environment {
         }
     }
 
-    /// Takes out everything meant for hound; but not what the program's own children find hound by, if they are to be recorded.
-    pub fn hide(&mut self, with_family: bool) {
-        if !with_family {
-            self.hide_preload();
+    /// Whether programs that this one begins are to be recorded, each into a capture of its own, where nobody else has said that they are.
+    pub fn tracks_children(&self) -> bool {
+        self.setting(b"HOUND_TRACK_CHILD_PROCESSES", b"MEMORY_PROFILER_TRACK_CHILD_PROCESSES") == Some(true)
+    }
+
+    /// Takes out everything meant for hound, but for these.
+    pub fn hide(&mut self, but: Stays) {
+        match but {
+            Stays::All => return,
+            Stays::Nothing => self.hide_preload(),
+            Stays::Family => {}
         }
         let mut index = 0;
         while let Some(entry) = self.entry(index) {
             let entry = entry.to_bytes();
-            let stays = with_family && entry.starts_with(VARIABLE.as_bytes());
+            let stays = but == Stays::Family && entry.starts_with(VARIABLE.as_bytes());
             if entry.starts_with(b"HOUND_") && !stays { self.remove(index) } else { index += 1 }
         }
     }

@@ -7,7 +7,7 @@ use hound_common::ring::{
     Stream,
 };
 
-use crate::environment::{Environment, Ring};
+use crate::environment::{Environment, Ring, Stays};
 use crate::{attached, clock, collector, elf, family, modules, real, record, samples, sys, thread};
 
 /// Stands in for the ring where there is none: never recording.
@@ -146,7 +146,13 @@ fn connect() -> bool {
     elf::learn_executable_headers();
     let Some(mut environment) = Environment::of_process() else { return false };
     let pid = sys::getpid();
+    let tracks = environment.tracks_children();
     let is_of_family = environment.family().is_some_and(|value| family::learn(value, environment.preload().unwrap_or_default()));
+    let stays = match environment.ring() {
+        _ if is_of_family => Stays::Family,
+        Ring::None if tracks => Stays::All,
+        _ => Stays::Nothing,
+    };
     let ring = match environment.ring() {
         Ring::Given(fd) => map(fd).filter(|control| is_ours(control, pid)),
         Ring::None if is_of_family => family::ring_of_program(pid),
@@ -160,7 +166,7 @@ fn connect() -> bool {
                 })
         }
     };
-    environment.hide(is_of_family);
+    environment.hide(stays);
     let Some(control) = ring else { return false };
     if !resolved {
         control.bow_out.store(OUT_NO_ALLOCATOR, Ordering::Relaxed);

@@ -1,10 +1,13 @@
 //! `hound run --children`: the processes that a program begins are recorded with it, each exactly, and none is harmed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixStream};
 use std::path::Path;
 use std::process::Command;
 
-use hound_tests::capture::{Event, hound};
+use hound_tests::capture::{Event, hound, wait_until_finished};
 use hound_tests::compile::Build;
 use hound_tests::oracle::{Call, Oracle};
 use hound_tests::process::{self, Outcome};
@@ -216,6 +219,57 @@ fn a_process_that_outlives_the_program_can_be_left() {
     let report = report(&path, &[]);
     let last = report["processes"].as_array().and_then(|all| all.last()).expect("a child");
     assert!(last["allocations"].as_u64() > Some(100) && last["end"]["how"] == "detach", "{last}");
+}
+
+#[test]
+fn preloaded_programs_have_a_capture_each_if_children_are_tracked() {
+    let dir = TempDir::new().expect("a temporary directory can be made");
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", "ls / >/dev/null; sort /dev/null; true"]).current_dir(dir.path());
+    command.env("LD_PRELOAD", binaries::libhound()).env("MEMORY_PROFILER_TRACK_CHILD_PROCESSES", "1").env_remove("HOUND_OUTPUT");
+    let outcome = process::run(&mut command);
+    assert!(outcome.status.success(), "{}", outcome.err());
+    let captures = || -> Vec<std::path::PathBuf> {
+        let files = std::fs::read_dir(dir.path()).expect("the test's own folder").flatten().map(|entry| entry.path());
+        files.filter(|path| path.extension().is_some_and(|extension| extension == "hound")).collect()
+    };
+    assert!(process::wait_until(|| captures().len() == 3), "{:?}", captures());
+    let mut names: Vec<String> =
+        captures().into_iter().map(|path| report(&wait_until_finished(&path).path, &[])["session"]["command"][0].to_string()).collect();
+    names.sort();
+    let ends = ["/bin/sh", "ls", "sort"].map(|name| format!("{name}\""));
+    assert!(names.iter().zip(&ends).all(|(name, end)| name.ends_with(end.as_str())), "{names:?}");
+}
+
+#[test]
+fn strangers_who_say_nothing_or_the_wrong_word_keep_nobody_waiting() {
+    let dir = TempDir::new().expect("a temporary directory can be made");
+    let (path, go) = (dir.path().join("strangers.hound"), dir.path().join("go"));
+    let script = "import os, sys, time\nprint('ready', flush=True)\nwhile not os.path.exists(sys.argv[1]): time.sleep(0.01)\n\
+                  for i in range(5):\n  if os.fork() == 0:\n    kept = [bytes(5000) for i in range(100)]\n    os._exit(0)\n  os.wait()\n";
+    let mut command = Command::new(binaries::hound());
+    command.args(["run", "--children", "--quiet", "-o"]).arg(&path).args(["--", "/usr/bin/python3", "-c", script]).arg(&go);
+    let running = process::start(&mut command);
+    running.wait_for_output("ready");
+    let begin = format!("@hound-{}-", running.pid);
+    let sockets = std::fs::read_to_string("/proc/net/unix").expect("a list of sockets");
+    let name = sockets.split_whitespace().find(|word| word.starts_with(&begin)).expect("hound listens").trim_start_matches('@').to_owned();
+    let address = SocketAddr::from_abstract_name(&name).expect("a name");
+    let connect = || UnixStream::connect_addr(&address).expect("anybody may connect");
+    let silent: Vec<UnixStream> = (0..8).map(|_| connect()).collect();
+    let wrong: Vec<UnixStream> = (0..8).map(|_| connect()).collect();
+    wrong.iter().for_each(|mut stream| stream.write_all(&[1; 256]).expect("it listens"));
+    std::fs::write(&go, "").expect("room for it");
+    let outcome = running.finish();
+    assert_eq!((outcome.shell_status(), outcome.err()), (0, String::new()));
+    drop((silent, wrong));
+    let report = report(&path, &[]);
+    let forked = report["processes"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter(|of| of["began"] == "fork" && of["allocations"].as_u64() >= Some(100));
+    assert_eq!(forked.count(), 5, "{}", report["processes"]);
 }
 
 #[test]

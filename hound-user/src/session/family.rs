@@ -224,7 +224,7 @@ impl Shared {
     }
 
     /// Gives rings to those who ask.
-    fn answer(&self, door: &Door) {
+    fn answer(self: &Arc<Self>, door: &Door) {
         while !self.over.load(Ordering::Acquire) {
             let wait = PollTimeout::from(100u8);
             let ready = poll(&mut [PollFd::new(door.listener.as_fd(), PollFlags::POLLIN)], wait);
@@ -232,10 +232,16 @@ impl Shared {
                 continue;
             }
             while let Ok((stream, _)) = door.listener.accept() {
-                // Who is none of ours gets no answer.
-                if let Err(error) = self.admit(stream, &door.password) {
+                // Anybody on the machine may connect, and say nothing: that must keep nobody waiting.
+                let (shared, password) = (Arc::clone(self), door.password);
+                let greets = std::thread::Builder::new().name("hound-greets".into()).spawn(move || {
+                    if let Err(error) = shared.admit(stream, &password) {
+                        shared.members.missed();
+                        eprintln!("hound: a process that the program has begun is not recorded: {error:#}");
+                    }
+                });
+                if greets.is_err() {
                     self.members.missed();
-                    eprintln!("hound: a process that the program has begun is not recorded: {error:#}");
                 }
             }
         }
@@ -250,7 +256,8 @@ impl Shared {
             return Ok(()); // it has gone, or is somebody else
         }
         let greeting = Greeting::from_bytes(&bytes);
-        if greeting.password != *password {
+        // Who is none of ours gets no answer.
+        if greeting.password != *password || self.over.load(Ordering::Acquire) {
             return Ok(());
         }
         let pid = u32::try_from(peer.pid()).ok().filter(|pid| *pid != 0).context("it is in another world of process ids")?;
@@ -291,7 +298,14 @@ impl Shared {
             replaced: false,
             forks: AtomicU32::new(0),
         };
-        self.kin().push(kin);
+        {
+            // Before the last look at all of them, or not at all.
+            let mut all = self.kin();
+            if self.over.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            all.push(kin);
+        }
         let fds = [ring.as_fd().as_raw_fd()];
         sendmsg::<()>(stream.as_raw_fd(), &[io::IoSlice::new(&[1])], &[ControlMessage::ScmRights(&fds)], MsgFlags::MSG_NOSIGNAL, None)
             .context("it has not waited for the answer")?;

@@ -233,7 +233,7 @@ fn begin_family(door: Door, launch: &Launch, ring: &Arc<Ring>, pid: u32, recordi
         interval: launch.interval,
     };
     make_room_for_files();
-    let members = Members::of_first(pid, true, Follow::default(), OtherFiles::default(), None)?;
+    let members = Members::of_own(pid, true, Follow::default(), OtherFiles::default(), None)?;
     let perf_map = Some(PathBuf::from(format!("/tmp/perf-{pid}.map")));
     recording.set_files(Files { perf_map, others: members.files(), ..Files::of_command(&recording.session().command) });
     Family::start(door, making, members, Arc::clone(ring), recording)

@@ -168,6 +168,18 @@ impl Members {
     /// # Errors
     /// If it has ended.
     pub fn of_first(pid: u32, several: bool, follow: Follow, files: OtherFiles, door: Option<Door>) -> io::Result<Self> {
+        let members = Members::of_own(pid, several, follow, files, door)?;
+        if members.state().alive.values().all(Member::is_over) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok(members)
+    }
+
+    /// The same of a child of hound's, which may have ended.
+    ///
+    /// # Errors
+    /// If it was waited for.
+    pub fn of_own(pid: u32, several: bool, follow: Follow, files: OtherFiles, door: Option<Door>) -> io::Result<Self> {
         let shared = SharedFiles::default();
         let member = member(pid, ProcessId::FIRST, OWN_STREAM, Holder::sharing(&shared))?;
         let state = State { alive: BTreeMap::from([(pid, member)]), next: 1, ..State::default() };
@@ -259,6 +271,9 @@ impl Members {
         let mut state = self.state();
         let (number, notes) = (ProcessId(state.next), numbers.next());
         let mut member = member(pid, number, notes, Holder::sharing(&self.shared))?;
+        if member.is_over() {
+            return Err(io::Error::from(io::ErrorKind::NotFound).into());
+        }
         state.next += 1;
         member.holder.look(pid);
         self.files.insert(number, files::of_target(pid, member.holder.held()));
@@ -332,9 +347,6 @@ impl Members {
 
 fn member(pid: u32, number: ProcessId, notes: StreamId, holder: Holder) -> io::Result<Member> {
     let process = ProcessFd::open(pid)?;
-    if process.is_over() {
-        return Err(io::ErrorKind::NotFound.into());
-    }
     Ok(Member { pid, number, notes, image: processes::image(pid), process, holder })
 }
 
