@@ -3,6 +3,7 @@
 //! Output goes to files, not pipes: a daemon left behind by a test would hold a pipe open and the reader with it.
 
 use std::fs::File;
+use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -50,7 +51,7 @@ pub struct Running {
     pub pid: Pid,
     stdout: NamedTempFile,
     stderr: NamedTempFile,
-    end: mpsc::Receiver<std::io::Result<ExitStatus>>,
+    end: mpsc::Receiver<io::Result<ExitStatus>>,
     shown: String,
     started: Instant,
 }
@@ -76,7 +77,16 @@ pub fn start_reading(command: &mut Command, stdin: impl Into<Stdio>) -> Running 
     let append = |f: &NamedTempFile| Stdio::from(File::options().append(true).open(f.path()).expect("a temporary file can be opened"));
     let shown = format!("{command:?}");
     command.stdin(stdin).stdout(append(&stdout)).stderr(append(&stderr));
-    let mut child: Child = command.spawn().unwrap_or_else(|e| panic!("{shown}: {e}"));
+    // A copy of a program that was made just now is busy as long as a child that another test began meanwhile has not come to its exec.
+    let busy = |spawned: &io::Result<Child>| spawned.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ExecutableFileBusy);
+    let mut spawned = command.spawn();
+    wait_until(|| {
+        if busy(&spawned) {
+            spawned = command.spawn();
+        }
+        !busy(&spawned)
+    });
+    let mut child: Child = spawned.unwrap_or_else(|e| panic!("{shown}: {e}"));
     let pid = Pid::from_raw(child.id().try_into().expect("invariant: a process id fits an i32"));
     let (send, end) = mpsc::channel();
     std::thread::spawn(move || send.send(child.wait()));
