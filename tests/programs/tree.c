@@ -31,8 +31,19 @@ SITE static void *busy(void *arg) {
 // A process of its own: other thread, other notes.
 static void is_child(void) { o_tid = 0; }
 
+static int descriptors(void) {
+  int open = 0;
+  for (int fd = 0; fd < 1024; fd++) open += fcntl(fd, F_GETFD) >= 0;
+  return open;
+}
+
 SITE static void works(void **inherited, int count, size_t size) {
   void *keep[50];
+  int before = descriptors();
+  errno = 77;
+  keep[0] = o_malloc(size); // a child's first event: it asks for its ring, and keeps nothing that can be seen
+  O_CHECK(errno == 77 && descriptors() == before);
+  o_free(keep[0]);
   for (int i = 0; i < count; i++) o_free(inherited[i]);
   for (int i = 0; i < 50; i++) keep[i] = o_malloc(size + (size_t)i);
   for (int i = 0; i < 50; i += 2) { keep[i] = o_realloc(keep[i], 4 * size); }
