@@ -11,37 +11,48 @@ use anyhow::{Context, Result, bail, ensure};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 /// Without work between: the pair alone.
 const NO_WORK: &str = "0";
-/// Comparisons in a round: what a trap costs varies from second to second by more than what is looked for.
-const SPELLS: usize = 3;
-
+/// A turn of sampling, of nothing or of empty probes; and turns of each in a round.
+const TURN: Duration = Duration::from_millis(200);
+const TURNS: usize = 8;
+/// A target's notes are of its last twentieth of a second, or newer.
+const NOTED: Duration = Duration::from_millis(50);
 /// The kernel's engine without a budget.
+///
+/// What a trap costs may change by a factor of three within seconds here. So the two take short turns at one process, and what is told is the
+/// median of the ratios of neighbours.
 pub fn kernel(plan: &Plan) -> Result<Part> {
     let program = programs::compiled("steady.c", "steady", &[])?;
-    let target = Pacing::start(Command::new(program), &["malloc", NO_WORK, "0"], &plan.scratch)?;
+    let mut command = Command::new("taskset");
+    command.args(["-c", "0"]).arg(program); // and whoever drains has the other core
+    let target = Pacing::start(command, &["malloc", NO_WORK, "0"], &plan.scratch)?;
     let mut empty = EmptyProbes::start(target.pid())?;
-    let window = spell(plan, 1000);
+    let visit = Visit::begin(target.pid(), &["--budget", "unlimited"], &plan.scratch)?;
+    ensure!(empty.ask("find")? != "0", "hound's probes are no links of many here: there is nothing to compare them with");
+    let turn = || -> Result<f64> {
+        thread::sleep(NOTED);
+        Ok(target.pace(TURN)?.cpu_ns)
+    };
     let mut figures: [Vec<f64>; 3] = Default::default();
     let mut ratios = Vec::new();
-    for _ in 0..plan.runs * SPELLS {
-        let bare = target.pace(window)?.cpu_ns;
-        let visit = Visit::begin(target.pid(), &["--budget", "unlimited"], &plan.scratch)?;
-        let before = target.pace(window)?.cpu_ns;
-        ensure!(empty.ask("find")? != "0", "hound's probes are no links of many here: there is nothing to compare them with");
-        visit.end()?;
+    for _ in 0..plan.runs * TURNS {
+        let sampled = turn()?;
+        visit.mode("off")?;
+        let bare = turn()?;
         empty.ask("set")?;
-        let probed = target.pace(window)?.cpu_ns;
+        let probed = turn()?;
         empty.ask("clear")?;
-        let visit = Visit::begin(target.pid(), &["--budget", "unlimited"], &plan.scratch)?;
-        let sampled = (before + target.pace(window)?.cpu_ns) / 2.0;
-        visit.end()?;
-        ratios.push(sampled / probed);
+        visit.mode("sampled")?;
+        ratios.push((sampled + turn()?) / 2.0 / probed);
         for (list, figure) in figures.iter_mut().zip([bare, probed, sampled]) {
             list.push(figure);
         }
     }
+    visit.end()?;
     let mut row = vec!["malloc and free".to_owned()];
     row.extend(figures.iter().map(|list| spread(list)));
     row.push(spread(&ratios));
