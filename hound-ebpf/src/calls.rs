@@ -5,7 +5,7 @@
 //! another thread, and in it only after this call has it; the table never speaks of another thread's block.
 
 use crate::kernel::*;
-use crate::maps::{LIVE, PENDING, Pending, TARGETS, count, settings};
+use crate::maps::{self, LIVE, PENDING, Pending, TARGETS, count, settings};
 use crate::record::{Head, send, send_call, stack_pointer};
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{bpf_pidns_info, pt_regs};
@@ -17,6 +17,8 @@ use aya_log_ebpf::warn;
 /// Thread numbers stay below this power of two (the kernel's PID_MAX_LIMIT).
 pub const TID_BITS: u32 = 22;
 const BPF_ANY: u64 = 0;
+const BPF_NOEXIST: u64 = 1;
+const BPF_EXIST: u64 = 2;
 const LOW: u64 = u32::MAX as u64;
 
 /// Whether the call's return must be seen.
@@ -70,7 +72,7 @@ fn begin(regs: &pt_regs, settings: &Settings, cookie: &Cookie, begun: Begun) -> 
         return false;
     }
     if begun.made_by != 0 {
-        let _ = LIVE.remove(live_key(head.pid, begun.old, cookie.pool));
+        forget(head.pid, begun.old, cookie.pool);
     }
     if send_call(&mut head, regs, settings, settings.stack_class) {
         count(COUNT_SAMPLES);
@@ -127,7 +129,15 @@ pub fn returned(ctx: &ProbeContext) {
 
 #[inline(always)]
 fn follow(ctx: &ProbeContext, outcome: &mut Outcome, (address, pool): (u64, u8), id: u64) {
-    if LIVE.insert(live_key(outcome.pid, address, pool), id, BPF_ANY).is_ok() {
+    let key = live_key(outcome.pid, address, pool);
+    // First, so that no release finds the block and not its number.
+    maps::follow(address, 1);
+    if LIVE.insert(key, id, BPF_NOEXIST).is_ok() {
+        return;
+    }
+    maps::follow(address, -1);
+    // The release of the block that was there before was not seen.
+    if LIVE.insert(key, id, BPF_EXIST).is_ok() {
         return;
     }
     outcome.flags |= OUTCOME_NOT_FOLLOWED;
@@ -144,7 +154,7 @@ fn unsampled(regs: &pt_regs, cookie: &Cookie, settings: &Settings, pid: u32, tid
         return;
     }
     let id = live(address, cookie.pool);
-    if id != 0 && LIVE.remove(live_key(pid, address, cookie.pool)).is_ok() {
+    if id != 0 && forget(pid, address, cookie.pool) {
         let found = Outcome { message: MESSAGE_REUSED, flags: 0, id, time_ns: now(), pid, tid, address, result: cookie.to_bits() };
         if !send(&found, settings) {
             count(COUNT_LOST_OUTCOMES);
@@ -166,7 +176,7 @@ pub fn released(ctx: &ProbeContext) {
     }
     let made_by = live(block, cookie.pool);
     // Who takes it out is the one that tells.
-    if made_by == 0 || LIVE.remove(live_key(current().0, block, cookie.pool)).is_err() {
+    if made_by == 0 || !forget(current().0, block, cookie.pool) {
         return;
     }
     count(COUNT_RELEASES);
@@ -258,8 +268,21 @@ fn pending_key(sp: u64, tid: u32, pool: u8) -> [u64; 2] {
 /// The `id` that a live sampled block of this process was made by, or 0.
 #[inline(always)]
 fn live(address: u64, pool: u8) -> u64 {
+    if !maps::may_be_live(address) {
+        return 0;
+    }
     // SAFETY: one word, read at once; another thread can change it only by misuse of its block.
     unsafe { LIVE.get(live_key(current().0, address, pool)) }.copied().unwrap_or(0)
+}
+
+/// Takes a block out of `LIVE`; whether it was there, and nobody else did so.
+#[inline(always)]
+fn forget(pid: u32, address: u64, pool: u8) -> bool {
+    let was_there = LIVE.remove(live_key(pid, address, pool)).is_ok();
+    if was_there {
+        maps::follow(address, -1);
+    }
+    was_there
 }
 
 /// Process and thread.

@@ -15,6 +15,14 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(32 << 20, 0);
 #[map]
 pub static LIVE: HashMap<[u32; 3], u64> = HashMap::with_max_entries(1 << 18, BPF_F_NO_PREALLOC);
 
+/// Bits of a number of `FOLLOWED`.
+const FOLLOWED_BITS: u32 = 16;
+
+/// How many blocks of `LIVE` have an address of this number: nearly every release is of none, and is told so by one load instead of a hash of
+/// twelve bytes. What hound itself takes out of `LIVE` stays counted: that costs time, and no block is missed.
+#[map]
+pub static FOLLOWED: Array<u32> = Array::with_max_entries(1 << FOLLOWED_BITS, 0);
+
 /// Sampled calls under way, by stack pointer, thread and pool. The least recently used gives way: a thread that died or jumped out of a call
 /// leaves its note behind.
 #[map]
@@ -71,6 +79,27 @@ pub fn count(which: u32) {
         // The library has no atomics for this machine.
         // SAFETY: adds to the counter, which is aligned and is never taken away from a running program.
         unsafe { asm!("lock *(u64 *)({counter} + 0) += {one}", counter = in(reg) counter, one = in(reg) 1u64) };
+    }
+}
+
+/// Number in `FOLLOWED` (Fibonacci hashing: Knuth, TAOCP 3, 6.4).
+#[inline(always)]
+fn number(address: u64) -> u32 {
+    ((address >> 4) as u32).wrapping_mul(0x9E37_79B1) >> (u32::BITS - FOLLOWED_BITS)
+}
+
+/// Whether a block at this address may be in `LIVE`.
+#[inline(always)]
+pub fn may_be_live(address: u64) -> bool {
+    FOLLOWED.get(number(address)).is_none_or(|blocks| *blocks != 0)
+}
+
+/// A block at this address will be in `LIVE` (1), or is there no more (-1).
+#[inline(always)]
+pub fn follow(address: u64, blocks: i32) {
+    if let Some(counter) = FOLLOWED.get_ptr_mut(number(address)) {
+        // SAFETY: adds to a value of the map, which is aligned and is never taken away from a running program.
+        unsafe { asm!("lock *(u32 *)({counter} + 0) += {blocks}", counter = in(reg) counter, blocks = in(reg) i64::from(blocks)) };
     }
 }
 
