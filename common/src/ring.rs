@@ -27,7 +27,7 @@ pub const LOST_REASONS: usize = 16;
 /// First word of a control page: "HOUNDRNG" in ASCII.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"HOUNDRNG");
 /// Changes with every incompatible change of this file or of `event`.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Bytes of data in a segment. Small enough that an idle thread's is cheap, large enough that taking one (about 100 ns) is nothing
 /// beside filling it (some 800 allocate/free pairs).
@@ -88,6 +88,15 @@ pub const OUT_NO_ALLOCATOR: u32 = 2;
 pub const OUT_NO_MEMORY: u32 = 3;
 /// `bow_out`: the attachment lacks the place of the thread id, or the clock.
 pub const OUT_NOT_PREPARED: u32 = 4;
+
+/// `exit_state`: the program is not at its end.
+pub const EXIT_NOT_YET: u32 = 0;
+/// `exit_state`: it is, and waits for hound to have looked at its memory.
+pub const EXIT_WAITS: u32 = 1;
+/// `exit_state`: hound has looked.
+pub const EXIT_LOOKED_AT: u32 = 2;
+/// `exit_state`: it has waited for long enough, and goes on.
+pub const EXIT_GOES_ON: u32 = 3;
 
 /// `Stream::state`: nobody's.
 pub const STREAM_FREE: u32 = 0;
@@ -175,6 +184,10 @@ pub struct Control {
     pub forks: AtomicU32,
     /// See `forks`.
     pub forked: [AtomicU32; FORKED],
+    /// For how many milliseconds the program's exit may be held for a look at its memory. 0: not at all.
+    pub exit_ms: AtomicU32,
+    /// Futex: one of `EXIT_…`.
+    pub exit_state: AtomicU32,
 }
 
 /// Counters of a stream, in the order of the `METRIC_UNWINDING` record.

@@ -181,6 +181,9 @@ pub fn strip(capture: &mut Capture, file: File, threshold_ns: u64, progress: &dy
     if !pairs.is_empty() {
         writer.write_calibration(&pairs)?;
     }
+    if let Some(reach) = capture.reach() {
+        writer.write_reach(&reach)?;
+    }
     if let Some(symbols) = capture.symbols() {
         writer.write_symbols(&symbols)?;
     }

@@ -20,6 +20,7 @@ mod directory;
 mod elf;
 mod environment;
 mod exec;
+mod exit;
 mod family;
 mod full;
 mod guard;
@@ -53,3 +54,8 @@ extern "C" fn constructor() {
 #[used]
 #[unsafe(link_section = ".init_array")]
 static CONSTRUCTOR: extern "C" fn() = constructor;
+
+/// When the program has called `exit`, or returned from `main`, and has run what it registered with `atexit`.
+#[used]
+#[unsafe(link_section = ".fini_array")]
+static DESTRUCTOR: extern "C" fn() = exit::destructor;

@@ -129,6 +129,13 @@ pub fn ready() -> bool {
     }
 }
 
+/// Whether this is the process that the ring is for: not a child of its fork that has recorded nothing yet.
+#[cold]
+pub fn is_target() -> bool {
+    // SAFETY: as in `ready`.
+    STATE.load(Ordering::Acquire) == READY && unsafe { FORK_MARK.load(Ordering::Relaxed).read_volatile() } == 1
+}
+
 /// Never inlined: `ready` runs at the first event of each thread, and what the start needs of the stack (8 KiB) would be touched there too.
 #[inline(never)]
 fn start() -> bool {

@@ -31,13 +31,15 @@ pub enum ChunkKind {
     Symbols = 4,
     /// JSON [`super::End`]; the last chunk.
     End = 5,
+    /// A part of the JSON of [`super::Reach`].
+    Reach = 6,
 }
 
 impl ChunkKind {
     /// The kind with this number.
     pub fn from_u16(number: u16) -> Option<Self> {
         use ChunkKind::*;
-        [Session, Events, Calibration, Symbols, End].into_iter().find(|k| *k as u16 == number)
+        [Session, Events, Calibration, Symbols, End, Reach].into_iter().find(|k| *k as u16 == number)
     }
 }
 

@@ -36,7 +36,7 @@ pub use format::{ChunkKind, FORMAT_VERSION};
 pub use paths::{MAPPED_LIBRARY, ModulePaths};
 pub use reader::{Capture, EventCounts, Raw, Stripped, Visitor};
 pub use section::{Chunk, Compressor, Section};
-pub use session::{Calibration, Clock, End, Loss, ModuleSpan, Pool, ProcessInfo, STARTED, SessionInfo, StreamInfo, UnwindCounters};
+pub use session::{Calibration, Clock, End, Loss, ModuleSpan, Pool, ProcessInfo, Reach, STARTED, SessionInfo, StreamInfo, UnwindCounters};
 pub use stack::REASON_DAMAGED;
 pub use writer::{CaptureWriter, MemorySink, Sink};
 

@@ -7,7 +7,7 @@ use super::format::{ChunkKind, FILE_HEADER_BYTES, FILE_MAGIC, FORMAT_VERSION, u3
 use super::index::{self, Placed, Source};
 use super::merge;
 use super::model::{Alloc, Event, Free, Module, ProcessEvent, ProcessId, StackId, StackTree, Stamped, StreamId, ThreadEvent};
-use super::session::{Calibration, Clock, End, Loss, ModuleSpan, ProcessInfo, SessionInfo, StreamInfo, UnwindCounters};
+use super::session::{Calibration, Clock, End, Loss, ModuleSpan, ProcessInfo, Reach, SessionInfo, StreamInfo, UnwindCounters};
 use hound_common::event::{END_THREAD, tag};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -64,6 +64,7 @@ pub struct Capture {
     sampling: Vec<Stamped>,
     unwinding: UnwindCounters,
     symbols: Vec<Placed>,
+    reach: Vec<Placed>,
     pairs: Vec<Calibration>,
     end: Option<End>,
     stripped: Option<Stripped>,
@@ -159,6 +160,7 @@ impl Capture {
             sampling: Vec::new(),
             unwinding: UnwindCounters::default(),
             symbols: gathered.symbols,
+            reach: gathered.reach,
             pairs: gathered.pairs,
             end: gathered.end,
             stripped: None,
@@ -361,11 +363,25 @@ impl Capture {
 
     /// The symbols stored at the capture's end. `None` if there are none or they are damaged.
     pub fn symbols(&self) -> Option<Vec<u8>> {
+        self.parts(&self.symbols)
+    }
+
+    /// Whether it was looked at the program's end which blocks it reached.
+    pub fn has_reach(&self) -> bool {
+        !self.reach.is_empty()
+    }
+
+    /// Which blocks the program reached when it ended. `None` if nobody has looked, or it is damaged.
+    pub fn reach(&self) -> Option<Reach> {
+        serde_json::from_slice(&self.parts(&self.reach)?).ok()
+    }
+
+    fn parts(&self, parts: &[Placed]) -> Option<Vec<u8>> {
         let mut bytes = Vec::new();
-        for part in &self.symbols {
+        for part in parts {
             bytes.extend(decode::read_plain(&self.source, part)?);
         }
-        (!self.symbols.is_empty()).then_some(bytes)
+        (!parts.is_empty()).then_some(bytes)
     }
 
     /// Shows every event to the visitor in time order (ties: in the file's order) and gives everything that is wrong with the capture.
@@ -450,6 +466,7 @@ struct Gathered {
     pairs: Vec<Calibration>,
     sections: Vec<Placed>,
     symbols: Vec<Placed>,
+    reach: Vec<Placed>,
     end: Option<End>,
 }
 
@@ -466,6 +483,7 @@ impl Gathered {
         match ChunkKind::from_u16(header.kind) {
             Some(ChunkKind::Events) => self.sections.push(chunk),
             Some(ChunkKind::Symbols) => self.symbols.push(chunk),
+            Some(ChunkKind::Reach) => self.reach.push(chunk),
             Some(ChunkKind::Session) => self.session = serde_json::from_slice(&plain(anomalies)).ok().or(self.session.take()),
             Some(ChunkKind::End) => self.end = serde_json::from_slice(&plain(anomalies)).ok().or(self.end.take()),
             Some(ChunkKind::Calibration) => {

@@ -111,6 +111,32 @@ impl SessionInfo {
     }
 }
 
+/// What a look at the program's memory found at its exit: which of the blocks that lived then it had no pointer to.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Reach {
+    /// For how long the exit was held, in nanoseconds.
+    pub held_ns: u64,
+    /// Bytes of memory that were looked at.
+    pub memory_bytes: u64,
+    /// Blocks that lived.
+    pub blocks: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The addresses of those that nothing led to, each less the one before.
+    pub unreachable: Vec<u64>,
+}
+
+impl Reach {
+    /// The addresses of the blocks that nothing led to, in order.
+    pub fn addresses(&self) -> impl Iterator<Item = u64> + '_ {
+        self.unreachable.iter().scan(0_u64, |addr, more| {
+            *addr = addr.wrapping_add(*more);
+            Some(*addr)
+        })
+    }
+}
+
 /// Written last into a capture. A capture without it was cut off: hound or the machine died.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]

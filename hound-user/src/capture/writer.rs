@@ -6,7 +6,7 @@
 
 use super::format::{ChunkHeader, ChunkKind, FILE_HEADER_BYTES, MAX_PART_BYTES, file_header};
 use super::section::{Chunk, Compressor};
-use super::session::{Calibration, End, SessionInfo};
+use super::session::{Calibration, End, Reach, SessionInfo};
 use std::fs::File;
 use std::io::{self, Write};
 use std::ops::Range;
@@ -153,9 +153,18 @@ impl<S: Sink> CaptureWriter<S> {
 
     /// Writes the symbols, whose bytes mean nothing to the format. Call it once, before [`Self::finish`].
     pub fn write_symbols(&mut self, symbols: &[u8]) -> io::Result<bool> {
+        self.write_parts(ChunkKind::Symbols, symbols)
+    }
+
+    /// Writes what was found of the blocks that the program reaches. Call it once, before [`Self::finish`].
+    pub fn write_reach(&mut self, reach: &Reach) -> io::Result<bool> {
+        self.write_parts(ChunkKind::Reach, &json(reach)?)
+    }
+
+    fn write_parts(&mut self, kind: ChunkKind, bytes: &[u8]) -> io::Result<bool> {
         let mut compressor = Compressor::new()?;
-        for part in symbols.chunks(MAX_PART_BYTES) {
-            if !self.write(&Chunk::of_bytes(ChunkKind::Symbols, part, &mut compressor)?)? {
+        for part in bytes.chunks(MAX_PART_BYTES) {
+            if !self.write(&Chunk::of_bytes(kind, part, &mut compressor)?)? {
                 return Ok(false);
             }
         }

@@ -47,6 +47,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut count = Count::default();
     let anomalies = capture.visit(&mut count);
     let symbols_damaged = capture.has_symbols() && capture.symbols().is_none();
+    let reach_damaged = capture.has_reach() && capture.reach().is_none();
     let mut text = String::new();
     for anomaly in &anomalies.0 {
         text += &format!("{}: {anomaly}\n", args.file.display());
@@ -55,9 +56,12 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         text +=
             &format!("{}: the symbols are damaged; `hound report` names functions from the files on this machine\n", args.file.display());
     }
+    if reach_damaged {
+        text += &format!("{}: what the program reached at its end is damaged; `hound leaks` does without\n", args.file.display());
+    }
     let good = text.is_empty();
     // A file in which the disk was full is whole: it says itself what is not in it.
-    let only_lost = !symbols_damaged && anomalies.0.iter().all(|anomaly| matches!(anomaly, Anomaly::LostOnDisk { .. }));
+    let only_lost = !symbols_damaged && !reach_damaged && anomalies.0.iter().all(|anomaly| matches!(anomaly, Anomaly::LostOnDisk { .. }));
     text += &match (good, only_lost) {
         (true, _) => format!("{}: good, {} events\n", args.file.display(), count.0),
         (false, true) => format!("{}: not damaged, but not complete; {} events are in it\n", args.file.display(), count.0),

@@ -1,7 +1,7 @@
 //! `hound info`: what a capture is, at a glance. Counts come from decoding the events, so they are true also for a damaged file.
 
 use crate::capture::model::{Alloc, Event, Free, Stamped, StreamId};
-use crate::capture::{Anomalies, Capture, HeapBefore, SessionInfo, UnwindCounters, Visitor};
+use crate::capture::{Anomalies, Capture, HeapBefore, Reach, SessionInfo, UnwindCounters, Visitor};
 use crate::heap::{Part, Sampling};
 use crate::view::share_of;
 use anyhow::Context;
@@ -183,6 +183,10 @@ fn facts(capture: &Capture, count: &Count, anomalies: &Anomalies) -> Value {
         value
     });
     let anomalies: Vec<String> = anomalies.0.iter().map(ToString::to_string).collect();
+    let reach = capture.reach().map(|reach| {
+        let Reach { held_ns, memory_bytes, blocks, bytes, unreachable } = reach;
+        json!({"held_ns": held_ns, "memory_bytes": memory_bytes, "blocks": blocks, "bytes": bytes, "unreachable_blocks": unreachable.len()})
+    });
     json!({
         "session": capture.session(),
         "file_bytes": capture.file_bytes(),
@@ -199,6 +203,7 @@ fn facts(capture: &Capture, count: &Count, anomalies: &Anomalies) -> Value {
         "losses": losses.collect::<Vec<_>>(),
         "unwinding": capture.unwinding(),
         "symbols": capture.has_symbols(),
+        "reach": reach,
         "end": end,
         "anomalies": anomalies,
     })
@@ -221,6 +226,10 @@ fn text(capture: &Capture, facts: &Value, anomalies: &Anomalies) -> anyhow::Resu
     match capture.end() {
         Some(end) => writeln!(out, "end        {} {}", end_reason(end.reason), end.value)?,
         None => writeln!(out, "end        none: the capture was cut")?,
+    }
+    if let Some(Reach { held_ns, memory_bytes, blocks, unreachable, .. }) = capture.reach() {
+        let (mib, ms, lost) = (memory_bytes >> 20, held_ns as f64 / 1e6, unreachable.len());
+        writeln!(out, "reached    all but {lost} of {blocks} blocks at its exit, which was held for {ms:.1} ms ({mib} MiB looked at)")?;
     }
     writeln!(out, "lost       {} events", facts["lost_events"])?;
     for loss in capture.losses() {

@@ -15,7 +15,7 @@ use super::meanwhile::{Meanwhile, Place};
 use super::probing::Probing;
 use super::report::parse_size;
 use super::{setting, switch};
-use crate::session::{self, Attach, Collect, Follow, Launch, Launched, collect as collect_ring, launch, launch_sampled};
+use crate::session::{self, Attach, Collect, Follow, Hold, Launch, Launched, collect as collect_ring, launch, launch_sampled};
 
 /// What to do when the program produces events faster than hound can take them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -54,6 +54,19 @@ pub(super) fn parse_interval(text: &str) -> Result<u64, String> {
         _ => Err("give from 1 byte to less than 4Gi".into()),
     }
 }
+
+fn parse_hold(text: &str) -> Result<Hold, String> {
+    match text {
+        "auto" => Ok(Hold::Hundredth),
+        "never" => Ok(Hold::Never),
+        time => match some_time(time)? {
+            ns if ns <= MOST_HELD_NS => Ok(Hold::UpTo(Duration::from_nanos(ns))),
+            _ => Err("give an hour at most".into()),
+        },
+    }
+}
+
+const MOST_HELD_NS: u64 = 3_600_000_000_000;
 
 /// Run a program and record every allocation it makes, with the stack it was made from.
 ///
@@ -99,6 +112,11 @@ pub struct Args {
     /// What to do when the program is faster than hound.
     #[arg(long, value_enum, default_value = "wait")]
     on_overload: Overload,
+    /// For how long the program's exit may be held, to look which blocks it still has pointers to: `auto`, `never` or a time (ms, s). What
+    /// nothing leads to is lost; `hound leaks` tells it apart from what the program gathers and keeps. `auto` is a hundredth of the time that
+    /// it ran, 10 s at most, and nothing in the first ten seconds.
+    #[arg(long, value_name = "TIME", default_value = "auto", value_parser = parse_hold)]
+    hold_exit: Hold,
     /// No status line and no report at the end.
     #[arg(short, long)]
     quiet: bool,
@@ -153,6 +171,12 @@ fn by_the_library(args: &Args) -> anyhow::Result<Launched> {
     if let Some((_, option)) = kernels.iter().find(|(given, _)| *given) {
         bail!("{option} needs --engine kernel; the library records the one program, to its end (`hound snapshot` reports meanwhile)");
     }
+    let is_whole = args.mode != Some(Mode::Sampled) && !args.children;
+    if matches!(args.hold_exit, Hold::UpTo(_)) && !is_whole {
+        bail!(
+            "--hold-exit finds what is unreachable only where every block of one program is recorded: not with --children or --mode sampled"
+        );
+    }
     let interval = args.interval.map(|bytes| parse_interval(&bytes.to_string())).transpose().map_err(anyhow::Error::msg)?;
     launch(&Launch {
         command: args.command.clone(),
@@ -161,6 +185,7 @@ fn by_the_library(args: &Args) -> anyhow::Result<Launched> {
         maps: !args.no_maps,
         interval: if args.mode == Some(Mode::Sampled) { interval.unwrap_or(DEFAULT_INTERVAL) } else { 0 },
         children: args.children || switch("TRACK_CHILD_PROCESSES").unwrap_or(false),
+        hold: args.hold_exit,
         shadow_stack: shadow_stack(),
         drop_on_overload: args.on_overload == Overload::Drop,
         quiet: args.quiet,
@@ -168,6 +193,9 @@ fn by_the_library(args: &Args) -> anyhow::Result<Launched> {
 }
 
 fn by_the_kernel(args: &Args, mode: Mode) -> anyhow::Result<Launched> {
+    if matches!(args.hold_exit, Hold::UpTo(_)) {
+        bail!("--hold-exit needs the library: the kernel holds nobody");
+    }
     let mode = match mode {
         Mode::Full => {
             bail!("the kernel samples: leave out --engine kernel, or have it record every call by --interval 0 --budget unlimited")

@@ -36,12 +36,24 @@ pub struct Generations {
     pub ended_blocks: [f64; SEGMENTS],
     /// Blocks of each generation that were seen and not seen to end, whatever they stand for.
     pub seen: [u64; SEGMENTS],
+    /// Of these, those that the program had no pointer to when it ended; 0 where nobody looked.
+    pub unreachable: [u64; SEGMENTS],
+    /// Whether somebody looked.
+    pub looked: bool,
 }
 
 impl Default for Generations {
     fn default() -> Self {
         let none = [0.0; SEGMENTS];
-        Generations { born: none, born_blocks: none, ended: Box::new([none; SEGMENTS]), ended_blocks: none, seen: [0; SEGMENTS] }
+        Generations {
+            born: none,
+            born_blocks: none,
+            ended: Box::new([none; SEGMENTS]),
+            ended_blocks: none,
+            seen: [0; SEGMENTS],
+            unreachable: [0; SEGMENTS],
+            looked: false,
+        }
     }
 }
 
@@ -127,6 +139,8 @@ pub struct Births {
     watched_ns: u64,
     from_ns: u64,
     segment_ns: u64,
+    /// Addresses of the blocks that the program had no pointer to when it ended, in order; none where nobody looked.
+    unreachable: Option<Vec<u64>>,
     /// By row; none for rows of which nothing lives.
     rows: Vec<Option<Generations>>,
     /// By the first block of the chain: what a realloc has kept for a block that was not told yet.
@@ -141,7 +155,13 @@ impl Births {
         let watched_ns = parts.filter(|part| part.mode != MODE_OFF).map(|part| part.to_ns).max().unwrap_or(u64::MAX).min(last_ns);
         let segment_ns = (to_ns.saturating_sub(from_ns) / SEGMENTS as u64 + 1).max(1);
         let rows = wanted.iter().map(|&wanted| wanted.then(Generations::default)).collect();
-        Births { grouping, sampling, last_ns, watched_ns, from_ns, segment_ns, rows, kept: HashMap::new() }
+        Births { grouping, sampling, last_ns, watched_ns, from_ns, segment_ns, unreachable: None, rows, kept: HashMap::new() }
+    }
+
+    /// The same, of a capture that tells which blocks the program had no pointer to when it ended, by their addresses in order.
+    pub fn looked_at(mut self, unreachable: Option<Vec<u64>>) -> Self {
+        self.rows.iter_mut().flatten().for_each(|of| of.looked = unreachable.is_some());
+        Births { unreachable, ..self }
     }
 
     fn segment(&self, time_ns: u64) -> usize {
@@ -165,6 +185,7 @@ impl Births {
         };
         let (Some(row), Some(survives)) = (row, survives) else { return };
         let (generation, last) = (self.segment(block.alloc_ns), self.segment(ending.time_ns()));
+        let lost = survives && self.unreachable.as_ref().is_some_and(|lost| lost.binary_search(&block.addr).is_ok());
         let Some(Some(of)) = self.rows.get_mut(row) else { return };
         let goes_on = matches!(ending, Ending::Freed(death) if death.realloc);
         if drawn == Drawn::Exact && (kept.is_some() || goes_on) {
@@ -176,7 +197,10 @@ impl Births {
             }
             layers.ended = last;
             if survives {
-                layers.layers.iter().for_each(|layer| of.seen[layer.generation] += layer.pieces);
+                for layer in &layers.layers {
+                    of.seen[layer.generation] += layer.pieces;
+                    of.unreachable[layer.generation] += if lost { layer.pieces } else { 0 };
+                }
             } else if goes_on {
                 self.kept.insert(block.chain, layers);
             } else {
@@ -208,6 +232,7 @@ impl Births {
         of.born_blocks[generation] += blocks;
         of.ended[generation][last] += ends * size;
         of.ended_blocks[generation] += ends;
+        of.unreachable[generation] += u64::from(lost);
         of.seen[generation] += u64::from(survives || matches!(ending, Ending::Uncertain { .. }));
     }
 

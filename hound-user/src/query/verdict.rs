@@ -11,8 +11,11 @@
 //! - **goes on**: it grows in the later half of the time as in the earlier one, other than a cache that fills; that it does not must be surer than
 //!   chance would have it of so few blocks (the sign test), else it may leak.
 //!
-//! What does all that, but in so few steps that a place among so many may have done it by chance, or hardly at all in the last quarter, may leak: it
-//! is said, and called no leak.
+//! - **is lost**, if somebody has looked when the program ended: it had no pointer left to some of what survived (a tenth at least).
+//!
+//! What does all that, but in so few steps that a place among so many may have done it by chance, or hardly at all in the last quarter, or is still
+//! reached at the end, may leak: it is said, and called no leak. (A program that ends may have gathered it for its end; one that does not end has a
+//! leak in it, reached or not.)
 
 use super::generations::{Generations, SEGMENTS};
 use statrs::distribution::{Binomial, ContinuousCDF, DiscreteCDF, StudentsT};
@@ -44,6 +47,8 @@ const REPLACED: usize = 2;
 /// times as large when it is full, and is filled evenly, does so once at least after 1/2.1 of the time.
 const REPLACED_LATE: f64 = 1.3;
 const LATE: usize = SEGMENTS * 7 / 16;
+/// Of what survives, a smaller share that nothing leads to does not make the rest lost.
+pub const LOST: f64 = 0.1;
 /// Less than this an hour is not called a leak.
 const LITTLE_AN_HOUR: f64 = 16.0 * 1024.0;
 /// Of what survives, less than this after the start is as good as nothing.
@@ -118,6 +123,15 @@ pub struct Evidence {
     pub live: f64,
     /// Blocks that were seen to survive in these generations.
     pub seen: u64,
+    /// Of these, those that the program had no pointer to when it ended; none where nobody looked.
+    pub unreachable: Option<u64>,
+}
+
+impl Evidence {
+    /// Whether somebody has looked, and found that the program still had pointers to it.
+    pub fn is_reached(&self) -> bool {
+        self.unreachable.is_some_and(|lost| (lost as f64) < LOST * self.seen as f64)
+    }
 }
 
 /// Judges a row. `places`: how many are judged together.
@@ -155,6 +169,7 @@ pub fn judge(of: &Generations, segment_ns: u64, places: usize) -> (Verdict, Evid
         old_ns: age as u64 * segment_ns,
         live: (0..SEGMENTS).map(|generation| of.survivors(generation)).sum::<f64>().max(0.0),
         seen,
+        unreachable: of.looked.then(|| of.unreachable[mature.clone()].iter().sum()),
     };
     let mature_bytes: f64 = survivors.iter().sum();
     let of_start: f64 = (0..START).map(|generation| of.survivors(generation)).sum();
@@ -189,7 +204,7 @@ fn verdict(evidence: &Evidence, mature: f64, of_start: f64, growth: f64) -> Verd
         later if later < HAS_ENDED => Verdict::Plateau,
         later if later < GOES_ON && evidence.later_p < SURE || !is_spread => Verdict::Slows,
         later if later < GOES_ON => Verdict::MayLeak,
-        _ if evidence.p >= SURE || evidence.lately < HAS_ENDED => Verdict::MayLeak,
+        _ if evidence.p >= SURE || evidence.lately < HAS_ENDED || evidence.is_reached() => Verdict::MayLeak,
         _ => Verdict::Leak,
     }
 }
@@ -382,6 +397,19 @@ mod tests {
         assert_eq!(fills(0.93), Verdict::Slows);
         assert_eq!(verdict_of(|generation| vec![None; usize::from(generation == 9 || generation == 20)]), Verdict::TooLittle);
         assert_eq!(verdict_of(|_| Vec::new()), Verdict::TurnsOver);
+    }
+
+    #[test]
+    fn what_a_program_still_reached_at_its_end_may_leak() {
+        let mut grows = program(|_| vec![None; 100]);
+        let judged = |grows: &Generations| judge(grows, 10_000_000_000, 20).0;
+        assert_eq!(judged(&grows), Verdict::Leak, "nobody has looked");
+        grows.looked = true;
+        assert_eq!(judged(&grows), Verdict::MayLeak);
+        grows.unreachable = [9; SEGMENTS];
+        assert_eq!(judged(&grows), Verdict::MayLeak, "nine of a hundred");
+        grows.unreachable = [11; SEGMENTS];
+        assert_eq!(judged(&grows), Verdict::Leak);
     }
 
     #[test]

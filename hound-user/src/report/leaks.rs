@@ -59,10 +59,11 @@ fn answer<R>(path: &Path, options: &Options, show: impl FnOnce(&LeaksAnswer<'_>)
     let grouping = Grouping::new(&query, &sites, &streams, &table, material.entries(), material.moments.clone());
     let summary = material.summary(&sites);
     drop(sites);
+    let unreachable = material.capture.reach().map(|reach| reach.addresses().collect());
     let wanted: Vec<bool> = table.rows.iter().map(|row| row.sums.live_bytes > 0 || row.sums.sampled.is_some()).collect();
     let last_ns = material.read.heap.outcome.end_ns;
     let end_ns = streams.iter().map(|stream| stream.to_ns).fold(last_ns, u64::max);
-    let mut births = Births::new(grouping, material.read.sampling.clone(), (0, end_ns), last_ns, &wanted);
+    let mut births = Births::new(grouping, material.read.sampling.clone(), (0, end_ns), last_ns, &wanted).looked_at(unreachable);
     replay(&mut material, |block, ending| births.add(block, ending), &progress);
     progress.done();
     let segment_ns = births.segment_ns();

@@ -23,6 +23,7 @@ use super::family::{Door, Family, Making, Relatives};
 use super::members::{Follow, Members};
 use super::preload::Preload;
 use super::program::Program;
+use super::reach::Hold;
 use super::recording::{Recording, Start, Written};
 use super::ring::Ring;
 use super::signals::{self, Signals};
@@ -46,6 +47,8 @@ pub struct Launch {
     pub interval: u64,
     /// Record the processes that the program begins, too.
     pub children: bool,
+    /// For how long the program's exit may be held, to find which blocks it reaches then.
+    pub hold: Hold,
     /// Reuse verified frames. Off only for debugging.
     pub shadow_stack: bool,
     /// Drop events instead of making the target wait when hound cannot keep up.
@@ -89,6 +92,8 @@ pub fn launch(launch: &Launch) -> anyhow::Result<Launched> {
     let ring = Arc::new(Ring::create().context("cannot make the shared memory; is there memory left?")?);
     ring.control().interval.store(launch.interval, Ordering::Relaxed);
     ring.control().member.store(u32::from(launch.children), Ordering::Relaxed);
+    let hold = if launch.interval == 0 && !launch.children { launch.hold } else { Hold::Never };
+    hold.allow(&ring, Duration::ZERO); // before it starts: it may have ended before a thread of hound's runs
     ring.control().initialise(0, options(launch), ring_clock, MAX_WAIT_MS);
     // Beside the start of the program, which takes longer: what it touches first is there in time, or else is charged to it, not lost.
     let early = Arc::clone(&ring);
@@ -115,6 +120,7 @@ pub fn launch(launch: &Launch) -> anyhow::Result<Launched> {
             let path = provisional.clone();
             let mut recording = Recording::start(Start { writer, session, path, pid, count_live: false, maps: launch.maps })?;
             recording.drain(Arc::clone(&ring), false)?;
+            recording.look_at_exit(&ring, hold);
             let family = door.map(|door| begin_family(door, launch, &ring, pid, &mut recording)).transpose()?;
             Ok((recording, family))
         });
@@ -308,6 +314,9 @@ fn warnings(ring: &Ring, written: &Written, relatives: Relatives, quiet: bool) -
         warnings.push(format!(
             "the capture is not complete: {lost} events could not be written; make room on the disk, or choose another place with -o FILE"
         ));
+    }
+    if let Some(why) = written.not_reached.as_ref().filter(|_| !quiet) {
+        warnings.push(format!("which blocks the program still reached when it ended is not known: {why} (see --hold-exit)"));
     }
     let nothing = match (control.library.load(Ordering::Acquire), control.bow_out.load(Ordering::Relaxed)) {
         (LIBRARY_ABSENT, _) => {

@@ -235,7 +235,7 @@ async fn complete(
     let output = recording.path().to_owned();
     let shown = output.display().to_string();
     let finished = watch.patiently("completing the capture", move || recording.finish(end)).await?;
-    let Written { allocations, lost_on_disk } = finished.map_err(|error| anyhow::anyhow!("cannot complete '{shown}': {error}"))?;
+    let Written { allocations, lost_on_disk, .. } = finished.map_err(|error| anyhow::anyhow!("cannot complete '{shown}': {error}"))?;
     if lost_on_disk > 0 {
         warnings.push(format!(
             "the capture is not complete: {lost_on_disk} events could not be written; make room on the disk, or choose another place with -o FILE"

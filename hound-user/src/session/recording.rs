@@ -15,6 +15,7 @@ use super::beside::{self, Repeated};
 use super::drain::{Drain, Parcel, Places, lost_without_stream};
 use super::live::{self, Live};
 use super::pipeline::{OWN_STREAM, Order, Orders, Pipeline, Progress};
+use super::reach::{self, Hold};
 use super::ring::Ring;
 use super::streams::Numbers;
 use super::threads::Threads;
@@ -49,6 +50,8 @@ pub struct Recording {
     files: Option<Files>,
     /// Lost before it came to a ring: see [`Recording::count_lost`].
     lost_elsewhere: Arc<AtomicU64>,
+    /// Waits for the target's end, if that is looked at.
+    reach: Option<reach::Watch>,
     /// The look at what was there before, under way; it gives the session record as it has stored it.
     looking: Option<JoinHandle<SessionInfo>>,
 }
@@ -133,6 +136,7 @@ impl Recording {
             path,
             files: None,
             lost_elsewhere: Arc::default(),
+            reach: None,
             looking: None,
         })
     }
@@ -167,6 +171,11 @@ impl Recording {
         if let Some(Ok(session)) = self.looking.take().map(JoinHandle::join) {
             self.session = session;
         }
+    }
+
+    /// At the end of a program that was launched, which writes into this ring: looks which blocks it reaches, and holds its exit for that.
+    pub fn look_at_exit(&mut self, ring: &Arc<Ring>, hold: Hold) {
+        self.reach = reach::Watch::begin(ring, self.session.pid, hold);
     }
 
     /// Starts draining a ring into the capture, until the recording or [`Recording::undrain`] ends it. `used`: an earlier recording has used
@@ -328,6 +337,13 @@ impl Recording {
         // First a pair: it is what the last second's ticks are worth. A full disk must not cost the end record, which says so.
         let _ = writer.write_calibration(&[clock::calibrate(self.session.clock)]);
         let mut written = Written::default();
+        let copied = self.reach.take().and_then(reach::Watch::end);
+        let reach = copied.map(|copied| copied.and_then(|copy| reach::find(&self.path, &copy)));
+        match reach {
+            Some(Ok(reach)) => drop(writer.write_reach(&reach)), // a full disk must not cost the end record, either
+            Some(Err(why)) => written.not_reached = Some(format!("{why:#}")),
+            None => {}
+        }
         if let Ok((bytes, seen)) = symbol_bytes(&self.path, self.session.pid, self.files) {
             let _ = writer.write_symbols(&bytes);
             written.allocations = Some(seen.allocations);
@@ -410,6 +426,8 @@ pub struct Written {
     pub allocations: Option<u64>,
     /// Events that could not be written.
     pub lost_on_disk: u64,
+    /// Why it is not known which blocks the program reached when it ended, if that was to be found.
+    pub not_reached: Option<String>,
 }
 
 /// The symbols of everything in the capture written so far, and what else was seen on the way.

@@ -161,8 +161,15 @@ fn steps(evidence: &Evidence) -> String {
         () if later < GOES_ON => "; less in the later half of the time, which may be chance",
         () => "",
     };
+    let reached = if evidence.is_reached() {
+        ". The program still had pointers to it when it ended: it gathers it, or forgets it somewhere"
+    } else {
+        ""
+    };
     let times = times(up as u64);
-    format!("what is old grew {times}{down}: by chance with a probability of {own_p:.1e}, and of {p:.2} at some place of all{lately}")
+    format!(
+        "what is old grew {times}{down}: by chance with a probability of {own_p:.1e}, and of {p:.2} at some place of all{lately}{reached}"
+    )
 }
 
 fn times(number: u64) -> String {
@@ -175,7 +182,8 @@ fn times(number: u64) -> String {
 
 /// The evidence of a leak.
 fn words(judged: &Judged) -> String {
-    let Evidence { slope, slope_interval: (low, high), generations: (with, all), never_released, later, old_ns, .. } = judged.evidence;
+    let Evidence { slope, slope_interval: (low, high), generations: (with, all), never_released, later, old_ns, seen, unreachable, .. } =
+        judged.evidence;
     let a_minute = |rate: f64| bytes((rate.max(0.0) * 60.0) as u64);
     let never = match never_released {
         share if share > 0.995 => "never released".to_owned(),
@@ -185,8 +193,13 @@ fn words(judged: &Judged) -> String {
         later if (0.9..1.1).contains(&later) => "as fast in the later half of the time as in the earlier one".to_owned(),
         later => format!("{later:.2} times as fast in the later half of the time as in the earlier one"),
     };
+    let lost = match unreachable {
+        Some(lost) if lost == seen => "; the program had no pointer to any of them when it ended".to_owned(),
+        Some(lost) => format!("; the program had no pointer to {} of {} of them when it ended", count(lost), count(seen)),
+        None => String::new(),
+    };
     format!(
-        "what is older than {} grows {}/min (95 %: {}–{}), {pace}; {never}, with survivors in {with} of {all} generations",
+        "what is older than {} grows {}/min (95 %: {}–{}), {pace}; {never}, with survivors in {with} of {all} generations{lost}",
         duration(old_ns),
         a_minute(slope),
         a_minute(low),
@@ -217,6 +230,7 @@ pub fn leaks_json(answer: &LeaksAnswer<'_>) -> String {
             "last_quarter": evidence.lately,
             "old_after_ns": evidence.old_ns,
             "survivors_seen": evidence.seen,
+            "survivors_unreachable": evidence.unreachable,
             "live_bytes": evidence.live,
         });
         match &judged.row.key {

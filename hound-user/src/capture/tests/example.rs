@@ -133,6 +133,8 @@ fn one_of_each() -> Vec<u8> {
     writer.write(&chunk).expect("memory");
     let pair = Calibration { ticks: 9000, monotonic_ns: 9000, realtime_ns: 1_700_000_000_000_008_000 };
     writer.write_calibration(&[pair]).expect("memory");
+    let reach = Reach { held_ns: 1500, memory_bytes: 8192, blocks: 3, bytes: 300, unreachable: vec![0x5581_a2c0, 0x100] };
+    writer.write_reach(&reach).expect("memory");
     writer.write_symbols(b"names").expect("memory");
     let end = End { reason: END_EXIT, value: 0, events: 3, ..End::default() };
     writer.finish(end).expect("memory").bytes
