@@ -1,6 +1,6 @@
 //! What a program may call to steer its recording, under the names documented for it.
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use hound_common::ring::STATE_RECORDING;
 
@@ -24,11 +24,28 @@ pub extern "C" fn memory_profiler_stop() {
     switch(false);
 }
 
+/// Somebody is switching: who comes meanwhile (a signal handler that interrupts it, another thread) finds it done.
+static SWITCHING: AtomicBool = AtomicBool::new(false);
+
+fn is_on() -> bool {
+    process::control().state.load(Ordering::Relaxed) & STATE_RECORDING != 0
+}
+
 fn switch(on: bool) {
-    let control = process::control();
-    let is_on = control.state.load(Ordering::Relaxed) & STATE_RECORDING != 0;
-    if process::ready() && is_on != on {
-        control.change(on);
+    if !process::ready() || SWITCHING.swap(true, Ordering::Acquire) {
+        return;
+    }
+    if is_on() != on {
+        record::switch(on);
+    }
+    SWITCHING.store(false, Ordering::Release);
+}
+
+/// Stops recording if it goes on, and starts it if it does not. Not in the child of a fork that has recorded nothing yet: the ring is its
+/// parent's.
+pub fn toggle() {
+    if process::is_target() {
+        switch(!is_on());
     }
 }
 

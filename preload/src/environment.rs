@@ -10,6 +10,7 @@ use hound_common::ring::{OPTION_FREE_STACKS, OPTION_MAPS, OPTION_SHADOW_STACK};
 use hound_common::sampling::{DEFAULT_INTERVAL, MAX_INTERVAL};
 
 use crate::elf;
+use crate::signals::{SIGUSR1, SIGUSR2};
 
 /// Where the ring comes from.
 pub enum Ring {
@@ -112,6 +113,18 @@ impl Environment {
             }
         }
         options
+    }
+
+    /// Whether recording begins switched off, in a ring made here.
+    pub fn begins_off(&self) -> bool {
+        self.setting(b"HOUND_DISABLE_BY_DEFAULT", b"MEMORY_PROFILER_DISABLE_BY_DEFAULT") == Some(true)
+    }
+
+    /// Whether SIGUSR1 and SIGUSR2 are to switch the recording; `default`: where nothing is said.
+    pub fn signals(&self, default: bool) -> [(i32, bool); 2] {
+        let first = self.setting(b"HOUND_REGISTER_SIGUSR1", b"MEMORY_PROFILER_REGISTER_SIGUSR1");
+        let second = self.setting(b"HOUND_REGISTER_SIGUSR2", b"MEMORY_PROFILER_REGISTER_SIGUSR2");
+        [(SIGUSR1, first.unwrap_or(default)), (SIGUSR2, second.unwrap_or(default))]
     }
 
     /// The mean interval between samples for a ring made here; 0: everything is recorded.

@@ -40,6 +40,7 @@ mod real;
 mod record;
 mod rows;
 mod samples;
+mod signals;
 mod stack;
 mod stubs;
 mod sys;

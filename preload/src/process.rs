@@ -8,7 +8,7 @@ use hound_common::ring::{
 };
 
 use crate::environment::{Environment, Ring, Stays};
-use crate::{attached, clock, collector, elf, family, modules, real, record, samples, sys, thread};
+use crate::{attached, clock, collector, elf, family, modules, real, record, samples, signals, sys, thread};
 
 /// Stands in for the ring where there is none: never recording.
 // SAFETY of the zeroed value: every field is an atomic integer.
@@ -165,7 +165,8 @@ fn connect() -> bool {
         Ring::None if is_of_family => family::ring_of_program(pid),
         Ring::None => {
             let options = environment.options();
-            own_ring(options, environment.interval(), pid)
+            let begins_off = environment.begins_off();
+            own_ring(options, environment.interval(), begins_off, pid)
                 .filter(|(fd, control)| collector::start(*fd, control, pid, &mut environment, own_dynamic))
                 .map(|(fd, control)| {
                     sys::close(fd);
@@ -173,6 +174,8 @@ fn connect() -> bool {
                 })
         }
     };
+    // What the documented variables ask for breaks a promise: where hound has started the program, they must have been set to.
+    let signals = environment.signals(matches!(environment.ring(), Ring::None) && !is_of_family);
     environment.hide(stays);
     let Some(control) = ring else { return false };
     if !resolved {
@@ -197,6 +200,7 @@ fn connect() -> bool {
     note_places(control);
     CONTROL.store((&raw const *control).cast_mut(), Ordering::Release);
     control.library.store(LIBRARY_READY, Ordering::Release); // pairs with hound's acquire load
+    signals.iter().filter(|(_, wanted)| *wanted).for_each(|(signal, _)| signals::take(*signal));
     true
 }
 
@@ -267,7 +271,7 @@ fn is_ours(control: &Control, pid: u32) -> bool {
 }
 
 /// A ring made here, for a target started with plain LD_PRELOAD. The descriptor stays open for the collector.
-fn own_ring(options: u32, interval: u64, pid: u32) -> Option<(i32, &'static Control)> {
+fn own_ring(options: u32, interval: u64, begins_off: bool, pid: u32) -> Option<(i32, &'static Control)> {
     const MAX_WAIT_MS: u32 = 10_000;
     let fd = sys::sealed_memfd(ring::RING_BYTES)?;
     let Some(memory) = sys::map_shared(fd, ring::RING_BYTES) else {
@@ -279,6 +283,9 @@ fn own_ring(options: u32, interval: u64, pid: u32) -> Option<(i32, &'static Cont
     let clock = if clock::is_tsc_invariant() { ring::CLOCK_TSC } else { CLOCK_MONOTONIC };
     control.interval.store(interval, Ordering::Relaxed);
     control.initialise(pid, options, clock, MAX_WAIT_MS);
+    if begins_off {
+        control.change(false);
+    }
     if clock == ring::CLOCK_TSC {
         control.start_ticks.store(clock::now(), Ordering::Relaxed);
     }

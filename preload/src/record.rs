@@ -6,7 +6,7 @@ use core::ffi::c_void;
 
 use hound_common::event::{
     ALLOC_MMAPPED, ALLOC_NON_MAIN_ARENA, ALLOC_REALLOC, ALLOC_WIDE, ALLOC_ZEROED, FREE_HAS_STACK, FREE_REALLOC, LOST_NESTED,
-    LOST_NO_STREAM, LOST_SAMPLES_FULL, POOL_SHIFT, SLACK_UNKNOWN, size_word, tag,
+    LOST_NO_STREAM, LOST_SAMPLES_FULL, MODE_FULL, MODE_OFF, MODE_SAMPLED, POOL_SHIFT, SLACK_UNKNOWN, size_word, tag,
 };
 use hound_common::hook::Kind;
 use hound_common::ring::{OPTION_FREE_STACKS, OPTION_MAPS, STATE_RECORDING, STATE_SAMPLED};
@@ -547,6 +547,39 @@ pub fn marker(caller: Caller, value: u32) {
         }
         end(thread);
     }
+}
+
+/// Switches recording on or off, and says so where the events are: no look from outside sees all of many changes.
+///
+/// A thread at work may still record what it began before the end, and no thread anything from before the beginning: the stamps are taken so
+/// that nothing that happens while recording is on lies outside of them.
+pub fn switch(on: bool) {
+    let control = process::control();
+    let token = 0_u64;
+    // As a hook's return address is for its slot.
+    let caller = Caller { slot: core::hint::black_box(&raw const token) as u64, bp: 0 };
+    let mut now = clock::now();
+    if on {
+        control.change(true);
+    }
+    let thread = begin(Kind::Malloc, caller);
+    if !on {
+        control.change(false);
+        now = clock::now();
+    }
+    let Some(thread) = thread else { return };
+    let sampled = control.interval.load(core::sync::atomic::Ordering::Relaxed) != 0;
+    let mode = match on {
+        true if sampled => MODE_SAMPLED,
+        true => MODE_FULL,
+        false => MODE_OFF,
+    };
+    if thread.producer.reserve(2 + 2) {
+        thread.producer.put_header(now, tag::MODE, 2, mode, 0);
+        thread.producer.put(0);
+        thread.producer.commit();
+    }
+    end(thread);
 }
 
 /// Something happened to the process as a whole: `[pid][0]`.

@@ -7,6 +7,8 @@ use core::arch::{asm, global_asm};
 
 use hound_common::ring::LAUNCH_NAME;
 
+use crate::signals::Action;
+
 const MMAP: usize = 9;
 const MUNMAP: usize = 11;
 /// Number of the `close` system call.
@@ -15,6 +17,7 @@ const MADVISE: usize = 28;
 const GETPID: usize = 39;
 const FCNTL: usize = 72;
 const FTRUNCATE: usize = 77;
+const RT_SIGACTION: usize = 13;
 const FUTEX: usize = 202;
 const MEMFD_CREATE: usize = 319;
 
@@ -133,6 +136,15 @@ pub fn sealed_memfd(bytes: usize) -> Option<i32> {
 struct Timespec {
     seconds: i64,
     nanoseconds: i64,
+}
+
+/// What is done on a signal, and from now on; at the start only.
+pub fn signal_action(signal: i32, new: Option<&Action>) -> Option<Action> {
+    let mut old = Action { handler: 0, flags: 0, restorer: 0, mask: 0 };
+    let new = new.map_or(0, |new| &raw const *new as usize);
+    // SAFETY: the kernel reads one live object, and writes the other.
+    let result = unsafe { syscall(RT_SIGACTION, [signal as usize, new, &raw mut old as usize, size_of::<u64>(), 0, 0]) };
+    (result == 0).then_some(old)
 }
 
 const FUTEX_WAIT: usize = 0;

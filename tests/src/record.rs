@@ -126,6 +126,8 @@ impl Target {
             Way::Preload => {
                 let mut command = self.command(Command::new(self.program.path()), dir.path());
                 command.env("LD_PRELOAD", binaries::libhound()).env("HOUND_OUTPUT", &file);
+                // By the documented default it takes these signals, which a program may see.
+                command.env("HOUND_REGISTER_SIGUSR1", "0").env("HOUND_REGISTER_SIGUSR2", "0");
                 if let Some(interval) = self.interval {
                     command.env("HOUND_MODE", "sampled").env("HOUND_INTERVAL", interval.to_string());
                 }

@@ -19,17 +19,19 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("hound-inject", &["hound-common", "hound-unwind"]),
     ("hound-ebpf", &["hound-common"]),
     ("hound-preload", &["hound-common", "hound-unwind"]),
+    ("hound-api", &[]),
     ("hound-user", &["hound-common", "hound-unwind", "hound-inject", "hound-ebpf"]),
     ("hound-tests", &["hound-common", "hound-unwind", "hound-inject", "hound-user"]),
     ("xtask", &[]),
 ];
 
 /// Crates whose outside dependencies are listed, because they run inside foreign processes.
-const OUTSIDE: &[(&str, &[&str])] = &[("hound-common", &[]), ("hound-unwind", &["gimli"]), ("hound-preload", &[])];
+const OUTSIDE: &[(&str, &[&str])] = &[("hound-common", &[]), ("hound-unwind", &["gimli"]), ("hound-preload", &[]), ("hound-api", &[])];
 
 /// Where `unsafe` may live: a folder or a file, and why.
 const UNSAFE: &[(&str, &str)] = &[
     ("preload/src", "runs inside the allocator of a foreign process: hooks, system calls, reading of stacks"),
+    ("preload/api/src", "calls functions that the dynamic loader finds by name"),
     ("common/src/ring.rs", "memory shared with a process that may scribble on it"),
     ("common/src/control.rs", "memory shared with a process that may scribble on it"),
     ("hound-ebpf/src", "reads memory of kernel and targets"),

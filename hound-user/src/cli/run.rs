@@ -57,7 +57,7 @@ pub(super) fn parse_interval(text: &str) -> Result<u64, String> {
 
 fn parse_hold(text: &str) -> Result<Hold, String> {
     match text {
-        "auto" => Ok(Hold::Hundredth),
+        "auto" => Ok(Hold::Twentieth),
         "never" => Ok(Hold::Never),
         time => match some_time(time)? {
             ns if ns <= MOST_HELD_NS => Ok(Hold::UpTo(Duration::from_nanos(ns))),
@@ -113,7 +113,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value = "wait")]
     on_overload: Overload,
     /// For how long the program's exit may be held, to look which blocks it still has pointers to: `auto`, `never` or a time (ms, s). What
-    /// nothing leads to is lost; `hound leaks` tells it apart from what the program gathers and keeps. `auto` is a hundredth of the time that
+    /// nothing leads to is lost; `hound leaks` tells it apart from what the program gathers and keeps. `auto` is a twentieth of the time that
     /// it ran, 10 s at most, and nothing in the first ten seconds.
     #[arg(long, value_name = "TIME", default_value = "auto", value_parser = parse_hold)]
     hold_exit: Hold,
@@ -188,8 +188,14 @@ fn by_the_library(args: &Args) -> anyhow::Result<Launched> {
         hold: args.hold_exit,
         shadow_stack: shadow_stack(),
         drop_on_overload: args.on_overload == Overload::Drop,
+        begins_off: begins_off(),
         quiet: args.quiet,
     })
+}
+
+/// Whether the documented variable says that recording begins when the program says so.
+fn begins_off() -> bool {
+    switch("DISABLE_BY_DEFAULT").unwrap_or(false)
 }
 
 fn by_the_kernel(args: &Args, mode: Mode) -> anyhow::Result<Launched> {
@@ -264,6 +270,6 @@ pub struct CollectArgs {
 /// Records until the program has ended.
 pub fn collect(args: &CollectArgs) -> anyhow::Result<ExitCode> {
     let output = setting("OUTPUT");
-    collect_ring(&Collect { ring_fd: args.ring_fd, pid: args.pid, program: args.program.clone(), output })?;
+    collect_ring(&Collect { ring_fd: args.ring_fd, pid: args.pid, program: args.program.clone(), output, begins_off: begins_off() })?;
     Ok(ExitCode::SUCCESS)
 }

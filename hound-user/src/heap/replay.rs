@@ -136,10 +136,8 @@ impl<S: Hears> Visitor for Replay<S> {
     #[inline(never)]
     fn other(&mut self, event: &Stamped) {
         self.advance(event.time_ns);
-        if matches!(event.event, Event::Mode { mode } if mode != MODE_OFF)
-            && let Some(from_ns) = self.off_since_ns.take()
-        {
-            self.pauses.push((self.censored_to, from_ns));
+        if matches!(event.event, Event::Mode { mode } if mode != MODE_OFF) && self.off_since_ns.is_some() {
+            self.end_pause();
         }
         match event.event {
             Event::Mode { mode: MODE_OFF } => {
@@ -201,6 +199,9 @@ impl<S: Hears> Replay<S> {
         while let Some(addr) = self.order.any() {
             self.settle(addr, u64::MAX);
         }
+        if self.off_since_ns.is_some() {
+            self.censored_to = self.ordinal;
+        }
         for row in 0..self.rows.len() {
             let block = self.rows[row];
             if self.addresses.find(block.addr, |other| other as usize == row).is_none() {
@@ -211,6 +212,14 @@ impl<S: Hears> Replay<S> {
         self.totals.live_blocks += self.left.0;
         self.totals.live_bytes = self.totals.live_bytes.wrapping_add(self.left.1);
         Outcome { totals: self.totals, peak: self.peak, anomalies: self.anomalies, end_ns: self.now_ns }
+    }
+
+    /// What lives now has lived through a time without recording, also what a thread at work still recorded after it had begun.
+    fn end_pause(&mut self) {
+        if let Some(from_ns) = self.off_since_ns.take() {
+            self.pauses.push((self.ordinal, from_ns));
+            self.censored_to = self.ordinal;
+        }
     }
 
     /// The block lives at the end, the recording's or its process'. Whether that is known.
@@ -277,7 +286,7 @@ impl<S: Hears> Replay<S> {
         }
         // What lived when a pause began has lived until then, for all that is known.
         let pause = self.pauses.iter().find(|(to, _)| block.ordinal <= *to);
-        let time_ns = pause.map_or(self.now_ns, |(_, from_ns)| *from_ns);
+        let time_ns = pause.map_or(self.now_ns, |(_, from_ns)| (*from_ns).max(block.alloc_ns));
         if block.ordinal <= self.censored_to { Ending::Censored { time_ns } } else { Ending::Alive { time_ns } }
     }
 

@@ -181,9 +181,31 @@ fn blocks_that_lived_through_a_pause_are_censored() {
     endings.sort_by_key(|(addr, _)| *addr);
     assert_eq!(
         endings,
-        [(16, Ending::Replaced { time_ns: 50_000 }), (16, Ending::Alive { time_ns: 50_000 }), (32, Ending::Censored { time_ns: 50_000 })]
+        [
+            (16, Ending::Replaced { time_ns: 50_000 }),
+            (16, Ending::Censored { time_ns: 50_000 }),
+            (32, Ending::Censored { time_ns: 50_000 })
+        ],
+        "also what a thread at work still recorded"
     );
-    assert_eq!((outcome.anomalies.allocated_alive, outcome.totals.censored_bytes), (0, 8));
+    assert_eq!((outcome.anomalies.allocated_alive, outcome.totals.censored_bytes), (0, 16));
+}
+
+#[test]
+fn a_pause_that_is_over_censors_what_lived_at_its_end() {
+    let mut endings = Vec::new();
+    let mut replay = Replay::new(|block: &Block, ending: &Ending, _: &Peak| endings.push((block.addr, *ending)));
+    let mode = |time_ns, mode| Stamped { time_ns, stream: StreamId(0), event: Event::Mode { mode } };
+    feed(&mut replay, &alloc(10, 0, 16, 8));
+    replay.other(&mode(20, MODE_OFF));
+    feed(&mut replay, &alloc(25, 1, 32, 8)); // begun before
+    replay.other(&mode(30, MODE_FULL));
+    feed(&mut replay, &alloc(40, 0, 48, 8));
+    let outcome = replay.finish();
+    endings.sort_by_key(|(addr, _)| *addr);
+    let censored = |time_ns| Ending::Censored { time_ns };
+    assert_eq!(endings, [(16, censored(20)), (32, censored(25)), (48, Ending::Alive { time_ns: 40 })]);
+    assert_eq!(outcome.totals.censored_blocks, 2);
 }
 
 /// Blocks that ended, with the heap (0) or pool they were of.

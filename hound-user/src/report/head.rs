@@ -1,9 +1,10 @@
 //! The head of a report, from what the capture says about itself.
 
 use super::{Read, processes};
+use crate::capture::model::Event;
 use crate::capture::{Anomaly, Capture, REASON_DAMAGED, STARTED};
 use crate::query::Sites;
-use crate::view::{EndKind, ProcessLine, Sampled, Summary};
+use crate::view::{EndKind, ProcessLine, Sampled, Summary, count, duration};
 use hound_common::event;
 use hound_unwind::EndReason;
 use std::collections::BTreeMap;
@@ -38,7 +39,7 @@ pub(super) fn summary(capture: &Capture, read: &Read, sites: &Sites<'_>, pids: &
         detach_stall_ns: end.map_or(0, |end| end.detach_stall_ns),
         sampled: sampled(read),
         covered: session.covered.clone(),
-        not_covered: session.not_covered.clone(),
+        not_covered: session.not_covered.iter().cloned().chain(switched_off(capture, read)).collect(),
         processes: processes::lines(capture, pids, &read.heap.processes),
     };
     match &summary.processes[..] {
@@ -55,6 +56,28 @@ pub(super) fn summary(capture: &Capture, read: &Read, sites: &Sites<'_>, pids: &
         }
     }
     summary
+}
+
+/// For how long a program that was launched has had its recording switched off.
+fn switched_off(capture: &Capture, read: &Read) -> Option<String> {
+    if capture.session().mode != "launch" || read.sampling.is_some() {
+        return None; // the parts of others are shown one by one
+    }
+    let (mut since, mut gaps, mut off_ns) = (None, 0, 0);
+    for event in capture.sampling() {
+        let Event::Mode { mode } = event.event else { continue };
+        match (mode, since) {
+            (event::MODE_OFF, None) => since = Some(event.time_ns),
+            (event::MODE_OFF, _) => {}
+            (_, Some(from_ns)) => (since, gaps, off_ns) = (None, gaps + 1, off_ns + event.time_ns.saturating_sub(from_ns)),
+            (_, None) => {}
+        }
+    }
+    if let Some(from_ns) = since {
+        (gaps, off_ns) = (gaps + 1, off_ns + read.heap.outcome.end_ns.saturating_sub(from_ns));
+    }
+    let times = if gaps == 1 { "once".to_owned() } else { format!("{} times", count(gaps)) };
+    (gaps > 0).then(|| format!("{} in which recording was switched off, {times}", duration(off_ns)))
 }
 
 /// How the capture was sampled. The figures are the program's heap's.

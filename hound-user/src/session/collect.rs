@@ -29,6 +29,8 @@ pub struct Collect {
     pub program: OsString,
     /// Where the capture goes; may hold placeholders.
     pub output: Option<OsString>,
+    /// Recording begins when the program says so.
+    pub begins_off: bool,
 }
 
 /// Records until the target is gone.
@@ -81,8 +83,8 @@ fn record(collect: &Collect, ring: &Arc<Ring>, target: Option<ProcessFd>, starte
         count_live: false,
         maps: options & OPTION_MAPS != 0,
     })?;
+    recording.begin_mode(interval, collect.begins_off);
     recording.drain(Arc::clone(ring), false)?;
-    recording.begin_mode(interval);
     if let Some(target) = target {
         wait(target, collect.pid, &recording)?;
     }

@@ -53,6 +53,8 @@ pub struct Launch {
     pub shadow_stack: bool,
     /// Drop events instead of making the target wait when hound cannot keep up.
     pub drop_on_overload: bool,
+    /// Recording begins when the program says so (`memory_profiler_start`, or a signal).
+    pub begins_off: bool,
     /// No status line.
     pub quiet: bool,
 }
@@ -95,6 +97,9 @@ pub fn launch(launch: &Launch) -> anyhow::Result<Launched> {
     let hold = if launch.interval == 0 && !launch.children { launch.hold } else { Hold::Never };
     hold.allow(&ring, Duration::ZERO); // before it starts: it may have ended before a thread of hound's runs
     ring.control().initialise(0, options(launch), ring_clock, MAX_WAIT_MS);
+    if launch.begins_off {
+        ring.control().change(false);
+    }
     // Beside the start of the program, which takes longer: what it touches first is there in time, or else is charged to it, not lost.
     let early = Arc::clone(&ring);
     let prefault = std::thread::Builder::new().name("hound-prefault".into()).spawn(move || early.prefault());
@@ -133,7 +138,7 @@ pub fn launch(launch: &Launch) -> anyhow::Result<Launched> {
                 return Err(error);
             }
         };
-        recording.begin_mode(launch.interval);
+        recording.begin_mode(launch.interval, launch.begins_off);
         // A session that cannot be spoken to records all the same.
         let (answers, talk) = Answers::with_socket(pid, "launch");
         let status = wait(&mut child, &recording, family.as_ref(), signals, answers, launch.quiet).await?;

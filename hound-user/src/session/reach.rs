@@ -28,8 +28,8 @@ use crate::heap::{Block, Ending, Heaps, Held, Memory, Peak};
 pub enum Hold {
     /// Not at all.
     Never,
-    /// A hundredth of the time that it ran, and nothing in the first ten seconds.
-    Hundredth,
+    /// A twentieth of the time that it ran, and nothing in the first ten seconds.
+    Twentieth,
     /// Up to this long.
     UpTo(Duration),
 }
@@ -38,8 +38,8 @@ impl Hold {
     fn after(self, ran: Duration) -> Duration {
         match self {
             Hold::Never => Duration::ZERO,
-            Hold::Hundredth if ran < Duration::from_secs(10) => Duration::ZERO,
-            Hold::Hundredth => (ran / 100).min(LONGEST),
+            Hold::Twentieth if ran < Duration::from_secs(10) => Duration::ZERO,
+            Hold::Twentieth => (ran / 20).min(LONGEST),
             Hold::UpTo(most) => most,
         }
     }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use hound_common::event::{END_DETACH, END_EXEC, METRIC_PROCESS_RSS, MODE_FULL, MODE_SAMPLED, PROCESS_EXEC, tag};
+use hound_common::event::{END_DETACH, END_EXEC, METRIC_PROCESS_RSS, MODE_FULL, MODE_OFF, MODE_SAMPLED, PROCESS_EXEC, tag};
 use hound_inject::moment;
 
 use super::beside::{self, Repeated};
@@ -300,10 +300,15 @@ impl Recording {
     }
 
     /// Notes in which mode recording begins, for a recording that begins with the program: it may go on in another one.
-    pub fn begin_mode(&self, interval: u64) {
+    pub fn begin_mode(&self, interval: u64, begins_off: bool) {
         // The first events may be older than this moment, and none of them is of another mode.
         let ticks = self.session.start.ticks;
-        self.orders.send(Order::Note { ticks, tag: tag::MODE, a: if interval == 0 { MODE_FULL } else { MODE_SAMPLED }, words: vec![0] });
+        let mode = match interval {
+            _ if begins_off => MODE_OFF,
+            0 => MODE_FULL,
+            _ => MODE_SAMPLED,
+        };
+        self.orders.send(Order::Note { ticks, tag: tag::MODE, a: mode, words: vec![0] });
     }
 
     /// Another hand on the recording, for other threads.

@@ -229,6 +229,10 @@ fn totals(answer: &Answer<'_>, lost: u64) -> Value {
     if totals.inherited_frees > 0 {
         value["inherited_frees"] = totals.inherited_frees.into();
     }
+    if totals.censored_blocks > 0 {
+        value["censored_blocks"] = totals.censored_blocks.into();
+        value["censored_bytes"] = totals.censored_bytes.into();
+    }
     value
 }
 

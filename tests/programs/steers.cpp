@@ -1,0 +1,2 @@
+// steers.c as C++.
+#include "steers.c"
