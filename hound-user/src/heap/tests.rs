@@ -172,40 +172,24 @@ fn an_address_handed_on_twice_within_the_window_comes_out_right() {
 
 #[test]
 fn blocks_that_lived_through_a_pause_are_censored() {
-    let mut endings = Vec::new();
-    let mut replay = Replay::new(|block: &Block, ending: &Ending, _: &Peak| endings.push((block.addr, *ending)));
-    [alloc(10, 0, 16, 8), alloc(11, 0, 32, 8)].iter().for_each(|step| feed(&mut replay, step));
-    replay.other(&Stamped { time_ns: 20, stream: StreamId(0), event: Event::Mode { mode: MODE_OFF } });
-    [alloc(50_000, 0, 16, 8)].iter().for_each(|step| feed(&mut replay, step));
-    let outcome = replay.finish();
-    endings.sort_by_key(|(addr, _)| *addr);
-    assert_eq!(
-        endings,
-        [
-            (16, Ending::Replaced { time_ns: 50_000 }),
-            (16, Ending::Censored { time_ns: 50_000 }),
-            (32, Ending::Censored { time_ns: 50_000 })
-        ],
-        "also what a thread at work still recorded"
-    );
-    assert_eq!((outcome.anomalies.allocated_alive, outcome.totals.censored_bytes), (0, 16));
-}
-
-#[test]
-fn a_pause_that_is_over_censors_what_lived_at_its_end() {
-    let mut endings = Vec::new();
-    let mut replay = Replay::new(|block: &Block, ending: &Ending, _: &Peak| endings.push((block.addr, *ending)));
-    let mode = |time_ns, mode| Stamped { time_ns, stream: StreamId(0), event: Event::Mode { mode } };
-    feed(&mut replay, &alloc(10, 0, 16, 8));
-    replay.other(&mode(20, MODE_OFF));
-    feed(&mut replay, &alloc(25, 1, 32, 8)); // begun before
-    replay.other(&mode(30, MODE_FULL));
-    feed(&mut replay, &alloc(40, 0, 48, 8));
-    let outcome = replay.finish();
-    endings.sort_by_key(|(addr, _)| *addr);
-    let censored = |time_ns| Ending::Censored { time_ns };
-    assert_eq!(endings, [(16, censored(20)), (32, censored(25)), (48, Ending::Alive { time_ns: 40 })]);
-    assert_eq!(outcome.totals.censored_blocks, 2);
+    let endings = |steps: &[Result<Step, (u64, u8)>]| {
+        let mut endings = Vec::new();
+        let mut replay = Replay::new(|block: &Block, ending: &Ending, _: &Peak| endings.push((block.addr, *ending)));
+        steps.iter().for_each(|step| match *step {
+            Ok(ref step) => feed(&mut replay, step),
+            Err((time_ns, mode)) => replay.other(&Stamped { time_ns, stream: StreamId(0), event: Event::Mode { mode } }),
+        });
+        let outcome = replay.finish();
+        endings.sort_by_key(|(addr, _)| *addr);
+        (endings, outcome.anomalies.allocated_alive, outcome.totals.censored_bytes)
+    };
+    let (censored, replaced) = (|time_ns| Ending::Censored { time_ns }, Ending::Replaced { time_ns: 50_000 });
+    let to_the_end = [Ok(alloc(10, 0, 16, 8)), Ok(alloc(11, 0, 32, 8)), Err((20, MODE_OFF)), Ok(alloc(50_000, 0, 16, 8))];
+    // Also what a thread at work still recorded.
+    assert_eq!(endings(&to_the_end), (vec![(16, replaced), (16, censored(50_000)), (32, censored(50_000))], 0, 16));
+    let for_a_while = [Err((20, MODE_OFF)), Ok(alloc(25, 1, 32, 8)), Err((30, MODE_FULL)), Ok(alloc(40, 0, 48, 8))];
+    let for_a_while = [&[Ok(alloc(10, 0, 16, 8))][..], &for_a_while].concat();
+    assert_eq!(endings(&for_a_while), (vec![(16, censored(20)), (32, censored(25)), (48, Ending::Alive { time_ns: 40 })], 0, 16));
 }
 
 /// Blocks that ended, with the heap (0) or pool they were of.
