@@ -132,14 +132,17 @@ impl Drop for Measured {
     }
 }
 
-/// Measures with these programs, which must have nothing else to do yet. `filtered`: for a target with seccomp filters.
+/// Measures with these programs, which must have nothing else to do yet. `filtered`: for a target with seccomp filters. `several`: for
+/// targets that share an allocator's file. A trap in one passes the links of all others; to their filter by process the kernel answers as if
+/// they wished to see the return (Linux 6.18, `uprobe_multi_link_handler`), so that each call pays for a return probe.
 ///
 /// # Errors
 /// When the process cannot be started or probed; and when a filter would end it, as some kernels (6.11 to 6.13) have it: such a
 /// kernel shows filters the system calls that it makes a probed program do.
-pub fn costs(programs: &mut Programs, stack_bytes: u32, filtered: bool) -> anyhow::Result<Costs> {
+pub fn costs(programs: &mut Programs, stack_bytes: u32, filtered: bool, several: bool) -> anyhow::Result<Costs> {
     let mut measured = Measured::start(filtered)?;
-    let costs = measure(programs, stack_bytes, filtered, &mut measured);
+    let other = several.then(|| Measured::start(false)).transpose()?;
+    let costs = measure(programs, stack_bytes, filtered, &mut measured, other.as_ref());
     if filtered && costs.is_err() && measured.child.try_wait()?.is_some() {
         bail!(
             "the target runs under a seccomp filter, and this kernel lets such filters see, and kill for, the system calls that probes \
@@ -149,7 +152,13 @@ pub fn costs(programs: &mut Programs, stack_bytes: u32, filtered: bool) -> anyho
     costs.context("cannot measure what a probe costs on this machine")
 }
 
-fn measure(programs: &mut Programs, stack_bytes: u32, filtered: bool, measured: &mut Measured) -> anyhow::Result<Costs> {
+fn measure(
+    programs: &mut Programs,
+    stack_bytes: u32,
+    filtered: bool,
+    measured: &mut Measured,
+    other: Option<&Measured>,
+) -> anyhow::Result<Costs> {
     let pid = measured.child.id();
     let plan = ProbePlan::of(i32::try_from(pid)?, &[])?;
     let sites: Vec<Site> =
@@ -161,10 +170,11 @@ fn measure(programs: &mut Programs, stack_bytes: u32, filtered: bool, measured: 
     let opening = std::time::Instant::now();
     let probes = programs.open(pid, &sites)?;
     let opening = opening.elapsed().as_secs_f64();
+    let others = other.map(|other| programs.open(other.child.id(), &sites)).transpose()?;
     let probed = measured.fastest(PAIRS)?;
     programs.set(Settings { interval: 0, ..quiet })?;
     let sampled = measured.fastest(SAMPLED_PAIRS)?;
-    drop(probes);
+    drop((probes, others));
     programs.set(was)?;
     programs.forget_all(pid);
     while programs.read(&mut |_| {}) > 0 {}

@@ -91,14 +91,15 @@ impl Ready {
     pub fn of(targets: Vec<Prepared>, hooks: &[CustomHook], plan: Plan, costs: Option<Costs>, more: bool) -> anyhow::Result<Self> {
         let mut programs = Programs::load(&LoadOptions::default())?;
         programs.must_know_tasks()?;
+        let several = more || targets.len() > 1;
         let costs = match costs {
             _ if !plan.allocations => Costs { hit: 0.0, sample: 0.0, opening: 0.0, filtered: false },
             Some(costs) if costs.filtered || !targets.iter().any(Prepared::is_filtered) => costs,
-            _ if targets.iter().any(Prepared::is_filtered) => calibrate::costs(&mut programs, plan.stack_bytes, true)?,
+            _ if targets.iter().any(Prepared::is_filtered) => calibrate::costs(&mut programs, plan.stack_bytes, true, several)?,
             // Where that cannot be, those that come with a filter are refused, and not these.
-            _ if more => calibrate::costs(&mut programs, plan.stack_bytes, true)
-                .or_else(|_| calibrate::costs(&mut programs, plan.stack_bytes, false))?,
-            _ => calibrate::costs(&mut programs, plan.stack_bytes, false)?,
+            _ if more => calibrate::costs(&mut programs, plan.stack_bytes, true, several)
+                .or_else(|_| calibrate::costs(&mut programs, plan.stack_bytes, false, several))?,
+            _ => calibrate::costs(&mut programs, plan.stack_bytes, false, several)?,
         };
         // Where faults cannot be had, starting says so.
         if programs.make_ready(plan.faults.is_some()).is_err() {
@@ -114,7 +115,7 @@ impl Ready {
     pub fn try_out() -> anyhow::Result<Costs> {
         let mut programs = Programs::load(&LoadOptions::default())?;
         let stack_bytes = programs.settings().stack_bytes;
-        let costs = calibrate::costs(&mut programs, stack_bytes, false)?;
+        let costs = calibrate::costs(&mut programs, stack_bytes, false, false)?;
         programs.must_know_tasks()?;
         programs.make_ready(false)?;
         Ok(costs)
