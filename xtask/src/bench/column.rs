@@ -18,10 +18,11 @@ pub enum Column {
     Hound,
     /// hound as it runs without options.
     HoundFreeStacks,
-    /// hound in sampled mode, the library taking the samples, at the interval it has without options.
-    HoundSampled,
     /// heaptrack with its interpreter beside it, as it runs without options.
     Heaptrack,
+    /// hound in sampled mode, the library taking the samples, at the interval it has without options. Not of [`Column::ALL`], whose runs are
+    /// found by number.
+    HoundSampled,
 }
 
 impl Column {

@@ -10,8 +10,7 @@ use anyhow::{Context, Result, ensure};
 /// The medians of one program.
 struct Row {
     title: &'static str,
-    must: f64,
-    aim: f64,
+    bound: Option<(f64, f64)>,
     threads: u64,
     /// By column.
     cells: [Cell; 4],
@@ -65,7 +64,7 @@ fn row(name: &str, plan: &Plan) -> Result<Row> {
     }
     let cells: Vec<Cell> = runs.iter().map(|runs| cell(runs)).collect();
     let cells = cells.try_into().ok().context("invariant: a cell for each column")?;
-    Ok(Row { title: workload.title, must: workload.must, aim: workload.aim, threads: workload.threads, cells })
+    Ok(Row { title: workload.title, bound: workload.bound, threads: workload.threads, cells })
 }
 
 fn cell(runs: &[Timed]) -> Cell {
@@ -81,8 +80,11 @@ fn cell(runs: &[Timed]) -> Cell {
 }
 
 fn bounds(rows: &[Row]) -> Vec<Bound> {
-    let mut bounds: Vec<Bound> =
-        rows.iter().map(|row| Bound::new(format!("wall ratio: {}", row.title), row.ratio(Column::Hound), row.must, row.aim)).collect();
+    let wall = |row: &Row| {
+        let (must, aim) = row.bound?;
+        Some(Bound::new(format!("wall ratio: {}", row.title), row.ratio(Column::Hound), must, aim))
+    };
+    let mut bounds: Vec<Bound> = rows.iter().filter_map(wall).collect();
     // `f64::max` passes over NaN, so an unmeasured program could hide; a sum cannot.
     let worst = |figure: &dyn Fn(&Row) -> f64| {
         let values: Vec<f64> = rows.iter().map(figure).collect();
