@@ -14,6 +14,7 @@ use std::process::{Child, Command, Stdio};
 use common::compile;
 use hound_common::kernel::DOES_FREE;
 use hound_inject::{CustomHook, Error, How, Memory, ProbePlan, ProbeSite, Refusal};
+use hound_tests::requirement;
 use iced_x86::{Decoder, DecoderOptions};
 
 /// A program that calls what it is told.
@@ -299,6 +300,9 @@ fn a_library_whose_file_is_deleted() {
 
 #[test]
 fn a_library_that_only_the_programs_mount_namespace_has() {
+    if !requirement::containers() {
+        return;
+    }
     let (file, library) = own_library("namespace");
     let hidden = library.with_extension("hidden");
     std::fs::create_dir_all(&hidden).expect("a directory can be made");

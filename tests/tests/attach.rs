@@ -71,8 +71,12 @@ fn sessions_are_spoken_to_while_they_record() {
     };
     let first = events(&scene.ask("snapshot", &["--format", "json"]));
     assert!(wait_until(|| events(&scene.ask("snapshot", &["--format", "json"])) > first + 100), "it does not go on");
-    let text = scene.ask("snapshot", &[]).out();
-    assert!(text.contains("Alive now") && text.contains("keep_here"), "{text}");
+    let mut text = String::new();
+    let has_kept = wait_until(|| {
+        text = scene.ask("snapshot", &[]).out();
+        text.contains("Alive now") && text.contains("keep_here")
+    });
+    assert!(has_kept, "{text}");
     let detached = scene.ask("detach", &["--unload"]);
     assert_eq!(detached.shell_status(), 0, "{}", detached.err());
     assert_eq!(hound.finish().shell_status(), 0);

@@ -16,7 +16,7 @@ const FUNCTION_LINES: usize = 100;
 const MAY_USE: &[(&str, &[&str])] = &[
     ("hound-common", &[]),
     ("hound-unwind", &[]),
-    ("hound-inject", &["hound-common", "hound-unwind"]),
+    ("hound-inject", &["hound-common", "hound-unwind", "hound-tests"]), // of the last, what a test needs of the machine
     ("hound-ebpf", &["hound-common"]),
     ("hound-preload", &["hound-common", "hound-unwind"]),
     ("hound-api", &[]),
