@@ -4,6 +4,7 @@
 //! module.
 
 use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
 
 use hound_common::attach::{ENTRY_FLAT, ENTRY_GLIBC, Shape};
 use hound_common::hook::{HOOKS, Kind, Origin, PATCHES, Patch, Places, Role, WATCHED, watched_shape};
@@ -56,6 +57,13 @@ pub struct Family {
     pub functions: Vec<Function>,
 }
 
+impl Family {
+    /// Whether blocks come from it.
+    pub fn allocates(&self) -> bool {
+        self.functions.iter().any(|function| Kind::from_u8(function.kind).is_some_and(|kind| kind.role() == Role::Alloc))
+    }
+}
+
 /// Names of functions in a module: address and size.
 type Names = HashMap<String, (u64, u64)>;
 
@@ -85,10 +93,14 @@ const ENDINGS: [&str; 18] = [
 const MARKS: [&str; 3] = ["__libc_start_main", "gnu_get_libc_version", "mi_usable_size"];
 
 fn names(module: &Module, memory: &Memory) -> Names {
+    names_among(|see| module.each_function(memory, see))
+}
+
+fn names_among(each_function: impl FnOnce(&mut dyn FnMut(Symbol<'_>))) -> Names {
     let mut exact: BTreeSet<&str> = PATCHES.iter().map(|p| p.symbol).chain(HOOKS.iter().map(|h| h.symbol)).collect();
     exact.extend(WATCHED.iter().chain(&MARKS));
     let mut names = Names::new();
-    module.each_function(memory, &mut |Symbol { name, address, size }| {
+    each_function(&mut |Symbol { name, address, size }| {
         if ENDINGS.iter().any(|ending| name.ends_with(ending)) || name.starts_with("mi_heap_") || exact.contains(name) {
             let known = names.entry(name.to_owned()).or_insert((address, size));
             if known.0 == address {
@@ -102,6 +114,14 @@ fn names(module: &Module, memory: &Memory) -> Names {
 /// Everything in a module that hound can patch.
 pub fn families(module: &Module, memory: &Memory) -> Vec<Family> {
     families_of(&names(module, memory), module)
+}
+
+/// The allocators that are linked into an executable, by their names for people: no library that is loaded before others gets between them
+/// and the program.
+pub fn linked_into(path: &Path) -> Vec<String> {
+    let Some(module) = Module::of_file(path) else { return Vec::new() };
+    let found = families_of(&names_among(|see| module.each_function_of_file(see)), &module);
+    found.into_iter().filter(Family::allocates).map(|family| family.name).collect()
 }
 
 fn families_of(names: &Names, module: &Module) -> Vec<Family> {

@@ -7,6 +7,7 @@
 //! earlier hound left behind.
 
 mod appointments;
+mod begin;
 mod clocks;
 pub mod code;
 mod custom;
@@ -39,10 +40,12 @@ mod trace;
 mod ways;
 
 pub use appointments::{hand_over_appointments, keep_appointments};
+pub use begin::begin;
 pub use custom::{CustomHook, HookSyntax, PoolRole};
 pub use enter::{Entered, enter};
 pub use error::{Denied, Error, Refusal};
 pub use existing::{Beneath, Existing, State, find};
+pub use families::linked_into;
 pub use frames::Frames;
 pub use freeze::{Frozen, Stopped};
 pub use look::{Target, look, must_be_readable};
@@ -55,4 +58,5 @@ pub use remote::Borrowed;
 pub use step::moment;
 #[cfg(feature = "death")]
 pub use step::report_steps;
+pub use surroundings::TID_OFFSETS;
 pub use tasks::same_memory as is_same_memory;

@@ -3,6 +3,7 @@
 use core::cell::OnceCell;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
 
 use memchr::memmem;
 use object::elf;
@@ -168,18 +169,40 @@ pub(crate) fn vdso(memory: &Memory, maps: &[Mapping]) -> Option<Module> {
     Module::at(memory, map.start).ok().flatten()
 }
 
+fn nameless(start: u64) -> Mapping {
+    Mapping { start, end: start, protection: *b"r-xp", offset: 0, device: String::new(), inode: 0, path: String::new() }
+}
+
 impl Module {
     /// A module that is in memory only: the kernel's, or libhound.so as hound has mapped it.
     pub(crate) fn at(memory: &Memory, start: u64) -> Result<Option<Self>, Error> {
-        let map = Mapping { start, end: start, protection: *b"r-xp", offset: 0, device: String::new(), inode: 0, path: String::new() };
-        Self::read(None, memory, &map, Auxiliary::default())
+        Self::read(None, memory, &nameless(start), Auxiliary::default())
+    }
+
+    /// An executable that is mapped nowhere: its addresses are as linked. Nothing if it is no ELF file.
+    pub(crate) fn of_file(path: &Path) -> Option<Self> {
+        let file = File::open(path).ok()?;
+        let mut head = vec![0; (PAGE as usize).min(file.metadata().ok()?.len() as usize)];
+        file.read_exact_at(&mut head, 0).ok()?;
+        let map = Mapping { path: path.to_string_lossy().into_owned(), ..nameless(0) };
+        let module = Self::parse(&head, Some(file), &map, Auxiliary::default())?;
+        Some(Self { bias: 0, is_executable: true, ..module })
     }
 
     fn read(pid: Option<i32>, memory: &Memory, first: &Mapping, aux: Auxiliary) -> Result<Option<Self>, Error> {
         let mut head = vec![0; PAGE as usize];
         memory.read(first.start, &mut head)?;
-        let Ok(header) = elf::FileHeader64::<LE>::parse(&*head) else { return Ok(None) };
-        let Ok(programs) = header.program_headers(LE, &*head) else { return Ok(None) };
+        let file = pid.and_then(|pid| open(pid, first));
+        Ok(Self::parse(&head, file, first, aux))
+    }
+
+    /// From its first page.
+    fn parse(head: &[u8], file: Option<File>, first: &Mapping, aux: Auxiliary) -> Option<Self> {
+        let header = elf::FileHeader64::<LE>::parse(head).ok()?;
+        // What was laid out anew after it was linked (by BOLT) has them at its end.
+        let cache = file.as_ref().map(ReadCache::new);
+        let near = header.program_headers(LE, head).ok();
+        let programs = near.or_else(|| header.program_headers(LE, cache.as_ref()?).ok())?;
         let mut segments = Vec::new();
         let (mut dynamic, mut relro, mut eh_frame_hdr, mut has_interpreter) = (None, None, 0, false);
         for p in programs {
@@ -198,12 +221,17 @@ impl Module {
                 _ => {}
             }
         }
-        let Some(lowest) = segments.iter().min_by_key(|s| s.svma).copied() else { return Ok(None) };
+        let lowest = segments.iter().min_by_key(|s| s.svma).copied()?;
         // The mapping begins at the file's offset 0, which the first segment maps at svma - offset.
         let bias = first.start.wrapping_sub(lowest.svma.wrapping_sub(lowest.offset) & !(PAGE - 1));
         let end = segments.iter().map(|s| bias.wrapping_add(s.svma + s.bytes)).max().unwrap_or(first.end);
         let range = first.start..end;
-        Ok(Some(Self {
+        let at = header.e_phoff.get(LE);
+        let holder = segments.iter().find(|s| s.offset <= at && at < s.offset + s.in_file);
+        let headers = holder.map_or(0, |s| bias.wrapping_add(s.svma + (at - s.offset)));
+        let header_count = if headers == 0 { 0 } else { programs.len() as u64 };
+        drop(cache);
+        Some(Self {
             path: first.path.trim_end_matches(" (deleted)").to_owned(),
             start: range.start,
             end: end.next_multiple_of(PAGE),
@@ -212,14 +240,14 @@ impl Module {
             is_loader: aux.loader != 0 && range.contains(&aux.loader),
             has_interpreter,
             eh_frame_hdr: if eh_frame_hdr == 0 { 0 } else { bias.wrapping_add(eh_frame_hdr) },
-            headers: first.start + header.e_phoff.get(LE),
-            header_count: programs.len() as u64,
+            headers,
+            header_count,
             segments,
             dynamic,
             relro,
-            file: pid.and_then(|pid| open(pid, first)),
+            file,
             tables: OnceCell::new(),
-        }))
+        })
     }
 
     /// Where its code is: starts and ends.
@@ -346,6 +374,15 @@ impl Module {
             }
         });
         found
+    }
+
+    /// Shows the functions that its file's tables tell of.
+    pub(crate) fn each_function_of_file(&self, see: &mut dyn FnMut(Symbol<'_>)) {
+        self.symbols_of_file(&mut |symbol, is_code| {
+            if is_code {
+                see(symbol);
+            }
+        });
     }
 
     fn each_symbol(&self, memory: &Memory, see: &mut dyn FnMut(Symbol<'_>, bool)) {

@@ -134,8 +134,7 @@ impl Plan {
             if self.seen.contains(&(module.start, module.path.clone())) {
                 continue;
             }
-            let allocates = |function: &Function| Kind::from_u8(function.kind).is_some_and(|kind| kind.role() == Role::Alloc);
-            for family in families::families(&module, &memory).into_iter().filter(|family| family.functions.iter().any(allocates)) {
+            for family in families::families(&module, &memory).into_iter().filter(Family::allocates) {
                 let why = "it was loaded after the attach; detach and attach again to see it".into();
                 appeared.push(NotCovered { module: module.path.clone(), what: family.name, why });
             }

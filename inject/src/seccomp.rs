@@ -100,6 +100,7 @@ pub(crate) fn name(number: i64) -> String {
         libc::SYS_munmap => "munmap",
         libc::SYS_close => "close",
         libc::SYS_rt_sigreturn => "rt_sigreturn",
+        libc::SYS_prctl => "prctl",
         _ => return format!("system call {number}"),
     };
     known.into()

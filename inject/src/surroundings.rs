@@ -12,7 +12,7 @@ use crate::place::mappings;
 use crate::site::Site;
 
 /// Where libcs keep the kernel thread id, from the thread pointer: glibc, musl since 1.2, musl before.
-const TID_OFFSETS: [u64; 3] = [720, 48, 56];
+pub const TID_OFFSETS: [u64; 3] = [720, 48, 56];
 const DT_DEBUG: u64 = 21;
 
 /// Modules that the table has room for.
@@ -40,6 +40,10 @@ impl Surroundings {
             for (name, address) in symbols.iter_mut().filter(|(_, address)| *address == 0) {
                 *address = module.address_of(memory, name).unwrap_or(0);
             }
+        }
+        // A static program's prepares itself by calls of malloc: it cannot be asked in one of them. It has no other code to find, either.
+        if modules.iter().any(|m| m.is_executable && !m.has_interpreter) {
+            symbols.iter_mut().filter(|(name, _)| *name == "_dl_find_object").for_each(|(_, address)| *address = 0);
         }
         let debug = || modules.iter().find(|m| m.is_executable)?.dynamic_entry(memory, DT_DEBUG);
         if symbols[0].1 == 0 {

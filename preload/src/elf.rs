@@ -81,12 +81,15 @@ pub struct Phdr {
     align: u64,
 }
 
+const PAGE: u64 = 4096;
 /// `PT_LOAD`
 pub const PT_LOAD: u32 = 1;
 /// `PT_GNU_EH_FRAME`
 pub const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
 /// `PT_NOTE`
 pub const PT_NOTE: u32 = 4;
+/// `PT_PHDR`
+const PT_PHDR: u32 = 6;
 
 impl LinkMap {
     /// The module's path as the loader knows it; empty for the executable.
@@ -385,12 +388,24 @@ pub unsafe fn program_headers(start: u64) -> &'static [Phdr] {
     let offset = unsafe { header.wrapping_add(32).cast::<u64>().read_unaligned() };
     // SAFETY: as above, e_phnum.
     let count = unsafe { header.wrapping_add(56).cast::<u16>().read_unaligned() };
-    // The table must lie in the mapped first page, as it does in every linked image.
-    if magic != *b"\x7fELF" || offset + u64::from(count) * size_of::<Phdr>() as u64 > 4096 {
+    let bytes = u64::from(count) * size_of::<Phdr>() as u64;
+    if magic != *b"\x7fELF" || count == 0 || bytes > PAGE || !offset.is_multiple_of(8) {
         return &[];
     }
-    // SAFETY: inside the first page, which is mapped.
-    unsafe { core::slice::from_raw_parts((start + offset) as *const Phdr, count as usize) }
+    let table = start.wrapping_add(offset);
+    if offset <= PAGE - bytes {
+        // SAFETY: inside the first page, which is mapped.
+        return unsafe { core::slice::from_raw_parts(table as *const Phdr, count as usize) };
+    }
+    // What was laid out anew after it was linked (by BOLT) has it at its end, in a segment of its own.
+    if !crate::sys::is_readable(table) || !crate::sys::is_readable(table.wrapping_add(bytes - 4)) {
+        return &[];
+    }
+    // SAFETY: two pages at most, both of which can be read.
+    let headers = unsafe { core::slice::from_raw_parts(table as *const Phdr, count as usize) };
+    let lowest = headers.iter().filter(|h| h.kind == PT_LOAD).map(|h| h.svma & !(PAGE - 1)).min().unwrap_or(0);
+    let is_it = |h: &Phdr| h.kind == PT_PHDR && h.svma.wrapping_sub(lowest) == offset && h.memory_size == bytes;
+    if headers.iter().any(is_it) { headers } else { &[] }
 }
 
 /// The GNU build-id of a mapped image, empty if it has none.

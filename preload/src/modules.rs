@@ -100,7 +100,8 @@ pub fn ask_loader(avma: u64, sure: bool) -> Option<Module> {
     let end = loads().map(|h| bias.wrapping_add(h.svma + h.memory_size)).max().unwrap_or(found.map_end);
     let holds = avma >= start && avma < end;
     let (start, end) = if holds { (start, end) } else { (found.map_start, found.map_end) };
-    Some(Module { start, end, code: found.map_start, eh_frame_hdr: found.eh_frame, link_map, stays, image: None })
+    let image = (!headers.is_empty()).then_some((bias, headers));
+    Some(Module { start, end, code: found.map_start, eh_frame_hdr: found.eh_frame, link_map, stays, image })
 }
 
 /// What the loader says of an address, without a look at the module itself.
@@ -143,22 +144,23 @@ fn hounds_modules() -> &'static [KnownModule] {
 fn known_to_hound(avma: u64) -> Option<Module> {
     let holds = |m: &&KnownModule| avma >= m.start.load(Ordering::Relaxed) && avma < m.end.load(Ordering::Acquire);
     let found = hounds_modules().iter().find(holds)?;
-    let (headers, header_count) = (found.headers.load(Ordering::Relaxed), found.header_count.load(Ordering::Relaxed) as usize);
-    let headers = match headers {
+    let (at, header_count) = (found.headers.load(Ordering::Relaxed), found.header_count.load(Ordering::Relaxed) as usize);
+    let headers = match at {
         0 => &[][..],
         // SAFETY: hound's word for where they are mapped.
         start => unsafe { core::slice::from_raw_parts(start as *const elf::Phdr, header_count) },
     };
     let bias = found.bias.load(Ordering::Relaxed);
-    // A program without a loader unloads nothing.
+    // A program without a loader unloads nothing, and none unloads itself, also while its loader's list is still empty.
     let has_loader = attached::attachment().r_debug.load(Ordering::Relaxed) != 0;
+    let is_executable = at != 0 && at == attached::attachment().executable_headers.load(Ordering::Relaxed);
     Some(Module {
         start: found.start.load(Ordering::Relaxed),
         end: found.end.load(Ordering::Relaxed),
         code: avma,
         eh_frame_hdr: found.eh_frame_hdr.load(Ordering::Relaxed),
         link_map: core::ptr::null(),
-        stays: !has_loader || elf::is_of_the_start(|map| map.bias == bias),
+        stays: !has_loader || is_executable || elf::is_of_the_start(|map| map.bias == bias),
         image: Some((bias, headers)),
     })
 }

@@ -36,6 +36,12 @@
 #include <sys/wait.h>
 #include <ucontext.h>
 #include <unistd.h>
+#ifdef O_OWN_SECTION // a static program's text holds libc, too
+extern char __start_oracle_text[], __stop_oracle_text[];
+#define O_OWN_START __start_oracle_text
+#define O_OWN_END __stop_oracle_text
+#endif
+
 #if defined __GLIBC__ && !defined STATIC
 #include <execinfo.h>
 #define o_backtrace backtrace

@@ -40,12 +40,13 @@ pub struct Program {
     extra: Vec<String>,
     suffix: String,
     compiler: Option<&'static str>,
+    own_section: bool,
 }
 
 impl Program {
     /// The program `programs/SOURCE` (with its extension: `.c`, `.cpp` or `.rs`).
     pub fn new(source: &'static str, build: Build) -> Self {
-        Program { source, build, extra: Vec::new(), suffix: String::new(), compiler: None }
+        Program { source, build, extra: Vec::new(), suffix: String::new(), compiler: None, own_section: false }
     }
 
     /// Adds compiler flags.
@@ -58,6 +59,14 @@ impl Program {
     pub fn by(mut self, compiler: &'static str) -> Self {
         self.compiler = Some(compiler);
         self
+    }
+
+    /// Links it statically in this way (`-static`, `-static-pie`). Its own code stands in a section of its own, so that what the C library
+    /// calls can be told from what the program does.
+    pub fn linked(self, how: &str) -> Self {
+        let mut program = self.with(&[how, "-DSTATIC"]);
+        program.own_section = true;
+        program
     }
 
     /// Compiles to a shared library, to be loaded by another program.
@@ -118,14 +127,28 @@ impl Program {
                 command.arg("-std=c++17");
             }
         }
-        command.args(&self.extra).arg("-o").arg(out).arg(source);
-        command
+        command.args(&self.extra);
+        if !self.own_section {
+            command.arg("-o").arg(out).arg(source);
+            return command;
+        }
+        let words: Vec<String> =
+            std::iter::once(command.get_program()).chain(command.get_args()).map(|word| format!("'{}'", word.display())).collect();
+        let (compile, object) = (words.join(" "), out.with_extension("o"));
+        let (out, object, source) = (out.display(), object.display(), source.display());
+        let mut all = Command::new("sh");
+        all.arg("-ec").arg(format!(
+            "{compile} -DO_OWN_SECTION -fno-reorder-functions -c -o '{object}' '{source}'
+             objcopy --rename-section .text=oracle_text '{object}'
+             {compile} -o '{out}' '{object}'"
+        ));
+        all
     }
 
     /// Of everything the result depends on: sources, flags, and the compiler's version.
     fn content_hash(&self) -> u64 {
         let mut hash = DefaultHasher::new();
-        (&self.extra, self.build.flags(), self.source, self.compiler).hash(&mut hash);
+        (&self.extra, self.build.flags(), self.source, self.compiler, self.own_section).hash(&mut hash);
         let read = |path: &Path| std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         read(&sources().join(self.source)).hash(&mut hash);
         for header in headers() {

@@ -26,6 +26,8 @@ pub enum Way {
     Run,
     /// `hound run --no-free-stacks -- program`
     RunWithoutFreeStacks,
+    /// `hound run --via patch -- program`
+    Patched,
     /// `LD_PRELOAD=libhound.so program`
     Preload,
     /// The program waits before its first note until `hound attach --budget unlimited --interval 0` observes it from the kernel.
@@ -35,6 +37,11 @@ pub enum Way {
 }
 
 impl Way {
+    /// Whether functions are known by their entries, and not by their names.
+    fn patches(self) -> bool {
+        matches!(self, Way::Patched | Way::KernelRun)
+    }
+
     /// Whether the kernel observes it, which sees no usable sizes, and stacks as far as they are copied.
     fn is_by_the_kernel(self) -> bool {
         matches!(self, Way::Kernel | Way::KernelRun)
@@ -66,6 +73,12 @@ impl Target {
     /// With these compiler flags.
     pub fn with(mut self, flags: &[&str]) -> Target {
         self.program = self.program.with(flags);
+        self
+    }
+
+    /// Linked statically in this way: `-static`, `-static-pie`.
+    pub fn linked(mut self, how: &str) -> Target {
+        self.program = self.program.linked(how);
         self
     }
 
@@ -104,11 +117,14 @@ impl Target {
         let dir = TempDir::new().expect("a temporary directory can be made");
         let file = dir.path().join("capture.hound");
         let mut command = match way {
-            Way::Run | Way::RunWithoutFreeStacks => {
+            Way::Run | Way::RunWithoutFreeStacks | Way::Patched => {
                 let mut hound = Command::new(binaries::hound());
                 hound.args(["run", "--quiet", "-o"]).arg(&file);
                 if way == Way::RunWithoutFreeStacks {
                     hound.arg("--no-free-stacks");
+                }
+                if way == Way::Patched {
+                    hound.args(["--via", "patch"]);
                 }
                 if let Some(interval) = self.interval {
                     hound.args(["--mode", "sampled", "--interval", &interval.to_string()]);
@@ -135,7 +151,7 @@ impl Target {
             }
         };
         if way != Way::Kernel {
-            let one_function = if way == Way::KernelRun { self.one_function() } else { Vec::new() };
+            let one_function = if way.patches() { self.one_function() } else { Vec::new() };
             let running = process::start(command.args(&self.args));
             return Started { running, way, target: self.clone(), dir, file, hound: None, one_function };
         }
@@ -240,7 +256,7 @@ impl Started {
         let outcome = self.running.finish();
         let capture = match self.way {
             Way::Preload => capture::wait_until_finished(&self.file),
-            Way::Run | Way::RunWithoutFreeStacks | Way::Kernel | Way::KernelRun => Capture { path: self.file },
+            Way::Run | Way::RunWithoutFreeStacks | Way::Patched | Way::Kernel | Way::KernelRun => Capture { path: self.file },
         };
         let said = self.hound.map(|hound| {
             let (_, ended) = hound.finish();

@@ -15,7 +15,7 @@ use super::meanwhile::{Meanwhile, Place};
 use super::probing::Probing;
 use super::report::parse_size;
 use super::{setting, switch};
-use crate::session::{self, Attach, Collect, Follow, Hold, Launch, Launched, collect as collect_ring, launch, launch_sampled};
+use crate::session::{self, Attach, Collect, Follow, Hold, Launch, Launched, Program, collect as collect_ring, launch, launch_held};
 
 /// What to do when the program produces events faster than hound can take them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -45,6 +45,18 @@ enum Engine {
     /// The kernel, by probes: nothing is brought into the program, and it may be linked statically or against musl. Samples within a
     /// budget, as `hound attach` does; --interval 0 --budget unlimited records every call.
     Kernel,
+}
+
+/// How the library comes between the program and its allocator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Via {
+    /// Preloaded, unless the program's allocator is out of its reach then, or something is asked for that needs the other.
+    Auto,
+    /// Loaded by the program's loader before its own libraries. Needs glibc's loader, and sees only what goes through it.
+    Preload,
+    /// Mapped before the program's first instruction, and its functions patched, as `hound attach` does: static programs, musl, allocators
+    /// linked into the program, --hook.
+    Patch,
 }
 
 /// A mean interval between samples: some bytes, as many as the library counts.
@@ -87,6 +99,9 @@ pub struct Args {
     /// allows, and takes 0 for every call. With `--mode faults`: bytes touched between samples; 0 for every page.
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     interval: Option<u64>,
+    /// How the library comes between the program and its allocator.
+    #[arg(long, value_enum, default_value = "auto")]
+    via: Via,
     #[command(flatten)]
     probing: Probing,
     /// With the kernel's engine: the program's children and theirs, too, also what they replace themselves by. What a child allocates in its
@@ -97,10 +112,10 @@ pub struct Args {
     /// --process PID` tells of one alone. Those that outlive the program are recorded until they end.
     #[arg(long)]
     children: bool,
-    /// With the kernel's engine: go over to another mode after the first, as in `hound attach`.
+    /// Go over to another mode after the first, as in `hound attach`; not with a preloaded library.
     #[arg(long, value_name = "MODE:TIME", value_parser = parse_phase)]
     then: Vec<(session::Mode, Duration)>,
-    /// With the kernel's engine: record for this time only (ms, s, min, h). The program runs on.
+    /// Record for this time only (ms, s, min, h). The program runs on. Not with a preloaded library.
     #[arg(long, value_name = "TIME", value_parser = some_time)]
     duration: Option<u64>,
     /// Do not record where blocks are freed: smaller captures, cheaper frees.
@@ -131,8 +146,10 @@ const RUN_EXAMPLES: &str = "\
 Examples:
   hound run -- ./server --port 8080
   hound run -o /tmp/s-%p.hound -- python3 app.py
-  hound run --engine kernel --every 5s -- ./static-server
-                                                       from the kernel, with who holds most meanwhile
+  hound run --every 5s -- ./server                     with who holds most meanwhile
+  hound run --hook 'alloc=pool_get(size=1)' --hook 'free=pool_put(ptr=0)' -- ./server
+                                                       a pool of the program's own, too
+  hound run --engine kernel -- ./server                sampled from the kernel: costs next to nothing
   hound run --children -- make -j4                     all processes that it begins, too
   hound run --engine kernel --tree -- make             the same, sampled
   hound run --quiet --no-free-stacks -o s.hound -- ./batch && hound report s.hound";
@@ -159,17 +176,12 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 fn by_the_library(args: &Args) -> anyhow::Result<Launched> {
-    let kernels = [
-        (args.probing.budget.is_some(), "--budget"),
-        (args.probing.stack.is_some(), "--stack"),
-        (!args.probing.hook.is_empty(), "--hook"),
-        (args.tree, "--tree"),
-        (!args.then.is_empty(), "--then"),
-        (args.duration.is_some(), "--duration"),
-        (args.meanwhile.every.is_some(), "--every"),
-    ];
+    let kernels = [(args.probing.budget.is_some(), "--budget"), (args.probing.stack.is_some(), "--stack"), (args.tree, "--tree")];
     if let Some((_, option)) = kernels.iter().find(|(given, _)| *given) {
-        bail!("{option} needs --engine kernel; the library records the one program, to its end (`hound snapshot` reports meanwhile)");
+        bail!("{option} needs --engine kernel");
+    }
+    if let Some(why) = why_to_patch(args)? {
+        return by_patches(args, &why);
     }
     let is_whole = args.mode != Some(Mode::Sampled) && !args.children;
     if matches!(args.hold_exit, Hold::UpTo(_)) && !is_whole {
@@ -193,6 +205,43 @@ fn by_the_library(args: &Args) -> anyhow::Result<Launched> {
     })
 }
 
+/// Nothing if the library is to be preloaded.
+fn why_to_patch(args: &Args) -> anyhow::Result<Option<String>> {
+    let asked = [
+        (!args.probing.hook.is_empty(), "--hook"),
+        (!args.then.is_empty(), "--then"),
+        (args.duration.is_some(), "--duration"),
+        (args.meanwhile.every.is_some(), "--every"),
+    ];
+    let asked = asked.into_iter().find(|(given, _)| *given).map(|(_, option)| option);
+    Ok(match (args.via, asked) {
+        (Via::Preload, Some(option)) => bail!("{option} needs patched functions: leave out --via preload"),
+        (Via::Preload, None) => None,
+        (Via::Patch, _) => Some("--via patch".into()),
+        (Via::Auto, Some(option)) => Some(option.into()),
+        (Via::Auto, None) => args.command.first().and_then(|name| Program::beyond_preloading(name)),
+    })
+}
+
+fn by_patches(args: &Args, why: &str) -> anyhow::Result<Launched> {
+    let name = args.command.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
+    let preloads = [
+        (args.children || switch("TRACK_CHILD_PROCESSES").unwrap_or(false), "children are recorded"),
+        (matches!(args.hold_exit, Hold::UpTo(_)), "an exit is held"),
+        (begins_off(), "recording begins at the program's own word"),
+    ];
+    if let Some((_, what)) = preloads.iter().find(|(wanted, _)| *wanted) {
+        bail!("cannot record '{name}' like that: {what} only with a preloaded library, and here functions are to be patched ({why})");
+    }
+    if !args.quiet && args.via == Via::Auto {
+        eprintln!("hound: functions of '{name}' are patched: {why}");
+    }
+    let interval = args.interval.map(|bytes| parse_interval(&bytes.to_string())).transpose().map_err(anyhow::Error::msg)?;
+    let mode = if args.mode == Some(Mode::Sampled) { session::Mode::Sampled } else { session::Mode::Full };
+    let attach = Attach { interval: interval.unwrap_or(DEFAULT_INTERVAL), engine: session::Engine::Library, ..attach(args, mode)? };
+    launch_held(&args.command, attach, args.meanwhile.shown(&name, Place::Errors))
+}
+
 /// Whether the documented variable says that recording begins when the program says so.
 fn begins_off() -> bool {
     switch("DISABLE_BY_DEFAULT").unwrap_or(false)
@@ -213,7 +262,14 @@ fn by_the_kernel(args: &Args, mode: Mode) -> anyhow::Result<Launched> {
     if (args.tree || args.children) && full {
         bail!("the library is brought into one process at a time: leave out --tree, or --then full");
     }
-    let attach = Attach {
+    let name = args.command.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
+    let whom = if args.tree || args.children { format!("{name} and its children") } else { name };
+    launch_held(&args.command, attach(args, mode)?, args.meanwhile.shown(&whom, Place::Errors))
+}
+
+/// How what was started is attached to.
+fn attach(args: &Args, mode: session::Mode) -> anyhow::Result<Attach> {
+    Ok(Attach {
         pid: 0, // known when it was started
         others: Vec::new(),
         named: true,
@@ -234,10 +290,7 @@ fn by_the_kernel(args: &Args, mode: Mode) -> anyhow::Result<Launched> {
         unload: false,
         quiet: args.quiet,
         started: true,
-    };
-    let name = args.command.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
-    let whom = if args.tree || args.children { format!("{name} and its children") } else { name };
-    launch_sampled(&args.command, attach, args.meanwhile.shown(&whom, Place::Errors))
+    })
 }
 
 fn free_stacks(args: &Args) -> bool {

@@ -1,4 +1,4 @@
-//! A program that hound has started, and that waits before its first instruction until there are probes in it.
+//! A program that hound has started, and that waits before its first instruction until hound observes it.
 //!
 //! It waits where its loader has mapped and linked all libraries it is started with, and none of their initialisers has run: at the loader's
 //! call of `_dl_debug_state` that says so (what debuggers stop at), else at the program's entry. So the very first call of an allocator that
@@ -7,6 +7,9 @@
 //!
 //! While it waits it is hound's in every sense: if hound dies, the kernel ends it (`PTRACE_O_EXITKILL`), and none of its code has run.
 //! From the moment it goes on it is nobody's but its own.
+//!
+//! To bring the library in, other threads of hound's trace it. So it is let go into a stop like that of SIGSTOP ([`Stopped`]); there it is a
+//! death signal (`PR_SET_PDEATHSIG`) that ends it with hound.
 
 use std::ffi::OsString;
 use std::fs;
@@ -15,6 +18,7 @@ use std::mem::offset_of;
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
+use hound_inject::Target;
 use nix::errno::Errno;
 use nix::sys::ptrace::{self, AddressType, Options};
 use nix::sys::signal::{Signal, kill};
@@ -37,7 +41,7 @@ const CONSISTENT: u32 = 0;
 const CONTROL: usize = 7;
 
 /// Makes a command of which the first instruction waits for [`Held`]. To be spawned, and held, on one and the same thread: the kernel
-/// knows a tracer by its thread.
+/// knows a tracer by its thread, and a parent that sends a death signal.
 #[expect(unsafe_code, reason = "asks for being traced between fork and exec")]
 pub fn command(program: &Program, words: &[OsString]) -> tokio::process::Command {
     use std::os::unix::process::CommandExt;
@@ -47,6 +51,20 @@ pub fn command(program: &Program, words: &[OsString]) -> tokio::process::Command
     unsafe { command.pre_exec(|| ptrace::traceme().map_err(std::io::Error::from)) };
     command.into()
 }
+
+/// The same for one that is to be [`Stopped`].
+#[expect(unsafe_code, reason = "asks for a death signal between fork and exec")]
+pub fn command_to_stop(program: &Program, words: &[OsString]) -> tokio::process::Command {
+    let mut command = command(program, words);
+    // SAFETY: one system call, which allocates nothing and takes no lock.
+    unsafe { command.pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(std::io::Error::from)) };
+    command
+}
+
+/// A static program of glibc's or musl's makes some five system calls before it has a thread.
+const CALLS_BEFORE_THREADS: usize = 32;
+/// Instructions from the system call to where its result is put.
+const STEPS_TO_NOTE: usize = 64;
 
 /// A program that waits. Dropped before it was let go, it is ended: nothing of it has run.
 #[derive(Debug)]
@@ -121,7 +139,7 @@ impl Held {
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno.into()),
                 Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) => return Ok(None),
-                Ok(_) => match waitpid(self.pid, Some(WaitPidFlag::WNOHANG))? {
+                Ok(_) => match waitpid(self.pid, Some(WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED))? {
                     WaitStatus::Stopped(_, signal) => return Ok(Some(signal)),
                     WaitStatus::StillAlive => {}
                     other => bail!("it was reported as {other:?}"),
@@ -177,17 +195,108 @@ impl Held {
     /// # Errors
     /// If it could not be let go. It is ended then.
     pub fn let_go(mut self) -> anyhow::Result<()> {
-        // One that was killed meanwhile is as free.
-        let done = self.set(CONTROL, 0).and_then(|()| (0..2).try_for_each(|number| self.set(number, 0)));
-        let done = done.and_then(|()| Ok(ptrace::detach(self.pid, None)?));
-        match done {
-            Err(error) if error.downcast_ref() != Some(&Errno::ESRCH) => return Err(error.context("cannot let the program go")),
-            _ => self.is_over = true,
-        }
-        for signal in std::mem::take(&mut self.stops) {
-            let _ = kill(self.pid, signal); // it may have ended
-        }
+        self.detach(None)?;
+        self.is_over = true;
+        pass_on(self.pid, &std::mem::take(&mut self.stops));
         Ok(())
+    }
+
+    /// It waits on, for [`Stopped::let_go`], and anybody can trace it. Nothing if it was killed meanwhile.
+    ///
+    /// The library knows threads by what their C library keeps of them, and a static program waits where it has yet to prepare that: it goes
+    /// on until it has. (A loader has done it.)
+    ///
+    /// # Errors
+    /// If it could not be handed over. It is ended then.
+    pub fn stopped(mut self) -> anyhow::Result<Option<Stopped>> {
+        if ptrace::getregs(self.pid).is_ok_and(|regs| regs.fs_base == 0) && !self.knows_its_thread()? {
+            self.is_over = true;
+            return Ok(None);
+        }
+        let at = ptrace::getregs(self.pid).map_or(0, |regs| regs.rip);
+        self.detach(Some(Signal::SIGSTOP))?;
+        let stopped = self.next_stop()?;
+        self.is_over = true;
+        Ok(stopped.map(|_| Stopped { pid: self.pid, at, stops: std::mem::take(&mut self.stops), is_over: false, here: PhantomData }))
+    }
+
+    /// Goes on until the C library has noted which thread this is: `set_tid_address` has just told it. False if the program has ended.
+    fn knows_its_thread(&self) -> anyhow::Result<bool> {
+        let unlike = || anyhow::anyhow!("it does not prepare its first thread as glibc or musl do");
+        for _ in 0..2 * CALLS_BEFORE_THREADS {
+            // Both at the entry of a call and at its exit, where orig_rax is still its number.
+            ptrace::syscall(self.pid, None)?;
+            if self.next_stop()?.is_none() {
+                return Ok(false);
+            }
+            let regs = ptrace::getregs(self.pid)?;
+            if regs.orig_rax == libc::SYS_set_tid_address as u64 && regs.rax.cast_signed() > 0 {
+                let tid = regs.rax as u32;
+                for _ in 0..STEPS_TO_NOTE {
+                    let pointer = ptrace::getregs(self.pid)?.fs_base;
+                    if hound_inject::TID_OFFSETS.iter().any(|at| self.word(pointer + at).is_ok_and(|word| word == tid)) {
+                        return Ok(true);
+                    }
+                    ptrace::step(self.pid, None)?;
+                    if self.next_stop()?.is_none() {
+                        return Ok(false);
+                    }
+                }
+                break;
+            }
+        }
+        Err(unlike())
+    }
+
+    fn detach(&self, signal: Option<Signal>) -> anyhow::Result<()> {
+        let done = self.set(CONTROL, 0).and_then(|()| (0..2).try_for_each(|number| self.set(number, 0)));
+        match done.and_then(|()| Ok(ptrace::detach(self.pid, signal)?)) {
+            // One that was killed meanwhile is as free.
+            Err(error) if error.downcast_ref() != Some(&Errno::ESRCH) => Err(error.context("cannot let the program go")),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn pass_on(pid: Pid, signals: &[Signal]) {
+    for signal in signals {
+        let _ = kill(pid, *signal); // it may have ended
+    }
+}
+
+/// A program that waits, stopped. Dropped before it was let go, it is ended: nothing of it has run.
+#[derive(Debug)]
+pub struct Stopped {
+    pid: Pid,
+    /// Where it waits.
+    at: u64,
+    stops: Vec<Signal>,
+    is_over: bool,
+    /// It dies with the thread that has started it.
+    here: PhantomData<*const ()>,
+}
+
+impl Stopped {
+    /// It begins. False if somebody has woken it before.
+    ///
+    /// # Errors
+    /// If it could not be let go. It is ended then.
+    pub fn let_go(mut self, target: &Target) -> anyhow::Result<bool> {
+        let at = match hound_inject::begin(target) {
+            Err(hound_inject::Error::Gone) => self.at,
+            at => at.context("cannot let the program go")?,
+        };
+        self.is_over = true;
+        pass_on(self.pid, &std::mem::take(&mut self.stops));
+        Ok(at == self.at)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        if !self.is_over {
+            let _ = kill(self.pid, Signal::SIGKILL); // it may have ended
+        }
     }
 }
 

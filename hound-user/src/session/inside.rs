@@ -215,6 +215,13 @@ pub struct Library {
     threads: usize,
 }
 
+impl Library {
+    /// The target.
+    pub(super) fn target(&self) -> &Target {
+        &self.target
+    }
+}
+
 /// A hold to be taken: all is ready for it, and nothing is recorded by it yet.
 #[derive(Debug)]
 enum Next {

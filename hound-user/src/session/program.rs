@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use object::elf::{EM_X86_64, PT_INTERP};
+use object::read::ReadCache;
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{Endianness, FileKind, elf};
 
@@ -15,6 +16,8 @@ use object::{Endianness, FileKind, elf};
 pub struct Program {
     /// Its file.
     pub path: PathBuf,
+    /// The ELF file that runs: of a script its interpreter's.
+    image: PathBuf,
 }
 
 /// Why a program cannot be recorded.
@@ -62,15 +65,14 @@ impl fmt::Display for Refusal {
             Refusal::Static(path) => {
                 write!(
                     f,
-                    "cannot record '{}': it is statically linked, so no library can be put before its allocator; sample it with \
-                     --engine kernel, or link it dynamically",
+                    "cannot record '{}': it is statically linked, so no library can be preloaded; have its functions patched (--via patch)",
                     path.display()
                 )
             }
             Refusal::OtherLibc(path, loader) => {
                 write!(
                     f,
-                    "cannot record '{}': its loader {loader} is not glibc's; sample it with --engine kernel, or use a build of it for glibc",
+                    "cannot record '{}': its loader {loader} is not glibc's, and is not asked to preload; have its functions patched (--via patch)",
                     path.display()
                 )
             }
@@ -100,13 +102,27 @@ impl Program {
         Self::found(name, Err)
     }
 
-    /// The same for one that the kernel samples: however it is linked.
-    pub fn find_to_sample(name: &OsStr) -> Result<Self, Refusal> {
+    /// The same for one that is held before its first instruction: however it is linked.
+    pub fn find_to_hold(name: &OsStr) -> Result<Self, Refusal> {
         Self::found(name, |refusal| match refusal {
             Refusal::Static(_) | Refusal::OtherLibc(..) => Ok(None),
             Refusal::SetId(path) => Err(Refusal::SetIdHeld(path)),
             other => Err(other),
         })
+    }
+
+    /// Why a library that is loaded before the program's own would not see all that it allocates; nothing where it would, and where the
+    /// program cannot be recorded at all.
+    pub fn beyond_preloading(name: &OsStr) -> Option<String> {
+        match Self::find(name) {
+            Ok(program) => {
+                let linked = hound_inject::linked_into(&program.image);
+                (!linked.is_empty()).then(|| format!("an allocator is linked into it: {}", linked.join(", ")))
+            }
+            Err(Refusal::Static(_)) => Some("it is statically linked".into()),
+            Err(Refusal::OtherLibc(_, loader)) => Some(format!("its loader {loader} is not glibc's")),
+            Err(_) => None,
+        }
     }
 
     fn found(name: &OsStr, judge: fn(Refusal) -> Result<Option<PathBuf>, Refusal>) -> Result<Self, Refusal> {
@@ -115,7 +131,7 @@ impl Program {
         let mut image = path.clone();
         for _ in 0..5 {
             match inspect(&image).or_else(judge)? {
-                None => return Ok(Program { path }),
+                None => return Ok(Program { path, image }),
                 Some(interpreter) => image = interpreter,
             }
         }
@@ -158,20 +174,22 @@ fn inspect(path: &Path) -> Result<Option<PathBuf>, Refusal> {
         let interpreter = words.next().map(|word| PathBuf::from(OsStr::from_bytes(word))).filter(|path| path.is_file());
         return interpreter.map(Some).ok_or_else(|| Refusal::Foreign(path.to_owned()));
     }
-    match FileKind::parse(&*data) {
+    let file = std::fs::File::open(path).map_err(|_| Refusal::Foreign(path.to_owned()))?;
+    let data = ReadCache::new(file);
+    match FileKind::parse(&data) {
         Ok(FileKind::Elf64) => {}
         Ok(FileKind::Elf32) => return Err(Refusal::OtherMachine(path.to_owned())),
         _ => return Err(Refusal::Foreign(path.to_owned())),
     }
     let foreign = |_| Refusal::Foreign(path.to_owned());
-    let header = elf::FileHeader64::<Endianness>::parse(&*data).map_err(foreign)?;
+    let header = elf::FileHeader64::<Endianness>::parse(&data).map_err(foreign)?;
     let endian = header.endian().map_err(foreign)?;
     if header.e_machine(endian) != EM_X86_64 {
         return Err(Refusal::OtherMachine(path.to_owned()));
     }
-    let segments = header.program_headers(endian, &*data).map_err(foreign)?;
+    let segments = header.program_headers(endian, &data).map_err(foreign)?;
     let Some(interp) = segments.iter().find(|s| s.p_type(endian) == PT_INTERP) else { return Err(Refusal::Static(path.to_owned())) };
-    let loader = interp.data(endian, &*data).map_err(|()| Refusal::Foreign(path.to_owned()))?;
+    let loader = interp.data(endian, &data).map_err(|()| Refusal::Foreign(path.to_owned()))?;
     let loader = String::from_utf8_lossy(loader).trim_end_matches('\0').to_owned();
     if loader.contains("musl") {
         return Err(Refusal::OtherLibc(path.to_owned(), loader));
@@ -179,11 +197,11 @@ fn inspect(path: &Path) -> Result<Option<PathBuf>, Refusal> {
     Ok(None)
 }
 
-/// The first bytes: program headers and the loader's name lie there in every linked program.
+/// The first bytes: a script's first line lies there.
 fn head(path: &Path) -> std::io::Result<Vec<u8>> {
     use std::io::Read;
     let mut data = Vec::new();
-    std::fs::File::open(path)?.take(64 * 1024).read_to_end(&mut data)?;
+    std::fs::File::open(path)?.take(4096).read_to_end(&mut data)?;
     Ok(data)
 }
 
