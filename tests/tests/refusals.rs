@@ -85,12 +85,6 @@ fn a_32_bit_program_is_refused() {
 }
 
 #[test]
-fn a_statically_linked_program_is_refused() {
-    let program = Program::new("die.c", Build::Optimised).with(&["-static"]).path();
-    refused(&run_into(&temporary().path().join("c.hound"), &program), "static");
-}
-
-#[test]
 fn usage_errors_exit_with_2() {
     for args in [
         &["run"][..],

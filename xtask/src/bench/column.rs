@@ -23,6 +23,8 @@ pub enum Column {
     /// hound in sampled mode, the library taking the samples, at the interval it has without options. Not of [`Column::ALL`], whose runs are
     /// found by number.
     HoundSampled,
+    /// hound without stacks of frees, the functions patched instead of interposed. Not of [`Column::ALL`].
+    HoundPatched,
 }
 
 impl Column {
@@ -36,6 +38,7 @@ impl Column {
             Self::Hound => "hound, no free stacks",
             Self::HoundFreeStacks => "hound",
             Self::HoundSampled => "hound sampled, library",
+            Self::HoundPatched => "hound, patched, no free stacks",
             Self::Heaptrack => "heaptrack",
         }
     }
@@ -61,14 +64,17 @@ impl Target {
     pub fn command(&self, column: Column, capture: &Path) -> Command {
         let mut command = match column {
             Column::Bare => Command::new(&self.program),
-            Column::Hound | Column::HoundFreeStacks | Column::HoundSampled => {
+            Column::Hound | Column::HoundFreeStacks | Column::HoundSampled | Column::HoundPatched => {
                 let mut hound = Command::new(place::hound());
                 hound.args(["run", "--quiet", "-o"]).arg(capture);
-                if column == Column::Hound {
+                if matches!(column, Column::Hound | Column::HoundPatched) {
                     hound.arg("--no-free-stacks");
                 }
                 if column == Column::HoundSampled {
                     hound.args(["--mode", "sampled"]);
+                }
+                if column == Column::HoundPatched {
+                    hound.args(["--via", "patch"]);
                 }
                 hound.arg("--").arg(&self.program);
                 hound
@@ -91,7 +97,7 @@ impl Target {
         let watched = watch(&mut self.command(column, &capture), &self.program, scratch)
             .with_context(|| format!("{} ({})", self.program.display(), column.heading()))?;
         let info = match column {
-            Column::Hound | Column::HoundFreeStacks | Column::HoundSampled => Some(Info::of(&capture)?),
+            Column::Hound | Column::HoundFreeStacks | Column::HoundSampled | Column::HoundPatched => Some(Info::of(&capture)?),
             Column::Bare | Column::Heaptrack => None,
         };
         fs::remove_dir_all(&captures).with_context(|| format!("cannot remove {}", captures.display()))?;

@@ -33,7 +33,8 @@ const ROWS: &[(&Build, &str, &str)] = &[
     (&FRAME_POINTERS, "leaves", "30"),
 ];
 
-const COLUMNS: [Column; 5] = [Column::Bare, Column::Hound, Column::HoundFreeStacks, Column::HoundSampled, Column::Heaptrack];
+const COLUMNS: [Column; 6] =
+    [Column::Bare, Column::Hound, Column::HoundPatched, Column::HoundFreeStacks, Column::HoundSampled, Column::Heaptrack];
 
 /// Nanoseconds a pair in each column of one row.
 struct Row {
@@ -77,6 +78,7 @@ pub fn measure(plan: &Plan) -> Result<Section> {
                 "call path, depth (nanoseconds a pair)",
                 "no profiler",
                 "added by hound, no free stacks",
+                "the same, patched",
                 "added by hound",
                 "added by hound sampled, library",
                 "added by heaptrack",
@@ -101,7 +103,7 @@ fn shown_row(row: &Row) -> Vec<String> {
     };
     let compiled = if row.build.flag == FRAME_POINTERS.flag { ", with frame pointers" } else { "" };
     let mut cells = vec![format!("{shape}, {}{compiled}", row.depth), shown(row.of(Column::Bare))];
-    cells.extend([Column::Hound, Column::HoundFreeStacks, Column::HoundSampled, Column::Heaptrack].map(|column| shown(row.added(column))));
+    cells.extend(COLUMNS[1..].iter().map(|column| shown(row.added(*column))));
     cells
 }
 
@@ -112,7 +114,10 @@ fn bounds(rows: &[Row]) -> Vec<Bound> {
     };
     let added = |shape: &str, depth: &str| added_in(Column::Hound, shape, depth);
     let sampled = |shape: &str| added_in(Column::HoundSampled, shape, "30");
+    let patched = |shape: &str| (added_in(Column::HoundPatched, shape, "30") - added(shape, "30")) / 2.0;
     vec![
+        Bound::new("a patched call beside an interposed one, same path (ns)", patched("same"), 5.0, 2.0),
+        Bound::new("a patched call beside an interposed one, three alternating leaf frames (ns)", patched("leaves"), 5.0, 2.0),
         Bound::new("added by sampling in the library, same path (ns)", sampled("same"), 6.0, 2.0),
         Bound::new("added by sampling in the library, three alternating leaf frames (ns)", sampled("leaves"), 6.0, 2.0),
         Bound::new("added at depth 30, same path (ns)", added("same", "30"), 70.0, 35.0),
