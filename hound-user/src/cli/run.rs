@@ -1,6 +1,6 @@
 //! `hound run` and `hound collect`.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -219,18 +219,29 @@ fn why_to_patch(args: &Args) -> anyhow::Result<Option<String>> {
         (Via::Preload, None) => None,
         (Via::Patch, _) => Some("--via patch".into()),
         (Via::Auto, Some(option)) => Some(option.into()),
-        (Via::Auto, None) => args.command.first().and_then(|name| Program::beyond_preloading(name)),
+        (Via::Auto, None) => args.command.first().and_then(|name| Program::beyond_preloading(name).or_else(|| partly_beyond(args, name))),
     })
 }
 
-fn by_patches(args: &Args, why: &str) -> anyhow::Result<Launched> {
-    let name = args.command.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
-    let preloads = [
+/// What a preloaded library would see in part only is patched where nothing needs that one.
+fn partly_beyond(args: &Args, name: &OsStr) -> Option<String> {
+    let library = Program::own_operator_new(name).filter(|_| needs_preloading(args).is_none())?;
+    Some(format!("{library} has an operator new of its own"))
+}
+
+/// What only a preloaded library can do, if that was asked for.
+fn needs_preloading(args: &Args) -> Option<&'static str> {
+    let wishes = [
         (args.children || switch("TRACK_CHILD_PROCESSES").unwrap_or(false), "children are recorded"),
         (matches!(args.hold_exit, Hold::UpTo(_)), "an exit is held"),
         (begins_off(), "recording begins at the program's own word"),
     ];
-    if let Some((_, what)) = preloads.iter().find(|(wanted, _)| *wanted) {
+    wishes.into_iter().find(|(wanted, _)| *wanted).map(|(_, what)| what)
+}
+
+fn by_patches(args: &Args, why: &str) -> anyhow::Result<Launched> {
+    let name = args.command.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
+    if let Some(what) = needs_preloading(args) {
         bail!("cannot record '{name}' like that: {what} only with a preloaded library, and here functions are to be patched ({why})");
     }
     if !args.quiet && args.via == Via::Auto {

@@ -125,6 +125,17 @@ impl Program {
         }
     }
 
+    /// A library that brings an `operator new` of its own, which C++ code of the program then calls past a preloaded one; nothing if there is
+    /// none among those that the program names itself and those that are preloaded.
+    pub fn own_operator_new(name: &OsStr) -> Option<String> {
+        const ALLOCATORS: [&str; 3] = ["jemalloc", "tcmalloc", "mimalloc"];
+        let needed = needed(&Self::find(name).ok()?.image)?;
+        needed.iter().find(|name| name.starts_with("libstdc++.") || name.starts_with("libc++."))?;
+        let preloaded = std::env::var("LD_PRELOAD").unwrap_or_default();
+        let libraries = needed.iter().map(String::as_str).chain(preloaded.split([':', ' ']));
+        libraries.filter(|library| ALLOCATORS.iter().any(|name| library.contains(name))).map(str::to_owned).next()
+    }
+
     fn found(name: &OsStr, judge: fn(Refusal) -> Result<Option<PathBuf>, Refusal>) -> Result<Self, Refusal> {
         let path = locate(name).ok_or_else(|| Refusal::Missing(name.to_owned()))?;
         // A script is recorded as its interpreter, which may be a script again; the kernel allows four levels.
@@ -195,6 +206,19 @@ fn inspect(path: &Path) -> Result<Option<PathBuf>, Refusal> {
         return Err(Refusal::OtherLibc(path.to_owned(), loader));
     }
     Ok(None)
+}
+
+/// The libraries that an ELF file asks for.
+fn needed(path: &Path) -> Option<Vec<String>> {
+    let data = ReadCache::new(std::fs::File::open(path).ok()?);
+    let file = object::read::elf::ElfFile64::<Endianness, _>::parse(&data).ok()?;
+    let sections = file.elf_section_table();
+    let (dynamic, link) = sections.dynamic(file.endian(), &data).ok()??;
+    let strings = sections.strings(file.endian(), &data, link).ok()?;
+    let name = |entry: &elf::Dyn64<Endianness>| strings.get(u32::try_from(entry.d_val.get(file.endian())).ok()?).ok();
+    let is_needed = |entry: &&elf::Dyn64<Endianness>| entry.d_tag.get(file.endian()) == elf::DT_NEEDED;
+    let names = dynamic.iter().filter(is_needed).filter_map(name);
+    Some(names.map(|name| String::from_utf8_lossy(name).into_owned()).collect())
 }
 
 /// The first bytes: a script's first line lies there.
