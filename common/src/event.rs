@@ -77,6 +77,9 @@ pub mod tag {
     /// `[header][blocks][bytes][ns]`: since the last such record of this stream, so many of its blocks were left out of the capture, with their
     /// releases, for they lived shorter than this.
     pub const STRIPPED: u8 = 23;
+    /// What `--cull` has left out of a second: words are two times, blocks, bytes, a threshold, how much came late, how often too much waited;
+    /// then two words for each place of a scale.
+    pub const CULLED: u8 = 24;
 }
 
 /// `ALLOC`: the block continues another one; `previous addr` follows. The stream's preceding `FREE` with [`FREE_REALLOC`] is its other half.

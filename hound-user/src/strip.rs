@@ -8,9 +8,11 @@
 //! stands for others.
 
 use crate::capture::model::{Alloc, Event, Free, StackId, StackTree, Stamped, StreamId};
-use crate::capture::{Anomaly, Capture, CaptureWriter, Compressor, End, Raw, Section, StreamEncoder, StreamInfo, StreamMeta, Visitor};
+use crate::capture::{
+    Anomaly, Capture, CaptureWriter, Compressor, End, Raw, Rewriter, Section, StreamEncoder, StreamInfo, StreamMeta, Visitor,
+};
 use crate::heap::{Block, Drawn, Ending, Heaps, Peak, Processes, Sampling, Sink};
-use hound_common::event::{self, Header, StackEdit, tag};
+use hound_common::event::{self, tag};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
@@ -221,11 +223,9 @@ fn judge(capture: &mut Capture, threshold_ns: u64, progress: &dyn Fn(u64)) -> (V
 /// One stream, being written anew.
 struct StreamCopy {
     encoder: StreamEncoder,
-    /// Ticks of its last record.
-    clock: u64,
-    /// The stack that the encoder has, outermost frame first.
+    records: Rewriter,
+    /// The stack that the encoder has.
     stack: Option<StackId>,
-    path: Vec<u64>,
     /// By pool (0: the heap), where there are any: blocks left out since this was last told, and their bytes.
     left_out: BTreeMap<u8, (u64, u64)>,
     /// Ticks of the last record that was left out: the recording goes on until then.
@@ -253,52 +253,29 @@ impl StreamCopy {
     fn new(info: Option<&StreamInfo>, id: StreamId, time_shift: u8) -> Self {
         let (tid, level, process) = info.map_or_else(Default::default, |info| (info.tid, info.level, info.process));
         let encoder = StreamEncoder::new(StreamMeta { id, tid, level, process, time_shift });
-        StreamCopy { encoder, clock: 0, stack: None, path: Vec::new(), left_out: BTreeMap::new(), until: 0 }
+        StreamCopy { encoder, records: Rewriter::default(), stack: None, left_out: BTreeMap::new(), until: 0 }
     }
 
     fn push(&mut self, ticks: u64, (tag, a, b): (u8, u8, u8), words: &[u64], out: &mut Vec<Section>) {
-        let mut bytes = Vec::with_capacity(24 + words.len() * 8);
-        let mut put = |header: Header, words: &[u64]| {
-            bytes.extend(std::iter::once(header.to_word()).chain(words.iter().copied()).flat_map(u64::to_le_bytes));
-        };
-        let dt = ticks.checked_sub(self.clock).and_then(|gap| u32::try_from(gap).ok());
-        if dt.is_none() {
-            put(Header { tag: tag::TIME, words: 2, a: 0, b: 0, dt: 0 }, &[ticks]);
+        let fits = self.records.push(ticks, (tag, a, b), words);
+        self.encoder.push(&self.records.take(), out);
+        if !fits {
+            // Longer than what fits a ring's record: hound noted it itself.
+            self.encoder.note(ticks, tag, a, words, out);
         }
-        self.clock = ticks;
-        match u8::try_from(words.len() + 1) {
-            Ok(length) => put(Header { tag, words: length, a, b, dt: dt.unwrap_or(0) }, words),
-            Err(_) => {
-                // Longer than what fits a ring's record: hound noted it itself.
-                self.encoder.push(&bytes, out);
-                return self.encoder.note(ticks, tag, a, words, out);
-            }
-        }
-        self.encoder.push(&bytes, out);
     }
 
     /// Sees to it that the encoder's stack is this one.
-    fn set_stack(&mut self, ticks: u64, stacks: &StackTree, stack: StackId, out: &mut Vec<Section>) {
+    fn set_stack(&mut self, ticks: u64, stacks: &StackTree, stack: StackId) {
         if self.stack == Some(stack) {
             return;
         }
         let mut path: Vec<u64> = stacks.ips(stack).collect();
         path.reverse();
         let root = stacks.root_of(stack).unwrap_or_default();
-        let same = path.iter().zip(&self.path).take_while(|(ip, known)| ip == known).count();
         let flags = if root.frame_pointers { event::STACK_FRAME_POINTER } else { 0 };
-        let mut keep = same;
-        loop {
-            let to = path.len().min(keep + event::MAX_STACK_RECORD_IPS);
-            let edit = StackEdit { keep_root: keep as u16, new: (to - keep) as u16, leaf_from: to as u16, keep_leaf: 0 };
-            let words: Vec<u64> = std::iter::once(edit.to_word()).chain(path[keep..to].iter().copied()).collect();
-            self.push(ticks, (tag::STACK, root.reason, flags), &words, out);
-            keep = to;
-            if keep == path.len() {
-                break;
-            }
-        }
-        (self.stack, self.path) = (Some(stack), path);
+        self.records.set_stack(ticks, &path, (root.reason, flags));
+        self.stack = Some(stack);
     }
 
     /// Tells of what was left out.
@@ -334,7 +311,7 @@ impl Copy<'_> {
         let copy = self.of(stream);
         copy.tell(ticks, threshold_ns, &mut sections);
         if let Some(stack) = stack {
-            copy.set_stack(ticks, &stacks, stack, &mut sections);
+            copy.set_stack(ticks, &stacks, stack);
         }
         copy.push(ticks, head, words, &mut sections);
         (self.stacks, self.sections) = (stacks, sections);
@@ -353,9 +330,9 @@ impl Copy<'_> {
     fn finish(mut self) -> io::Result<Kept> {
         let threshold_ns = self.threshold_ns;
         for (_, mut copy) in std::mem::take(&mut self.copies) {
-            let ticks = copy.until.max(copy.clock);
+            let ticks = copy.until.max(copy.records.clock());
             copy.tell(ticks, threshold_ns, &mut self.sections);
-            if ticks > copy.clock {
+            if ticks > copy.records.clock() {
                 copy.push(ticks, (tag::STRIPPED, 0, 0), &[0, 0, threshold_ns], &mut self.sections);
             }
             self.sections.extend(copy.encoder.flush());

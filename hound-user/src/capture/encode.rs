@@ -392,6 +392,7 @@ impl StreamEncoder {
             tag::PROCESS | tag::MODULE_GONE | tag::UNMAP | tag::BRK => 2,
             tag::PROTECT | tag::STRIPPED => 3,
             tag::WINDOW => 4,
+            tag::CULLED => 7,
             tag::MAP | tag::REMAP | tag::MODULE => 5,
             _ => 0,
         };

@@ -299,6 +299,8 @@ pub enum Event {
         /// They lived shorter than this.
         threshold_ns: u64,
     },
+    /// What was left out while it was recorded (`--cull`), of all streams: [`Event::Stripped`] tells of the same in their places.
+    Culled(Box<Culled>),
     /// Resident bytes of a recorded map.
     MapRss {
         /// Start of the map.
@@ -387,6 +389,29 @@ pub struct Free {
     pub realloc: bool,
     /// Where from, if stacks of frees were recorded.
     pub stack: Option<StackId>,
+}
+
+/// What was left out while it was recorded, of a second or so.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Culled {
+    /// They were allocated from this time on.
+    pub from_ns: u64,
+    /// And before that one.
+    pub to_ns: u64,
+    /// How many.
+    pub blocks: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// They lived shorter than this.
+    pub threshold_ns: u64,
+    /// Allocations and releases that came when their time was over, since the last such event: they were kept, and may lack their other half.
+    pub late: u64,
+    /// How often, since the last such event, too much waited, and was all kept.
+    pub overflows: u64,
+    /// By place on the scale of lifetimes: blocks, bytes.
+    pub lifetimes: Vec<(u8, u64, u64)>,
+    /// By place on the scale of sizes: blocks, bytes.
+    pub sizes: Vec<(u8, u64, u64)>,
 }
 
 /// A page that was not there was touched.

@@ -91,6 +91,17 @@ impl Nodes {
         }
     }
 
+    /// The path of a node, outermost frame first.
+    pub fn path(&self, node: u32, path: &mut Vec<u64>) {
+        path.clear();
+        let mut at = node;
+        while at != NO_NODE {
+            path.push(self.nodes[at as usize].ip);
+            at = self.nodes[at as usize].parent;
+        }
+        path.reverse();
+    }
+
     /// Writes the tree: for each node from 1 on, how far back its parent is, and its ip less the previous node's.
     pub fn write(&self, parents: &mut Vec<u8>, ips: &mut Vec<u8>) {
         let mut previous = 0u64;

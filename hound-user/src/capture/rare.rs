@@ -3,7 +3,7 @@
 
 use super::clock::TickClock;
 use super::columns::ShapeKey;
-use super::model::{Event, Fault, Module, ProcessEvent, ProcessId, ProcessMemory, StackId, ThreadEvent};
+use super::model::{Culled, Event, Fault, Module, ProcessEvent, ProcessId, ProcessMemory, StackId, ThreadEvent};
 use super::session::UnwindCounters;
 use super::varint::{self, Cursor};
 use hound_common::event::{self, Header, tag};
@@ -95,6 +95,26 @@ pub fn read(bytes: &[u8], first: u64, events: u32) -> Option<Vec<RareRecord>> {
 }
 
 impl RareRecord {
+    fn culled(&self, clock: &TickClock) -> Event {
+        let at = |i: usize| self.words.get(i).copied().unwrap_or(0);
+        let places = self.words.get(7..).unwrap_or_default().as_chunks::<2>().0;
+        let of_kind = |kind: u64| {
+            let ours = places.iter().filter(move |[head, _]| head >> 56 == kind);
+            ours.map(|[head, bytes]| ((head >> 48) as u8, head & ((1 << 48) - 1), *bytes)).collect()
+        };
+        Event::Culled(Box::new(Culled {
+            from_ns: clock.ns(at(0)),
+            to_ns: clock.ns(at(1)),
+            blocks: at(2),
+            bytes: at(3),
+            threshold_ns: at(4),
+            late: at(5),
+            overflows: at(6),
+            lifetimes: of_kind(0),
+            sizes: of_kind(1),
+        }))
+    }
+
     /// The event. `stack` is the global id of [`Self::stack`]; `clock` turns the ticks in it into times.
     pub fn event(&self, stack: StackId, clock: &TickClock) -> Event {
         let at = |i: usize| self.words.get(i).copied().unwrap_or(0);
@@ -123,6 +143,7 @@ impl RareRecord {
                 Event::Liveness { state: self.header.a, addr, pool }
             }
             tag::STRIPPED => Event::Stripped { pool: self.header.a, blocks: at(0), bytes: at(1), threshold_ns: at(2) },
+            tag::CULLED => self.culled(clock),
             tag::MODE => Event::Mode { mode: self.header.a },
             tag::MARKER if self.header.a == event::MARKER_TEXT => {
                 Event::Mark(String::from_utf8_lossy(&self.bytes(2, at(1) as usize)).into_owned())

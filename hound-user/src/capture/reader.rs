@@ -81,6 +81,16 @@ pub struct Stripped {
     pub bytes: u64,
     /// They lived shorter than this, in nanoseconds.
     pub threshold_ns: u64,
+    /// Left out while it was recorded: allocations and releases that came when their time was over. They were kept, and may lack their other half.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub late: u64,
+    /// How often more waited than may, and was all kept.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub overflows: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A record as it stands in the file. Words of stacks ([`Event::Fault`]'s fourth) are left out.
@@ -227,6 +237,11 @@ impl Capture {
                     let all = self.stripped.get_or_insert_default();
                     (all.blocks, all.bytes) = (all.blocks.saturating_add(blocks), all.bytes.saturating_add(bytes));
                     all.threshold_ns = all.threshold_ns.max(threshold_ns);
+                }
+                Event::Culled(of) => {
+                    let all = self.stripped.get_or_insert_default();
+                    (all.late, all.overflows) = (all.late + of.late, all.overflows + of.overflows);
+                    all.threshold_ns = all.threshold_ns.max(of.threshold_ns);
                 }
                 Event::Mode { .. } | Event::Rate(_) | Event::Window { .. } => self.sampling.push(Stamped { time_ns, stream, event }),
                 _ => {}

@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use super::control::parse_pid;
+use super::culling::Culling;
 use super::ending;
 use super::meanwhile::{Meanwhile, Place};
 use super::probing::Probing;
@@ -123,6 +124,8 @@ pub struct Args {
     /// What to do when the program is faster than hound.
     #[arg(long, value_enum, default_value = "wait")]
     on_overload: Overload,
+    #[command(flatten)]
+    culling: Culling,
     /// At the end, take the library out of the program, too. Else it stays, asleep, and the next attach is quicker.
     #[arg(long)]
     unload: bool,
@@ -171,6 +174,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
              --engine library; `hound attach --mode full -p {pid}` records one"
         );
     }
+    let records_all = args.mode == Mode::Full || args.then.iter().any(|(mode, _)| *mode == session::Mode::Full);
+    if args.culling.asked().is_some() && !records_all {
+        anyhow::bail!("--cull needs --mode full: samples are few, and each stands for others");
+    }
     let interval = library_interval(args)?;
     let options = Attach {
         pid: *pid,
@@ -190,6 +197,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         },
         sampling: args.probing.plan(args.interval, !args.no_free_stacks, args.no_maps, args.mode == Mode::Faults),
         interval,
+        cull: args.culling.asked(),
         shadow_stack: switch("SHADOW_STACK").or_else(|| switch("USE_SHADOW_STACK")).unwrap_or(true),
         drop_on_overload: args.on_overload == Overload::Drop,
         every: args.meanwhile.every(),

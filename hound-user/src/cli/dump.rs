@@ -353,6 +353,21 @@ fn facts(event: &Event) -> Vec<(&'static str, serde_json::Value)> {
             let told = [("blocks", number(*blocks)), ("bytes", number(*bytes)), ("threshold", number(*threshold_ns))];
             told.into_iter().chain(pool).collect()
         }
+        Event::Culled(of) => {
+            let places =
+                |of: &[(u8, u64, u64)]| json!(of.iter().map(|(place, blocks, bytes)| json!([place, blocks, bytes])).collect::<Vec<_>>());
+            vec![
+                ("from", number(of.from_ns)),
+                ("to", number(of.to_ns)),
+                ("blocks", number(of.blocks)),
+                ("bytes", number(of.bytes)),
+                ("threshold", number(of.threshold_ns)),
+                ("late", number(of.late)),
+                ("overflows", number(of.overflows)),
+                ("lifetimes", places(&of.lifetimes)),
+                ("sizes", places(&of.sizes)),
+            ]
+        }
         Event::MapRss { addr, length, resident } => {
             vec![("addr", number(*addr)), ("length", number(*length)), ("resident", number(*resident))]
         }

@@ -95,6 +95,7 @@ pub(super) fn name(event: &Event) -> &'static str {
         Event::Window { .. } => "window",
         Event::Liveness { .. } => "liveness",
         Event::Stripped { .. } => "stripped",
+        Event::Culled(_) => "culled",
         Event::MapRss { .. } => "map_rss",
         Event::ProcessRss { .. } => "process_rss",
         Event::ProcessMemory(_) => "process_memory",

@@ -5,6 +5,7 @@
 mod attach;
 mod check;
 mod control;
+mod culling;
 mod doctor;
 mod dump;
 mod ending;

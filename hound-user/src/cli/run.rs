@@ -10,11 +10,13 @@ use clap::ValueEnum;
 use hound_common::sampling::{DEFAULT_INTERVAL, MAX_INTERVAL};
 
 use super::attach::{parse_phase, some_time};
+use super::culling::{self, Culling};
 use super::ending;
 use super::meanwhile::{Meanwhile, Place};
 use super::probing::Probing;
 use super::report::parse_size;
 use super::{setting, switch};
+use crate::capture::Cull;
 use crate::session::{self, Attach, Collect, Follow, Hold, Launch, Launched, Program, collect as collect_ring, launch, launch_held};
 
 /// What to do when the program produces events faster than hound can take them.
@@ -132,6 +134,8 @@ pub struct Args {
     /// it ran, 10 s at most, and nothing in the first ten seconds.
     #[arg(long, value_name = "TIME", default_value = "auto", value_parser = parse_hold)]
     hold_exit: Hold,
+    #[command(flatten)]
+    culling: Culling,
     /// No status line and no report at the end.
     #[arg(short, long)]
     quiet: bool,
@@ -149,6 +153,7 @@ Examples:
   hound run --every 5s -- ./server                     with who holds most meanwhile
   hound run --hook 'alloc=pool_get(size=1)' --hook 'free=pool_put(ptr=0)' -- ./server
                                                        a pool of the program's own, too
+  hound run --cull 10s -o day.hound -- ./server        for days: without what lives shorter than ten seconds
   hound run --engine kernel -- ./server                sampled from the kernel: costs next to nothing
   hound run --children -- make -j4                     all processes that it begins, too
   hound run --engine kernel --tree -- make             the same, sampled
@@ -183,6 +188,7 @@ fn by_the_library(args: &Args) -> anyhow::Result<Launched> {
     if let Some(why) = why_to_patch(args)? {
         return by_patches(args, &why);
     }
+    let cull = cull(args)?;
     let is_whole = args.mode != Some(Mode::Sampled) && !args.children;
     if matches!(args.hold_exit, Hold::UpTo(_)) && !is_whole {
         bail!(
@@ -198,11 +204,24 @@ fn by_the_library(args: &Args) -> anyhow::Result<Launched> {
         interval: if args.mode == Some(Mode::Sampled) { interval.unwrap_or(DEFAULT_INTERVAL) } else { 0 },
         children: args.children || switch("TRACK_CHILD_PROCESSES").unwrap_or(false),
         hold: args.hold_exit,
+        cull,
         shadow_stack: shadow_stack(),
         drop_on_overload: args.on_overload == Overload::Drop,
         begins_off: begins_off(),
         quiet: args.quiet,
     })
+}
+
+/// What is left out, which is of one process and of every allocation only.
+fn cull(args: &Args) -> anyhow::Result<Option<Cull>> {
+    let cull = args.culling.of_program()?;
+    if cull.is_some() && args.mode == Some(Mode::Sampled) {
+        bail!("--cull leaves out what every allocation was recorded of: samples are few, and each stands for others");
+    }
+    if cull.is_some() && (args.children || switch("TRACK_CHILD_PROCESSES").unwrap_or(false)) {
+        bail!("--cull is of one process: leave out --children, or make the capture smaller afterwards (`hound strip`)");
+    }
+    Ok(cull)
 }
 
 /// Nothing if the library is to be preloaded.
@@ -249,7 +268,8 @@ fn by_patches(args: &Args, why: &str) -> anyhow::Result<Launched> {
     }
     let interval = args.interval.map(|bytes| parse_interval(&bytes.to_string())).transpose().map_err(anyhow::Error::msg)?;
     let mode = if args.mode == Some(Mode::Sampled) { session::Mode::Sampled } else { session::Mode::Full };
-    let attach = Attach { interval: interval.unwrap_or(DEFAULT_INTERVAL), engine: session::Engine::Library, ..attach(args, mode)? };
+    let (interval, cull) = (interval.unwrap_or(DEFAULT_INTERVAL), cull(args)?);
+    let attach = Attach { interval, cull, engine: session::Engine::Library, ..attach(args, mode)? };
     launch_held(&args.command, attach, args.meanwhile.shown(&name, Place::Errors))
 }
 
@@ -261,6 +281,9 @@ fn begins_off() -> bool {
 fn by_the_kernel(args: &Args, mode: Mode) -> anyhow::Result<Launched> {
     if matches!(args.hold_exit, Hold::UpTo(_)) {
         bail!("--hold-exit needs the library: the kernel holds nobody");
+    }
+    if args.culling.asked().is_some() {
+        bail!("--cull needs the library: the kernel samples, and samples are few");
     }
     let mode = match mode {
         Mode::Full => {
@@ -295,6 +318,7 @@ fn attach(args: &Args, mode: session::Mode) -> anyhow::Result<Attach> {
         engine: session::Engine::Kernel,
         sampling: args.probing.plan(args.interval, free_stacks(args), args.no_maps, args.mode == Some(Mode::Faults)),
         interval: DEFAULT_INTERVAL,
+        cull: None,
         shadow_stack: shadow_stack(),
         drop_on_overload: args.on_overload == Overload::Drop,
         every: args.meanwhile.every(),
@@ -334,6 +358,8 @@ pub struct CollectArgs {
 /// Records until the program has ended.
 pub fn collect(args: &CollectArgs) -> anyhow::Result<ExitCode> {
     let output = setting("OUTPUT");
-    collect_ring(&Collect { ring_fd: args.ring_fd, pid: args.pid, program: args.program.clone(), output, begins_off: begins_off() })?;
+    let cull = culling::of_environment()?;
+    let (program, begins_off) = (args.program.clone(), begins_off());
+    collect_ring(&Collect { ring_fd: args.ring_fd, pid: args.pid, program, output, begins_off, cull })?;
     Ok(ExitCode::SUCCESS)
 }

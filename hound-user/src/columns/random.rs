@@ -83,6 +83,25 @@ fn records(ticks: u64, what: What) -> Vec<(u8, u8, u8, Vec<u64>)> {
     }
 }
 
+/// What this stream wrote at each of its steps: time and bytes.
+pub(crate) fn ring_bytes(steps: &[Step], stream: u8) -> Vec<(u64, Vec<u8>)> {
+    let (mut all, mut clock, mut now) = (Vec::new(), 0, 0);
+    for &(by, gap, what) in steps {
+        now += u64::from(gap);
+        if by != stream {
+            continue;
+        }
+        let mut bytes = Vec::new();
+        for (tag, a, b, words) in records(now, what) {
+            let header = Header { tag, words: words.len() as u8 + 1, a, b, dt: (now - clock) as u32 };
+            clock = now;
+            bytes.extend(std::iter::once(header.to_word()).chain(words).flat_map(u64::to_le_bytes));
+        }
+        all.push((now, bytes));
+    }
+    all
+}
+
 /// The bytes of a capture in which this was recorded. `several`: the last two streams are of another process.
 pub(crate) fn capture_bytes(steps: &[Step], several: bool) -> Vec<u8> {
     let session = SessionInfo {
@@ -97,23 +116,15 @@ pub(crate) fn capture_bytes(steps: &[Step], several: bool) -> Vec<u8> {
     let mut compressor = Compressor::new().expect("memory");
     for stream in 0..STREAMS {
         let process = ProcessId(u32::from(several && stream >= STREAMS / 2));
+        let mut bytes = Vec::new();
+        if process.0 > 0 && stream == STREAMS / 2 {
+            let words = [101, 100, 1, 8, u64::from_le_bytes(*b"worker\0\0")];
+            let header = Header { tag: tag::PROCESS, words: 6, a: PROCESS_FORKED, b: 0, dt: 0 };
+            bytes.extend(std::iter::once(header.to_word()).chain(words).flat_map(u64::to_le_bytes));
+        }
+        bytes.extend(ring_bytes(steps, stream).into_iter().flat_map(|(_, bytes)| bytes));
         let meta = StreamMeta { time_shift: 0, process, ..StreamMeta::new(StreamId(stream.into()), 70 + u32::from(stream), 0, &session) };
         let mut encoder = StreamEncoder::new(meta);
-        let (mut bytes, mut clock, mut now) = (Vec::new(), 0, 0);
-        let mut record = |ticks: u64, (tag, a, b, words): (u8, u8, u8, Vec<u64>)| {
-            let header = Header { tag, words: words.len() as u8 + 1, a, b, dt: (ticks - clock) as u32 };
-            clock = ticks;
-            bytes.extend(std::iter::once(header.to_word()).chain(words).flat_map(u64::to_le_bytes));
-        };
-        if process.0 > 0 && stream == STREAMS / 2 {
-            record(0, (tag::PROCESS, PROCESS_FORKED, 0, vec![101, 100, 1, 8, u64::from_le_bytes(*b"worker\0\0")]));
-        }
-        for &(by, gap, what) in steps {
-            now += u64::from(gap);
-            if by == stream {
-                records(now, what).into_iter().for_each(|words| record(now, words));
-            }
-        }
         let mut sections = Vec::new();
         encoder.push(&bytes, &mut sections);
         sections.extend(encoder.flush());

@@ -4,6 +4,8 @@
 
 use super::estimate::{Estimate, Scale};
 use super::timeline::Grouping;
+use crate::capture::Scale as Places;
+use crate::capture::model::Culled;
 use crate::heap::{Block, Drawn, Ending, Sampling};
 use hound_common::sampling::probability;
 use std::sync::Arc;
@@ -21,9 +23,6 @@ pub enum Over {
 const APART: usize = 2;
 /// What is seen with this probability is not missed.
 const CERTAIN: f64 = 0.9999;
-/// The shortest time that is told apart, and the longest, in nanoseconds: 100 ns and some 58 days.
-const SHORTEST: u64 = 100;
-const LONGEST: u64 = 5_000_000_000_000_000;
 
 /// One place of a scale.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,18 +71,25 @@ pub struct Spread {
 impl Spread {
     /// Of nothing. `watched_ns`: when recording was over, if it was before the capture's end.
     pub fn new(grouping: Grouping, over: Over, sampling: Option<Arc<Sampling>>, watched_ns: Option<u64>) -> Self {
-        let from: Vec<u64> = match over {
-            Over::Sizes => std::iter::once(0).chain((0..u64::BITS).map(|bit| 1 << bit)).collect(),
-            Over::Lifetimes => {
-                let decades = std::iter::successors(Some(SHORTEST), |decade| Some(decade * 10));
-                let steps = decades.flat_map(|decade| [decade, 2 * decade, 5 * decade]);
-                std::iter::once(0).chain(steps.take_while(|step| *step <= LONGEST)).collect()
-            }
+        let from = match over {
+            Over::Sizes => Places::Sizes.places(),
+            Over::Lifetimes => Places::Lifetimes.places(),
         };
         let places = from.len() + APART;
         let whole = vec![<[Estimate; 2]>::default(); if sampling.is_some() { places } else { 0 }];
         let watched_ns = watched_ns.unwrap_or(u64::MAX);
         Spread { rows: vec![Vec::new(); grouping.rows()], grouping, sampling, over, watched_ns, from, whole }
+    }
+
+    /// Blocks that were left out while it was recorded, of no row that has a name.
+    pub fn add_culled(&mut self, of: &Culled) {
+        let places = self.from.len() + APART;
+        let Some(row) = self.rows.last_mut() else { return };
+        row.resize(places, Both::default());
+        for &(place, blocks, bytes) in if self.over == Over::Sizes { &of.sizes } else { &of.lifetimes } {
+            let Some(both) = row[..places - APART].get_mut(usize::from(place)) else { continue };
+            (both[0], both[1]) = (both[0] + blocks as f64, both[1] + bytes as f64);
+        }
     }
 
     /// A block ended, or lives at the end.

@@ -11,7 +11,7 @@ use super::suppress::Suppressions;
 use super::tally::{Entry, Key, key_of};
 use super::{Query, Split};
 use crate::capture::StreamInfo;
-use crate::capture::model::StreamId;
+use crate::capture::model::{Culled, StreamId};
 use crate::heap::{Block, Drawn, End, Ending, Sampling, Weight};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
@@ -185,6 +185,18 @@ impl Timeline {
         let from = |end_ns: u64| self.moments.partition_point(|&moment| moment < end_ns);
         self.over = ends.iter().map(|(stream, end_ns)| (*stream, from(*end_ns))).collect();
         self
+    }
+
+    /// Blocks that were left out while it was recorded, of no row that has a name: allocated evenly between two times.
+    pub fn add_culled(&mut self, of: &Culled) {
+        let (Some(line), span) = (self.lines.last_mut(), of.to_ns.saturating_sub(of.from_ns).max(1)) else { return };
+        for (at, from) in self.moments.iter().enumerate() {
+            let to = self.moments.get(at + 1).copied().unwrap_or(u64::MAX);
+            let common = of.to_ns.min(to).saturating_sub(of.from_ns.max(*from));
+            if common > 0 {
+                *line.allocations.entry(at).or_default() += of.blocks as f64 * common as f64 / span as f64;
+            }
+        }
     }
 
     /// A block ended, or lives at the end.

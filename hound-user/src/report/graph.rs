@@ -101,7 +101,18 @@ fn over_time(path: &Path, options: &Options, how: &GraphOptions, progress: &Prog
     timeline = timeline.with_ends(&processes::ends(&prepared.material.capture));
     let memory = Memory { processes: prepared.material.processes.clone(), ..Memory::default() };
     let mut beside = Beside { memory, marks: Vec::new() };
-    prepared.pass(progress, |block, ending| timeline.add(block, ending), |event| beside.look(event));
+    let mut culled = Vec::new();
+    prepared.pass(
+        progress,
+        |block, ending| timeline.add(block, ending),
+        |event| {
+            culled.extend(histogram::of_culled(event));
+            beside.look(event);
+        },
+    );
+    if rated && !prepared.is_filtered() {
+        culled.iter().for_each(|of| timeline.add_culled(of));
+    }
     let rank = if rated { Rank::Allocations } else { Rank::Live };
     let course = timeline.finish(prepared.most, rank, prepared.material.scale.as_ref());
     progress.done();

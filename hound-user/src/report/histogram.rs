@@ -4,6 +4,7 @@ use super::graph::{Drawn, GraphOptions};
 use super::naming::others;
 use super::second::Prepared;
 use super::{Options, Progress};
+use crate::capture::model::{Culled, Event, Stamped};
 use crate::query::{Bucket, Over, Spread};
 use crate::view::chart::{Histogram, Place, REST, Stack, histogram_json, histogram_svg};
 use crate::view::{Remark, bytes, count};
@@ -15,7 +16,12 @@ pub(super) fn drawn(path: &Path, options: &Options, how: &GraphOptions, over: Ov
     anyhow::ensure!(!prepared.material.faults, "this capture has page faults alone, which have no sizes and no lifetimes");
     let sampling = prepared.material.read.sampling.clone();
     let mut spread = Spread::new(prepared.grouping(), over, sampling.clone(), prepared.watched_until());
-    prepared.pass(progress, |block, ending| spread.add(block, ending), |_| ());
+    let mut culled = Vec::new();
+    prepared.pass(progress, |block, ending| spread.add(block, ending), |event| culled.extend(of_culled(event)));
+    let counts_culled = !prepared.is_filtered();
+    if counts_culled {
+        culled.iter().for_each(|of| spread.add_culled(of));
+    }
     let found = spread.finish(prepared.most, prepared.material.scale.as_ref());
     progress.done();
     let named = prepared.names(&found.rows).into_iter().map(|name| (name, None));
@@ -26,6 +32,9 @@ pub(super) fn drawn(path: &Path, options: &Options, how: &GraphOptions, over: Ov
     };
     let place = |(at, bucket): (usize, &Bucket)| place(bucket, over, found.intervals.as_ref().map(|intervals| intervals[at]));
     let mut remarks = prepared.remarks();
+    if counts_culled && !culled.is_empty() {
+        remarks.push(Remark::Plain("what was left out while it was recorded is in this picture, among the others".to_owned()));
+    }
     if over == Over::Lifetimes {
         remarks.push(Remark::Plain("a realloc ends a block and begins another".to_owned()));
         if found.buckets.contains(&Bucket::NotKnown) {
@@ -53,6 +62,11 @@ pub(super) fn drawn(path: &Path, options: &Options, how: &GraphOptions, over: Ov
         scheme: how.scheme.clone(),
     };
     Ok(Drawn { svg: histogram_svg(&histogram), json: histogram_json(&histogram), summary: prepared.summary })
+}
+
+/// What was left out while it was recorded.
+pub(super) fn of_culled(event: &Stamped) -> Option<Culled> {
+    if let Event::Culled(of) = &event.event { Some((**of).clone()) } else { None }
 }
 
 fn title(over: Over, values: &[Vec<[f64; 2]>], estimated: bool) -> String {

@@ -87,11 +87,15 @@ impl Prepared {
         told_apart(&rows.iter().map(|&row| name(&self.table.rows[row].key, &sites, &self.summary)).collect::<Vec<_>>())
     }
 
+    /// Whether filters leave anything out.
+    pub fn is_filtered(&self) -> bool {
+        let Query { blocks, frames, thread, .. } = &self.query;
+        *blocks != Default::default() || !frames.is_empty() || thread.is_some()
+    }
+
     /// What stands over the picture.
     pub fn remarks(&self) -> Vec<Remark> {
-        let Query { blocks, frames, thread, .. } = &self.query;
-        let is_filtered = *blocks != Default::default() || !frames.is_empty() || thread.is_some();
-        let filtered = is_filtered.then(|| Remark::Plain("only of what the filters let through".to_owned()));
+        let filtered = self.is_filtered().then(|| Remark::Plain("only of what the filters let through".to_owned()));
         view::remarks(&self.summary).into_iter().chain(filtered).collect()
     }
 

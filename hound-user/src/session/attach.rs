@@ -22,7 +22,7 @@ use super::signals::{self, Signals};
 use super::talk::{Answer, Occupied, Talk, must_not_be_held, own_folder};
 use super::watch::{Reply, Watch, Why};
 use super::{clock, files, launch, leave, output, pools, sampling};
-use crate::capture::{CaptureWriter, End, STARTED, SessionInfo};
+use crate::capture::{CaptureWriter, Cull, End, STARTED, SessionInfo};
 use crate::symbols::{Files, OtherFiles};
 
 /// What to attach to, and how to record it.
@@ -56,6 +56,8 @@ pub struct Attach {
     pub sampling: sampling::Plan,
     /// How the library samples: mean bytes between samples.
     pub interval: u64,
+    /// What is left out, where every allocation is recorded.
+    pub cull: Option<Cull>,
     /// Reuse verified frames. Off only for debugging.
     pub shadow_stack: bool,
     /// Drop events instead of making the target wait when hound cannot keep up.
@@ -249,7 +251,7 @@ fn begin(attach: &Attach, way: Way, writer: CaptureWriter, session: SessionInfo,
     let count_live = attach.mode == Mode::Full;
     // Reading what is resident of each mapping takes time, and the target's page tables: not where hound is to cost next to nothing.
     let maps = attach.maps && (!matches!(way, Way::Kernel(_)) || attach.sampling.maps);
-    let start = Start { writer, session, path: path.to_owned(), pid, count_live, maps };
+    let start = Start { writer, session, path: path.to_owned(), pid, count_live, maps, cull: attach.cull };
     let recording = Recording::start(start).context("cannot start recording")?;
     let mut inside = Inside::new(pid, recording, members);
     if attach.started {
@@ -318,6 +320,7 @@ fn session(attach: &Attach, way: &Way, clock: crate::capture::Clock) -> SessionI
             .filter(|(on, _)| *on)
             .map(|(_, name)| (*name).to_owned())
             .chain(library_interval(attach).and_then(launch::sampling_option))
+            .chain(launch::cull_option(attach.cull))
             .collect(),
         free_stacks: attach.free_stacks,
         several: attach.is_of_several(),

@@ -16,7 +16,7 @@ use super::processes::{self, ProcessFd};
 use super::recording::{Recording, Start};
 use super::ring::Ring;
 use super::{clock, launch, output};
-use crate::capture::{Calibration, CaptureWriter, End, SessionInfo};
+use crate::capture::{Calibration, CaptureWriter, Cull, End, SessionInfo};
 
 /// Which ring, and whose.
 #[derive(Clone, Debug)]
@@ -31,6 +31,8 @@ pub struct Collect {
     pub output: Option<OsString>,
     /// Recording begins when the program says so.
     pub begins_off: bool,
+    /// What is left out.
+    pub cull: Option<Cull>,
 }
 
 /// Records until the target is gone.
@@ -64,11 +66,13 @@ fn record(collect: &Collect, ring: &Arc<Ring>, target: Option<ProcessFd>, starte
     let here = launch::here(clock::kind(control.clock.load(Ordering::Relaxed)));
     let start = start(control.start_ticks.load(Ordering::Relaxed), &here);
     let interval = control.interval.load(Ordering::Relaxed);
+    // Samples are kept: each stands for others.
+    let cull = collect.cull.filter(|_| interval == 0);
     let session = SessionInfo {
         command: command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
         pid: collect.pid,
         mode: launch::launch_mode(interval).into(),
-        options: launch::sampling_option(interval).into_iter().collect(),
+        options: launch::sampling_option(interval).into_iter().chain(launch::cull_option(cull)).collect(),
         free_stacks: options & OPTION_FREE_STACKS != 0,
         start,
         ..here
@@ -82,6 +86,7 @@ fn record(collect: &Collect, ring: &Arc<Ring>, target: Option<ProcessFd>, starte
         pid: collect.pid,
         count_live: false,
         maps: options & OPTION_MAPS != 0,
+        cull,
     })?;
     recording.begin_mode(interval, collect.begins_off);
     recording.drain(Arc::clone(ring), false)?;

@@ -29,7 +29,7 @@ use super::ring::Ring;
 use super::signals::{self, Signals};
 use super::status::StatusLine;
 use super::{clock, output};
-use crate::capture::{CaptureWriter, Clock, End, SessionInfo};
+use crate::capture::{CaptureWriter, Clock, Cull, End, SessionInfo};
 use crate::symbols::{Files, OtherFiles};
 
 /// What to run and how to record it.
@@ -49,6 +49,8 @@ pub struct Launch {
     pub children: bool,
     /// For how long the program's exit may be held, to find which blocks it reaches then.
     pub hold: Hold,
+    /// What is left out.
+    pub cull: Option<Cull>,
     /// Reuse verified frames. Off only for debugging.
     pub shadow_stack: bool,
     /// Drop events instead of making the target wait when hound cannot keep up.
@@ -123,7 +125,8 @@ pub fn launch(launch: &Launch) -> anyhow::Result<Launched> {
         let writer = CaptureWriter::create(&provisional, &session).with_context(cannot_write);
         let recording = writer.and_then(|writer| {
             let path = provisional.clone();
-            let mut recording = Recording::start(Start { writer, session, path, pid, count_live: false, maps: launch.maps })?;
+            let mut recording =
+                Recording::start(Start { writer, session, path, pid, count_live: false, maps: launch.maps, cull: launch.cull })?;
             recording.drain(Arc::clone(&ring), false)?;
             recording.look_at_exit(&ring, hold);
             let family = door.map(|door| begin_family(door, launch, &ring, pid, &mut recording)).transpose()?;
@@ -176,6 +179,7 @@ fn session(launch: &Launch, clock: Clock) -> SessionInfo {
         }
     }
     options.extend(sampling_option(launch.interval));
+    options.extend(cull_option(launch.cull));
     let (mode, free_stacks, several) = (launch_mode(launch.interval).into(), launch.free_stacks, launch.children);
     SessionInfo { command: words, mode, options, free_stacks, several, ..here(clock) }
 }
@@ -188,6 +192,11 @@ pub(super) fn launch_mode(interval: u64) -> &'static str {
 /// What the session record says of an interval.
 pub(super) fn sampling_option(interval: u64) -> Option<String> {
     (interval != 0).then(|| format!("interval={interval}"))
+}
+
+/// What the session record says of what is left out.
+pub(super) fn cull_option(cull: Option<Cull>) -> Option<String> {
+    cull.map(|cull| format!("cull={}ns", cull.threshold_ns))
 }
 
 /// What every session record says of this machine and moment, by a ring's clock.

@@ -16,6 +16,7 @@ mod clock;
 mod collect;
 mod cost;
 mod crew;
+mod cull;
 mod doctor;
 mod doubts;
 mod drain;

@@ -9,10 +9,11 @@ use std::thread::JoinHandle;
 
 use hound_common::event::{METRIC_UNWINDING, THREAD_EXIT, THREAD_NAME, THREAD_START, tag};
 
+use super::cull;
 use super::drain::Parcel;
 use super::live::LiveFeed;
 use crate::capture::model::{ProcessId, StreamId};
-use crate::capture::{Calibration, CaptureWriter, Compressor, ModulePaths, Section, SessionInfo, StreamEncoder, StreamMeta};
+use crate::capture::{Calibration, CaptureWriter, Compressor, Cull, ModulePaths, Section, SessionInfo, StreamEncoder, StreamMeta};
 
 /// Parcels under way between drain and encode: at most 32 KiB each, so a backlog stays under 128 MiB; beyond it the target waits.
 const PARCELS: usize = 4096;
@@ -54,6 +55,8 @@ pub enum Order {
     Whose(StreamId, ProcessId),
     /// What modules are called, for the streams that begin after this.
     Paths(ModulePaths),
+    /// All that was recorded until then has been sent.
+    Read(u64),
     /// Give everything encoded so far to the file.
     Flush,
     /// The same, and tell how long the file is when all that came before is in it.
@@ -134,12 +137,17 @@ impl std::fmt::Debug for Job {
 
 impl Pipeline {
     /// Starts both threads.
-    pub fn start(writer: CaptureWriter, session: &SessionInfo, live: Option<LiveFeed>) -> io::Result<Self> {
-        let (orders, inbox) = sync_channel(PARCELS);
+    ///
+    /// `cull`: what lives shorter than that is left out.
+    pub fn start(writer: CaptureWriter, session: &SessionInfo, live: Option<LiveFeed>, cull: Option<Cull>) -> io::Result<Self> {
+        let (orders, mut inbox) = sync_channel(PARCELS);
         let (jobs, job_inbox) = sync_channel(SECTIONS);
         // Buffers that nobody takes back are dropped.
         let (spare_out, spare) = sync_channel(PARCELS);
         let progress = Arc::new(Progress::default());
+        if let Some(cull) = cull {
+            inbox = cull::start(cull, session, inbox, spare_out.clone())?;
+        }
         let encoder = Encoder {
             session: session.clone(),
             live,
@@ -231,6 +239,7 @@ impl Encoder {
                 Order::Whose(stream, process) => {
                     self.whose.insert(stream.0, process);
                 }
+                Order::Read(_) => {}
                 Order::Paths(paths) => self.paths = Arc::new(paths),
                 Order::Flush => self.finished.extend(self.streams.values_mut().filter_map(StreamEncoder::flush)),
                 Order::Barrier(tell) => {

@@ -21,7 +21,7 @@ use super::streams::Numbers;
 use super::threads::Threads;
 use super::{before, clock, surroundings};
 use crate::capture::model::{Alloc, Event, Free, Stamped, StreamId};
-use crate::capture::{Before, Capture, CaptureWriter, Clock, End, ModulePaths, SessionInfo, Visitor};
+use crate::capture::{Before, Capture, CaptureWriter, Clock, Cull, End, ModulePaths, SessionInfo, Visitor};
 use crate::symbols::{Files, SymbolTable, symbolise};
 
 /// Longest sleep between two looks at an idle ring: a thread that starts at full speed fills the ring in about 6 ms.
@@ -30,6 +30,8 @@ const BUSY: Duration = Duration::from_micros(500);
 /// A round that found more than this is followed by the next at once.
 const FLOOD_BYTES: usize = 1 << 20;
 const REAP_EVERY: Duration = Duration::from_millis(50);
+/// How often it is said up to when all was read: for what waits for that ([`super::cull`]).
+const SAY_READ_EVERY: Duration = Duration::from_millis(20);
 
 /// A recording under way.
 #[derive(Debug)]
@@ -103,6 +105,8 @@ pub struct Start {
     pub count_live: bool,
     /// Whether to measure how much of each recorded map is resident.
     pub maps: bool,
+    /// What is left out.
+    pub cull: Option<Cull>,
 }
 
 /// Values of `leave`: going on, the target is gone, the target runs on.
@@ -116,10 +120,10 @@ const FLUSH_PATIENCE: Duration = Duration::from_secs(10);
 impl Recording {
     /// Starts writing the capture. Events come from rings (see [`Recording::drain`]) and from whoever has [`Recording::orders`].
     pub fn start(start: Start) -> io::Result<Self> {
-        let Start { writer, session, path, pid, count_live, maps } = start;
+        let Start { writer, session, path, pid, count_live, maps, cull } = start;
         let live = Arc::new(Live::default());
         let feed = if count_live { Some(live::start(Arc::clone(&live))?) } else { None };
-        let pipeline = Pipeline::start(writer, &session, feed)?;
+        let pipeline = Pipeline::start(writer, &session, feed, cull)?;
         let progress = Arc::clone(&pipeline.progress);
         let orders = pipeline.orders();
         let look = beside::look(pipeline.orders(), pid, session.clock, maps)?;
@@ -469,6 +473,7 @@ impl Visitor for Seen {
         match event.event {
             Event::Other { tag: tag::PROCESS, a: PROCESS_EXEC, .. } => self.last_is_exec = true,
             Event::Fault(_) => self.allocations += 1,
+            Event::Culled(ref of) => self.allocations += of.blocks,
             _ => {}
         }
     }
@@ -491,12 +496,17 @@ impl Watcher {
     fn run(self) {
         let Watcher { mut drain, ring, orders, spare, rounds, beat, leave: told, mut threads, clock } = self;
         let mut sleep = BUSY;
-        let mut reaped = Instant::now();
+        let (mut reaped, mut read) = (Instant::now(), Instant::now());
         let mut names = surroundings::Names::default();
         let places = loop {
             // Before the round: what was written before the target ended is in the ring then.
             let leave = told.load(Ordering::Acquire);
+            let began = clock::ticks(clock);
             let bytes = drain.round(&ring, |parcel| orders.send(Order::Parcel(parcel)));
+            if read.elapsed() >= SAY_READ_EVERY {
+                read = Instant::now();
+                orders.send(Order::Read(began));
+            }
             // Release: the round's parcels are on their way. Pairs with a flusher's acquire.
             rounds.fetch_add(1, Ordering::Release);
             match leave {
@@ -535,7 +545,8 @@ mod tests {
         let (path, pid) = (dir.path().join("x.hound"), std::process::id());
         let session = SessionInfo { pid, clock: Clock::Monotonic, start: clock::calibrate(Clock::Monotonic), ..SessionInfo::default() };
         let writer = CaptureWriter::create(&path, &session).expect("room for it");
-        let mut recording = Recording::start(Start { writer, session, path, pid, count_live: false, maps: false }).expect("threads");
+        let mut recording =
+            Recording::start(Start { writer, session, path, pid, count_live: false, maps: false, cull: None }).expect("threads");
         for _ in 0..50 {
             let ring = Arc::new(Ring::create().expect("shared memory"));
             ring.control().initialise(0, 0, CLOCK_MONOTONIC, 0);

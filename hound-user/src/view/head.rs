@@ -143,6 +143,10 @@ pub fn totals(out: &mut String, summary: &Summary, answer: &Answer<'_>) {
     }
     let temporary = share(totals.temporary, totals.allocations);
     line(out, &format!("allocated  {} in {}, {temporary} of them temporary", bytes(totals.allocated_bytes), blocks(totals.allocations)));
+    if let Some(gone) = summary.stripped.filter(|gone| gone.blocks > 0) {
+        let (all, size) = (totals.allocations + gone.blocks, totals.allocated_bytes.saturating_add(gone.bytes));
+        line(out, &format!("           and with what was left out {} in {}", bytes(size), blocks(all)));
+    }
     line(out, &format!("released   {} in {}", bytes(totals.freed_bytes), blocks(totals.frees)));
     if totals.inherited_frees > 0 {
         line(out, &format!("           and {} that a process had from before its fork", blocks(totals.inherited_frees)));

@@ -256,13 +256,20 @@ impl Summary {
 
     /// What was left out of the capture, in words.
     pub fn stripped_of(&self) -> Option<String> {
-        self.stripped.map(|Stripped { blocks, bytes: size, threshold_ns }| {
-            format!(
+        self.stripped.map(|Stripped { blocks, bytes: size, threshold_ns, late, overflows }| {
+            let mut text = format!(
                 "STRIPPED of {} blocks ({}) that lived shorter than {}: all figures, the peak too, are of what was kept",
                 count(blocks),
                 bytes(size),
                 duration(threshold_ns)
-            )
+            );
+            if overflows > 0 {
+                text += &format!("; {} times too much waited to be judged, and was kept", count(overflows));
+            }
+            if late > 0 {
+                text += &format!("; {} events came too late to be judged, and may lack their other half", count(late));
+            }
+            text
         })
     }
 

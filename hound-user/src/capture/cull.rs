@@ -1,0 +1,745 @@
+//! Leaves out, while it is recorded, what lives only a short time: ring bytes in, ring bytes out.
+//!
+//! Records wait until they are older than the threshold, each stream's in a queue. In the order of time over all streams an allocation and the
+//! release that follows it at the same address are put together; a pair that lived shorter goes (a chain of reallocs as a whole, judged by its first
+//! moment), everything else is handed on, in its stream's order. So memory is for what has happened within the threshold and was not
+//! released yet, and has a limit: beyond it nothing that waits is left out any more.
+//!
+//! Only what is certain goes. What two streams did at one address closer in time than stamps can tell is kept; so is what came when its
+//! time was over already (it is counted), whatever lives when recording is switched, when a process forks, or when the file is looked at.
+//!
+//! How much went is told twice: in its place, as `hound strip` does (`STRIPPED`), so that nothing is taken for temporary that is not; and
+//! once a second with sizes and lifetimes (`CULLED`), so that sums, rates and distributions stay whole.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
+
+use hound_common::event::{self, Header, REORDER_NS, StackEdit, tag};
+
+use super::model::StreamId;
+use super::nodes::{NO_NODE, Nodes};
+use super::rewrite::Rewriter;
+use super::stack::{REASON_DAMAGED, StackMirror};
+
+/// A stream's tree of stacks is forgotten beyond so many nodes, when nothing of it waits.
+const MOST_NODES: usize = 1 << 20;
+/// Gaps in a queue are closed when there are more than so many, and than there are records.
+const FEW_GAPS: usize = 1024;
+/// Bytes are handed on in pieces of about so many.
+const PIECE: usize = 32 << 10;
+
+/// What is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cull {
+    /// What lived shorter than this.
+    pub threshold_ns: u64,
+    /// Records that may wait.
+    pub most_pending: usize,
+    /// Between the moment that an event is stamped with and the one at which it can be read its thread may be interrupted for so long.
+    pub lateness_ns: u64,
+}
+
+impl Cull {
+    /// As many wait as take some 300 MB.
+    pub const MOST_PENDING: usize = 4 << 20;
+    const LATENESS_NS: u64 = 100_000_000;
+
+    /// What lived shorter than this.
+    pub fn shorter_than(threshold_ns: u64) -> Self {
+        Cull { threshold_ns, most_pending: Self::MOST_PENDING, lateness_ns: Self::LATENESS_NS }
+    }
+}
+
+/// A record that waits.
+#[derive(Debug)]
+struct Entry {
+    number: u64,
+    ticks: u64,
+    head: (u8, u8, u8),
+    fate: Fate,
+    stack: Option<Stack>,
+    words: Words,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Open,
+    Keep,
+    Drop,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stack {
+    node: u32,
+    end: (u8, u8),
+}
+
+/// Most records have a word or two.
+#[derive(Debug)]
+enum Words {
+    Few([u64; 3], u8),
+    Many(Box<[u64]>),
+}
+
+impl Words {
+    fn of(words: &[[u8; 8]]) -> Self {
+        let word = |bytes: &[u8; 8]| u64::from_le_bytes(*bytes);
+        if words.len() > 3 {
+            return Words::Many(words.iter().map(word).collect());
+        }
+        let mut few = [0; 3];
+        few.iter_mut().zip(words).for_each(|(place, bytes)| *place = word(bytes));
+        Words::Few(few, words.len() as u8)
+    }
+
+    fn all(&self) -> &[u64] {
+        match self {
+            Words::Few(words, count) => &words[..usize::from(*count)],
+            Words::Many(words) => words,
+        }
+    }
+
+    fn at(&self, place: usize) -> u64 {
+        self.all().get(place).copied().unwrap_or(0)
+    }
+}
+
+impl Entry {
+    /// In the place of what was left out. Its number is odd: it is never looked for.
+    fn gap(number: u64, ticks: u64, pool: u8, (blocks, bytes): (u64, u64)) -> Self {
+        Entry { number, ticks, head: (tag::STRIPPED, pool, 0), fate: Fate::Keep, stack: None, words: Words::Few([blocks, bytes, 0], 3) }
+    }
+
+    fn pool(&self) -> u8 {
+        event::pool_of(self.head.1, self.head.2)
+    }
+
+    fn key(&self) -> Key {
+        (self.pool(), self.words.at(0))
+    }
+
+    fn size(&self) -> u64 {
+        event::size_and_slack(self.words.at(1)).0
+    }
+}
+
+type Key = (u8, u64);
+/// A record: its stream, and its number there.
+type Place = (u32, u64);
+
+/// A chain of reallocs: when it began, and its allocations with their releases.
+#[derive(Clone, Debug, Default)]
+struct Chain {
+    since: u64,
+    links: Vec<(Place, Place)>,
+}
+
+/// A block that may be left out.
+#[derive(Debug)]
+struct Young {
+    at: Place,
+    ticks: u64,
+    chain: Chain,
+}
+
+/// One stream.
+#[derive(Debug)]
+struct Lane {
+    clock: u64,
+    mirror: StackMirror,
+    nodes: Nodes,
+    end: (u8, u8),
+    queue: VecDeque<Entry>,
+    next_number: u64,
+    /// So many of the queue were looked at.
+    looked: usize,
+    gaps: usize,
+    /// The release half of a realloc, whose allocation comes next.
+    reallocated: Option<(u64, Chain)>,
+    out: Rewriter,
+    path: Vec<u64>,
+    left_out: BTreeMap<u8, (u64, u64)>,
+    ended: bool,
+}
+
+impl Lane {
+    fn new() -> Self {
+        Lane {
+            clock: 0,
+            mirror: StackMirror::default(),
+            nodes: Nodes::default(),
+            end: (0, 0),
+            queue: VecDeque::new(),
+            next_number: 2,
+            looked: 0,
+            gaps: 0,
+            reallocated: None,
+            out: Rewriter::default(),
+            path: Vec::new(),
+            left_out: BTreeMap::new(),
+            ended: false,
+        }
+    }
+
+    fn find(&self, number: u64) -> Option<usize> {
+        self.queue.binary_search_by_key(&number, |entry| entry.number).ok()
+    }
+
+    /// Takes a run of records in.
+    fn take(&mut self, bytes: &[u8]) {
+        let (words, odd) = bytes.as_chunks::<8>();
+        let mut rest = words;
+        while let Some(first) = rest.first() {
+            let header = Header::from_word(u64::from_le_bytes(*first));
+            let Some((record, behind)) = rest.split_at_checked(usize::from(header.words)).filter(|(record, _)| !record.is_empty()) else {
+                return self.damaged(rest.len());
+            };
+            self.clock = self.clock.saturating_add(u64::from(header.dt));
+            let understood = match header.tag {
+                tag::STACK => self.edit_stack(header, record),
+                tag::TIME => self.set_time(record),
+                tag::PAD => true,
+                tag::ALLOC => record.len() >= 3 && self.append(header, record),
+                tag::FREE => record.len() >= 2 && self.append(header, record),
+                _ => self.append(header, record),
+            };
+            if !understood {
+                return self.damaged(rest.len());
+            }
+            rest = behind;
+        }
+        if !odd.is_empty() {
+            self.damaged(1);
+        }
+    }
+
+    fn set_time(&mut self, record: &[[u8; 8]]) -> bool {
+        record.get(1).map(|ticks| self.clock = u64::from_le_bytes(*ticks)).is_some()
+    }
+
+    fn edit_stack(&mut self, header: Header, record: &[[u8; 8]]) -> bool {
+        let Some((edit, ips)) = record[1..].split_first() else { return false };
+        self.end = (header.a, header.b);
+        self.mirror.edit(StackEdit::from_word(u64::from_le_bytes(*edit)), ips)
+    }
+
+    fn append(&mut self, header: Header, record: &[[u8; 8]]) -> bool {
+        let has_stack = match header.tag {
+            tag::ALLOC | tag::MAP | tag::UNMAP | tag::REMAP | tag::FAULT => true,
+            tag::FREE => header.b & event::FREE_HAS_STACK != 0,
+            _ => false,
+        };
+        let stack = has_stack.then(|| {
+            let node = self.mirror.node(&mut self.nodes);
+            let end = if self.mirror.is_damaged() { (REASON_DAMAGED, 0) } else { self.end };
+            Stack { node, end }
+        });
+        self.put(self.clock, (header.tag, header.a, header.b), stack, Words::of(&record[1..]));
+        true
+    }
+
+    fn put(&mut self, ticks: u64, head: (u8, u8, u8), stack: Option<Stack>, words: Words) {
+        let fate = if matches!(head.0, tag::ALLOC | tag::FREE) { Fate::Open } else { Fate::Keep };
+        self.queue.push_back(Entry { number: self.next_number, ticks, head, fate, stack, words });
+        self.next_number += 2;
+    }
+
+    /// As the encoder counts what cannot be read.
+    #[cold]
+    fn damaged(&mut self, words: usize) {
+        self.mirror.lose();
+        let lost = Words::of(&[(words as u64).div_ceil(3).to_le_bytes()]);
+        self.put(self.clock, (tag::LOST, event::LOST_DAMAGED, 0), None, lost);
+    }
+
+    /// The time of the next record to be looked at.
+    fn next(&self) -> Option<u64> {
+        self.queue.get(self.looked).map(|entry| entry.ticks)
+    }
+
+    /// Closes gaps: what was left out stays told in its place.
+    fn close_gaps(&mut self) {
+        if self.gaps <= FEW_GAPS || self.gaps * 2 <= self.queue.len() {
+            return;
+        }
+        let mut kept = VecDeque::with_capacity(self.queue.len() - self.gaps + 16);
+        let (mut looked, mut last, mut open): (usize, u64, BTreeMap<u8, (u64, u64)>) = (0, 0, BTreeMap::new());
+        for (at, entry) in std::mem::take(&mut self.queue).into_iter().enumerate() {
+            if entry.fate == Fate::Drop {
+                if entry.head.0 == tag::ALLOC {
+                    let (blocks, bytes) = open.entry(entry.pool()).or_default();
+                    (*blocks, *bytes) = (*blocks + 1, bytes.saturating_add(entry.size()));
+                }
+                last = entry.ticks;
+                continue;
+            }
+            for (pool, left_out) in std::mem::take(&mut open) {
+                kept.push_back(Entry::gap(entry.number - 1, entry.ticks, pool, left_out));
+                looked += usize::from(at < self.looked);
+            }
+            looked += usize::from(at < self.looked);
+            kept.push_back(entry);
+        }
+        // Behind all that was taken in so far.
+        for (pool, left_out) in open {
+            kept.push_back(Entry::gap(self.next_number - 1, last, pool, left_out));
+            looked += 1;
+        }
+        (self.queue, self.looked, self.gaps) = (kept, looked, 0);
+    }
+
+    /// Writes one kept record.
+    fn write(&mut self, entry: &Entry, threshold_ns: u64) {
+        if entry.head.0 == tag::STRIPPED {
+            let (blocks, bytes) = self.left_out.entry(entry.head.1).or_default();
+            (*blocks, *bytes) = (*blocks + entry.words.at(0), bytes.saturating_add(entry.words.at(1)));
+            return;
+        }
+        self.tell(entry.ticks, threshold_ns);
+        if let Some(stack) = entry.stack {
+            match stack.node {
+                NO_NODE => self.path.clear(),
+                node => self.nodes.path(node, &mut self.path),
+            }
+            self.out.set_stack(entry.ticks, &self.path, stack.end);
+        }
+        self.out.push(entry.ticks, entry.head, entry.words.all());
+    }
+
+    fn tell(&mut self, ticks: u64, threshold_ns: u64) {
+        for (pool, (blocks, bytes)) in std::mem::take(&mut self.left_out) {
+            self.out.push(ticks, (tag::STRIPPED, pool, 0), &[blocks, bytes, threshold_ns]);
+        }
+    }
+}
+
+/// What has gone within a second, by when it was allocated.
+#[derive(Clone, Debug, Default)]
+struct Gone {
+    blocks: u64,
+    bytes: u64,
+    /// By kind (0 a lifetime, 1 a size) and place on its scale: blocks and bytes.
+    places: BTreeMap<(u8, u8), (u64, u64)>,
+}
+
+/// What comes out.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Out {
+    /// Records of a stream, next in its order.
+    Bytes(StreamId, Vec<u8>),
+    /// A stream has ended, and nothing of it comes any more.
+    Ended(StreamId),
+    /// For hound's own stream: the words of a `CULLED` record.
+    Culled(Vec<u64>),
+}
+
+/// Leaves out what lives a short time.
+#[derive(Debug)]
+pub struct Culler {
+    cull: Cull,
+    ticks_per_second: u64,
+    /// In ticks.
+    threshold: u64,
+    lateness: u64,
+    reorder: u64,
+    lanes: HashMap<u32, Lane>,
+    young: HashMap<Key, Young, BuildHasherDefault<KeyHasher>>,
+    /// Until then everything was looked at.
+    frontier: u64,
+    /// Moments at which nothing that lives may be left out, and whether anything may from then on, if that changes.
+    marks: BTreeMap<u64, Option<bool>>,
+    /// Every allocation is recorded: something may be left out.
+    is_exact: bool,
+    pending: usize,
+    gone: BTreeMap<u64, Gone>,
+    late: u64,
+    overflows: u64,
+}
+
+impl Culler {
+    /// One that has seen nothing.
+    pub fn new(cull: Cull, ticks_per_second: u64) -> Self {
+        let ticks = |ns: u64| u64::try_from(u128::from(ns) * u128::from(ticks_per_second) / 1_000_000_000).unwrap_or(u64::MAX);
+        Culler {
+            cull,
+            ticks_per_second: ticks_per_second.max(1),
+            threshold: ticks(cull.threshold_ns),
+            lateness: ticks(cull.lateness_ns),
+            reorder: ticks(REORDER_NS),
+            lanes: HashMap::new(),
+            young: HashMap::default(),
+            frontier: 0,
+            marks: BTreeMap::new(),
+            is_exact: true,
+            pending: 0,
+            gone: BTreeMap::new(),
+            late: 0,
+            overflows: 0,
+        }
+    }
+
+    /// Takes a run of a stream's records.
+    pub fn take(&mut self, stream: StreamId, bytes: &[u8]) {
+        let lane = self.lanes.entry(stream.0).or_insert_with(Lane::new);
+        let before = lane.queue.len();
+        lane.take(bytes);
+        self.pending += lane.queue.len() - before;
+    }
+
+    /// What lives at this time is kept: recording is switched, or a process forks. `exact`: whether every allocation is recorded from then on,
+    /// if that changes; samples are kept.
+    pub fn keep_at(&mut self, ticks: u64, exact: Option<bool>) {
+        let known = self.marks.entry(ticks).or_default();
+        *known = exact.or(*known);
+    }
+
+    /// All that was recorded until `read` has been taken in: decides what can be decided, and hands on what waits no longer.
+    pub fn advance(&mut self, read: u64, out: &mut Vec<Out>) {
+        self.look(read.saturating_sub(self.lateness));
+        if self.pending > self.cull.most_pending {
+            self.overflows += 1;
+            self.keep_all();
+        }
+        self.hand_on(out);
+        self.tell(self.frontier.saturating_sub(self.threshold), out);
+    }
+
+    /// The same, without waiting: nothing that was recorded until `read` waits any longer. `None`: nothing comes any more.
+    pub fn flush(&mut self, read: Option<u64>, out: &mut Vec<Out>) {
+        self.look(read.unwrap_or(u64::MAX));
+        self.keep_all();
+        self.hand_on(out);
+        self.tell(if read.is_some() { self.frontier } else { u64::MAX }, out);
+        if read.is_none() {
+            for lane in self.lanes.values_mut() {
+                lane.tell(lane.clock, self.cull.threshold_ns);
+            }
+        }
+        self.pieces(0, out);
+    }
+
+    /// A stream has ended: [`Out::Ended`] says when nothing of it waits any more.
+    pub fn end(&mut self, stream: StreamId) {
+        self.lanes.entry(stream.0).or_insert_with(Lane::new).ended = true;
+    }
+
+    /// Looks at everything up to this time, in the order of time.
+    fn look(&mut self, until: u64) {
+        let first = |(id, lane): (&u32, &Lane)| lane.next().map(|ticks| Reverse((ticks, *id)));
+        let mut heap: BinaryHeap<Reverse<(u64, u32)>> = self.lanes.iter().filter_map(first).filter(|next| next.0.0 <= until).collect();
+        while let Some(Reverse((ticks, id))) = heap.pop() {
+            while let Some(mark) = self.marks.first_entry().filter(|mark| *mark.key() <= ticks) {
+                self.is_exact = mark.remove().unwrap_or(self.is_exact);
+                self.keep_young();
+            }
+            // Its own records up to the next of another.
+            let turn = heap.peek().map_or(until, |Reverse((other, _))| until.min(*other));
+            self.look_at(id, ticks);
+            while let Some(next) = self.lanes[&id].next().filter(|next| *next <= turn && self.marks.is_empty()) {
+                self.look_at(id, next);
+            }
+            if let Some(next) = self.lanes[&id].next().filter(|next| *next <= until) {
+                heap.push(Reverse((next, id)));
+            }
+        }
+        self.frontier = self.frontier.max(until);
+    }
+
+    fn look_at(&mut self, id: u32, ticks: u64) {
+        let Some(lane) = self.lanes.get_mut(&id) else { return };
+        let at = lane.looked;
+        lane.looked += 1;
+        let Some(entry) = lane.queue.get_mut(at) else { return };
+        let is_late = ticks < self.frontier;
+        self.late += u64::from(ticks.saturating_add(self.lateness) < self.frontier);
+        match entry.head.0 {
+            tag::ALLOC => self.allocated(id, at, is_late),
+            tag::FREE => self.released(id, at),
+            tag::MODE | tag::RATE | tag::PROCESS => self.keep_young(),
+            _ => {}
+        }
+    }
+
+    fn allocated(&mut self, id: u32, at: usize, is_late: bool) {
+        let Some(lane) = self.lanes.get_mut(&id) else { return };
+        let entry = &mut lane.queue[at];
+        let (key, place, ticks) = (entry.key(), (id, entry.number), entry.ticks);
+        let is_realloc = entry.head.2 & event::ALLOC_REALLOC != 0;
+        let wide = usize::from(entry.head.2 & event::ALLOC_WIDE != 0);
+        let previous = entry.words.at(2 + wide);
+        let chain = match lane.reallocated.take() {
+            Some((addr, chain)) if is_realloc && addr == previous => Some(chain),
+            // Its release half made no new block, or was kept.
+            other => {
+                lane.reallocated = other.filter(|_| !is_realloc);
+                (!is_realloc).then(|| Chain { since: ticks, links: Vec::new() })
+            }
+        };
+        // Two at one address: the end of the older one is missing, or comes later than it was.
+        let conflict = self.young.remove(&key);
+        if let (Some(chain), None, false) = (&chain, &conflict, is_late || !self.is_exact) {
+            self.young.insert(key, Young { at: place, ticks, chain: chain.clone() });
+            return;
+        }
+        self.keep(place);
+        if let Some(chain) = chain {
+            self.keep_chain(&chain);
+        }
+        if let Some(older) = conflict {
+            self.keep(older.at);
+            self.keep_chain(&older.chain);
+        }
+    }
+
+    fn released(&mut self, id: u32, at: usize) {
+        let entry = &self.lanes[&id].queue[at];
+        let (key, place, ticks) = (entry.key(), (id, entry.number), entry.ticks);
+        let is_realloc = entry.head.2 & event::FREE_REALLOC != 0;
+        let young = self.young.remove(&key);
+        // A chain that a realloc to nothing has ended.
+        if let Some((_, chain)) = self.lanes.get_mut(&id).and_then(|lane| lane.reallocated.take()) {
+            self.leave_out(&chain);
+        }
+        let Some(young) = young else { return self.keep(place) };
+        let since_own = ticks.checked_sub(young.ticks);
+        let is_certain = since_own.is_some_and(|own| young.at.0 == id || own >= self.reorder);
+        if !is_certain || ticks - young.chain.since >= self.threshold {
+            self.keep(place);
+            self.keep(young.at);
+            return self.keep_chain(&young.chain);
+        }
+        let mut chain = young.chain;
+        chain.links.push((young.at, place));
+        if !is_realloc {
+            return self.leave_out(&chain);
+        }
+        if let Some(lane) = self.lanes.get_mut(&id) {
+            lane.reallocated = Some((key.1, chain));
+        }
+    }
+
+    fn keep(&mut self, (id, number): Place) {
+        self.decide((id, number), Fate::Keep);
+    }
+
+    fn keep_chain(&mut self, chain: &Chain) {
+        for (alloc, free) in &chain.links {
+            self.keep(*alloc);
+            self.keep(*free);
+        }
+    }
+
+    fn decide(&mut self, (id, number): Place, fate: Fate) {
+        let Some(lane) = self.lanes.get_mut(&id) else { return };
+        let Some(at) = lane.find(number) else { return };
+        let entry = &mut lane.queue[at];
+        if entry.fate == Fate::Open {
+            entry.fate = fate;
+            lane.gaps += usize::from(fate == Fate::Drop);
+        }
+    }
+
+    /// Unless a part of it was handed on already.
+    fn leave_out(&mut self, chain: &Chain) {
+        let entry = |this: &Self, (id, number): Place| {
+            let lane = this.lanes.get(&id)?;
+            let entry = &lane.queue[lane.find(number)?];
+            (entry.fate == Fate::Open).then(|| (entry.ticks, entry.size(), entry.pool()))
+        };
+        let found: Option<Vec<(u64, u64, u64, u8)>> = chain
+            .links
+            .iter()
+            .map(|(alloc, free)| {
+                let ((from, size, pool), (to, ..)) = (entry(self, *alloc)?, entry(self, *free)?);
+                Some((from, to, size, pool))
+            })
+            .collect();
+        let Some(found) = found else { return self.keep_chain(chain) };
+        // Pools are cut from what is counted already.
+        for (from, to, size, _) in found.into_iter().filter(|(.., pool)| *pool == 0) {
+            let lifetime = u128::from(to - from) * 1_000_000_000 / u128::from(self.ticks_per_second);
+            let gone = self.gone.entry(from / self.ticks_per_second).or_default();
+            (gone.blocks, gone.bytes) = (gone.blocks + 1, gone.bytes.saturating_add(size));
+            let lifetime = u64::try_from(lifetime).unwrap_or(u64::MAX);
+            for place in [(0, Scale::Lifetimes.place(lifetime)), (1, Scale::Sizes.place(size))] {
+                let sum = gone.places.entry(place).or_default();
+                (sum.0, sum.1) = (sum.0 + 1, sum.1.saturating_add(size));
+            }
+        }
+        for (alloc, free) in &chain.links {
+            self.decide(*alloc, Fate::Drop);
+            self.decide(*free, Fate::Drop);
+        }
+    }
+
+    /// Nothing of what lives is left out any more.
+    fn keep_young(&mut self) {
+        for young in std::mem::take(&mut self.young).into_values() {
+            self.keep(young.at);
+            self.keep_chain(&young.chain);
+        }
+        let ids: Vec<u32> = self.lanes.keys().copied().collect();
+        for id in ids {
+            if let Some((_, chain)) = self.lanes.get_mut(&id).and_then(|lane| lane.reallocated.take()) {
+                self.keep_chain(&chain);
+            }
+        }
+    }
+
+    /// The same, of all that was looked at.
+    fn keep_all(&mut self) {
+        self.keep_young();
+        for lane in self.lanes.values_mut() {
+            let looked = lane.looked;
+            lane.queue.iter_mut().take(looked).filter(|entry| entry.fate == Fate::Open).for_each(|entry| entry.fate = Fate::Keep);
+        }
+    }
+
+    /// Hands on what is decided, in each stream's order.
+    fn hand_on(&mut self, out: &mut Vec<Out>) {
+        let (frontier, threshold, threshold_ns) = (self.frontier, self.threshold, self.cull.threshold_ns);
+        for (&id, lane) in &mut self.lanes {
+            while lane.looked > 0 {
+                let Some(entry) = lane.queue.front() else { break };
+                let is_old = frontier.saturating_sub(entry.ticks) >= threshold;
+                match entry.fate {
+                    Fate::Open if !is_old => break,
+                    Fate::Drop => {
+                        lane.gaps = lane.gaps.saturating_sub(1);
+                        if entry.head.0 == tag::ALLOC {
+                            let (pool, size) = (entry.pool(), entry.size());
+                            let (blocks, bytes) = lane.left_out.entry(pool).or_default();
+                            (*blocks, *bytes) = (*blocks + 1, bytes.saturating_add(size));
+                        }
+                    }
+                    Fate::Open | Fate::Keep => {
+                        if entry.fate == Fate::Open && entry.head.0 == tag::ALLOC {
+                            let (key, at) = (entry.key(), (id, entry.number));
+                            if self.young.get(&key).is_some_and(|young| young.at == at) {
+                                self.young.remove(&key);
+                            }
+                        }
+                        if let Some(entry) = lane.queue.pop_front() {
+                            lane.write(&entry, threshold_ns);
+                            lane.looked -= 1;
+                            self.pending -= 1;
+                        }
+                        continue;
+                    }
+                }
+                lane.queue.pop_front();
+                lane.looked -= 1;
+                self.pending -= 1;
+            }
+            let before = lane.queue.len();
+            lane.close_gaps();
+            self.pending -= before - lane.queue.len();
+            if lane.queue.is_empty() && lane.nodes.len() > MOST_NODES {
+                lane.nodes.clear();
+                lane.mirror.forget_nodes();
+            }
+        }
+        self.pieces(PIECE, out);
+    }
+
+    /// Streams with more than so many bytes, and those of which nothing waits: what is in the file is not much older than the threshold.
+    fn pieces(&mut self, least: usize, out: &mut Vec<Out>) {
+        let threshold_ns = self.cull.threshold_ns;
+        self.lanes.retain(|&id, lane| {
+            let is_over = lane.ended && lane.queue.is_empty();
+            if is_over {
+                lane.tell(lane.clock, threshold_ns);
+            }
+            if lane.out.len() > least || (!lane.out.is_empty() && lane.queue.is_empty()) {
+                out.push(Out::Bytes(StreamId(id), lane.out.take()));
+            }
+            if is_over {
+                out.push(Out::Ended(StreamId(id)));
+            }
+            !is_over
+        });
+    }
+
+    /// Tells what has gone of the seconds that are over.
+    fn tell(&mut self, until: u64, out: &mut Vec<Out>) {
+        let second = self.ticks_per_second;
+        while let Some((&at, _)) = self.gone.first_key_value().filter(|(at, _)| (**at + 1).saturating_mul(second) <= until) {
+            let Some(gone) = self.gone.remove(&at) else { break };
+            let mut words =
+                vec![at * second, (at + 1) * second, gone.blocks, gone.bytes, self.cull.threshold_ns, self.late, self.overflows];
+            (self.late, self.overflows) = (0, 0);
+            for ((kind, place), (blocks, bytes)) in gone.places {
+                words.extend([u64::from(kind) << 56 | u64::from(place) << 48 | (blocks & ((1 << 48) - 1)), bytes]);
+            }
+            out.push(Out::Culled(words));
+        }
+    }
+}
+
+/// Where a value belongs, of those that [`Culler`] adds up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scale {
+    /// In nanoseconds: 1, 2 and 5 times each power of ten from 100 ns on, below it 0.
+    Lifetimes,
+    /// In bytes: powers of two, below 1 the 0.
+    Sizes,
+}
+
+impl Scale {
+    /// The shortest time that is told apart, and the longest, in nanoseconds: 100 ns and some 58 days.
+    const SHORTEST: u64 = 100;
+    const LONGEST: u64 = 5_000_000_000_000_000;
+
+    /// Where each place begins.
+    pub fn places(self) -> Vec<u64> {
+        match self {
+            Scale::Sizes => std::iter::once(0).chain((0..u64::BITS).map(|bit| 1 << bit)).collect(),
+            Scale::Lifetimes => {
+                let decades = std::iter::successors(Some(Self::SHORTEST), |decade| Some(decade * 10));
+                let steps = decades.flat_map(|decade| [decade, 2 * decade, 5 * decade]);
+                std::iter::once(0).chain(steps.take_while(|step| *step <= Self::LONGEST)).collect()
+            }
+        }
+    }
+
+    /// The number of a value's place.
+    fn place(self, value: u64) -> u8 {
+        match (self, value) {
+            (Scale::Sizes, value) => (u64::BITS - value.leading_zeros()) as u8,
+            (Scale::Lifetimes, 0..Self::SHORTEST) => 0,
+            (Scale::Lifetimes, value) => {
+                let value = value.min(Self::LONGEST);
+                let decade = value.ilog10();
+                let first = value / 10u64.pow(decade);
+                (1 + 3 * (decade - Self::SHORTEST.ilog10()) + u32::from(first >= 2) + u32::from(first >= 5)) as u8
+            }
+        }
+    }
+}
+
+/// Addresses differ in their middle bits.
+#[derive(Default)]
+struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u8(&mut self, number: u8) {
+        self.write_u64(u64::from(number));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        let mixed = (self.0 ^ number).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        self.0 = mixed ^ mixed >> 32;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,51 @@
+//! Options of long captures, wherever they are offered.
+
+use anyhow::{Context, bail};
+
+use super::attach::some_time;
+use super::{setting, switch};
+use crate::capture::Cull;
+
+/// What is left out while it is recorded.
+#[derive(clap::Args, Clone, Debug)]
+pub(super) struct Culling {
+    /// Leave out what lives shorter than this (ms, s, min, h): for captures of days. A block that was reallocated counts as one. How much it was, how
+    /// large and how long it lived stays known. What is recorded reaches the file that much later.
+    #[arg(long, value_name = "TIME", value_parser = some_time, help_heading = "Long captures")]
+    pub cull: Option<u64>,
+}
+
+impl Culling {
+    /// As it was asked for here or, of a program that hound starts, by the documented variables.
+    pub fn of_program(&self) -> anyhow::Result<Option<Cull>> {
+        if self.cull.is_some() { Ok(self.asked()) } else { of_environment() }
+    }
+
+    /// As it was asked for here.
+    pub fn asked(&self) -> Option<Cull> {
+        self.cull.map(Cull::shorter_than)
+    }
+}
+
+/// `CULL_TEMPORARY_ALLOCATIONS` and what goes with it.
+///
+/// # Errors
+/// If a number is none.
+pub(super) fn of_environment() -> anyhow::Result<Option<Cull>> {
+    const MILLISECONDS: &str = "TEMPORARY_ALLOCATION_LIFETIME_THRESHOLD";
+    const DEFAULT_MS: u64 = 10_000;
+    if switch("CULL_TEMPORARY_ALLOCATIONS") != Some(true) {
+        return Ok(None);
+    }
+    let number = |name: &str| {
+        let Some(text) = setting(name) else { return Ok(None) };
+        let text = text.to_string_lossy();
+        text.trim().parse::<u64>().map(Some).with_context(|| format!("HOUND_{name} is '{text}': give a whole number"))
+    };
+    let cull = Cull::shorter_than(number(MILLISECONDS)?.unwrap_or(DEFAULT_MS).saturating_mul(1_000_000));
+    Ok(Some(match number("TEMPORARY_ALLOCATION_PENDING_THRESHOLD")? {
+        Some(0) => bail!("HOUND_TEMPORARY_ALLOCATION_PENDING_THRESHOLD is 0: nothing could be left out"),
+        Some(most) => Cull { most_pending: usize::try_from(most).unwrap_or(usize::MAX), ..cull },
+        None => cull,
+    }))
+}

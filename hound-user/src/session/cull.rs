@@ -1,0 +1,103 @@
+//! Between the rings and the encoder, on a thread of its own: what lives only a short time goes no further ([`Culler`]).
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+
+use hound_common::event::{MODE_FULL, tag};
+
+use super::clock;
+use super::drain::Parcel;
+use super::pipeline::{OWN_STREAM, Order};
+use crate::capture::model::StreamId;
+use crate::capture::{Cull, Culler, Out, SessionInfo};
+
+/// Orders under way from here to the encoder.
+const ORDERS: usize = 256;
+
+/// Starts it. `orders` is what it hears, `spare` where buffers go that were used; what comes out is handed back.
+pub fn start(cull: Cull, session: &SessionInfo, orders: Receiver<Order>, spare: SyncSender<Vec<u8>>) -> io::Result<Receiver<Order>> {
+    let (on, out) = sync_channel(ORDERS);
+    let culling =
+        Culling { culler: Culler::new(cull, session.ticks_per_second), ended: HashMap::new(), out: Vec::new(), on, spare, read: 0 };
+    let clock = session.clock;
+    std::thread::Builder::new().name("hound-cull".into()).spawn(move || culling.run(&orders, &|| clock::ticks(clock)))?;
+    Ok(out)
+}
+
+struct Culling {
+    culler: Culler,
+    /// Last words of streams of which something waits.
+    ended: HashMap<u32, Parcel>,
+    out: Vec<Out>,
+    on: SyncSender<Order>,
+    spare: SyncSender<Vec<u8>>,
+    /// All that was recorded until then was heard.
+    read: u64,
+}
+
+impl Culling {
+    fn run(mut self, orders: &Receiver<Order>, now: &dyn Fn() -> u64) {
+        for order in orders {
+            let is_end = matches!(order, Order::End);
+            self.hear(order, now);
+            if is_end {
+                break;
+            }
+        }
+    }
+
+    fn hear(&mut self, order: Order, now: &dyn Fn() -> u64) {
+        match order {
+            Order::Parcel(Parcel::Bytes { stream, bytes }) => {
+                self.culler.take(stream, &bytes);
+                if let Err(TrySendError::Full(bytes) | TrySendError::Disconnected(bytes)) = self.spare.try_send(bytes) {
+                    drop(bytes);
+                }
+            }
+            Order::Parcel(Parcel::End { stream, counters, lost }) => {
+                self.culler.end(stream);
+                self.ended.insert(stream.0, Parcel::End { stream, counters, lost });
+            }
+            Order::Read(ticks) => {
+                self.read = self.read.max(ticks);
+                self.culler.advance(self.read, &mut self.out);
+                self.hand_on(self.read);
+            }
+            Order::Barrier(tell) => {
+                self.culler.flush(Some(self.read), &mut self.out);
+                self.hand_on(self.read);
+                self.send(Order::Barrier(tell));
+            }
+            Order::End => {
+                self.culler.flush(None, &mut self.out);
+                self.hand_on(now());
+                self.send(Order::End);
+            }
+            Order::Note { ticks, tag: tag @ (tag::MODE | tag::RATE | tag::PROCESS), a, words } => {
+                self.culler.keep_at(ticks, (tag == tag::MODE).then_some(a == MODE_FULL));
+                self.send(Order::Note { ticks, tag, a, words });
+            }
+            other => self.send(other),
+        }
+    }
+
+    fn hand_on(&mut self, ticks: u64) {
+        for out in std::mem::take(&mut self.out) {
+            match out {
+                Out::Bytes(stream, bytes) => self.send(Order::Parcel(Parcel::Bytes { stream, bytes })),
+                Out::Ended(StreamId(stream)) => {
+                    if let Some(end) = self.ended.remove(&stream) {
+                        self.send(Order::Parcel(end));
+                    }
+                }
+                Out::Culled(words) => self.send(Order::NoteIn { stream: OWN_STREAM, ticks, tag: tag::CULLED, a: 0, words }),
+            }
+        }
+    }
+
+    fn send(&self, order: Order) {
+        // The encoder only goes away by panicking, which the pipeline reports.
+        let _ = self.on.send(order);
+    }
+}
