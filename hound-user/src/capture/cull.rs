@@ -34,7 +34,7 @@ const PIECE: usize = 32 << 10;
 pub struct Cull {
     /// What lived shorter than this.
     pub threshold_ns: u64,
-    /// Records that may wait.
+    /// Records that may wait for being old enough.
     pub most_pending: usize,
     /// Between the moment that an event is stamped with and the one at which it can be read its thread may be interrupted for so long.
     pub lateness_ns: u64,
@@ -183,7 +183,11 @@ impl Lane {
     }
 
     fn find(&self, number: u64) -> Option<usize> {
-        self.queue.binary_search_by_key(&number, |entry| entry.number).ok()
+        // Since gaps were last closed, every second number is there.
+        let last = self.queue.len().checked_sub(1)?;
+        let back = (self.queue[last].number.checked_sub(number)? / 2) as usize;
+        let at = last.checked_sub(back).filter(|at| self.queue[*at].number == number);
+        at.or_else(|| self.queue.binary_search_by_key(&number, |entry| entry.number).ok())
     }
 
     /// Takes a run of records in.
@@ -319,8 +323,25 @@ impl Lane {
 struct Gone {
     blocks: u64,
     bytes: u64,
-    /// By kind (0 a lifetime, 1 a size) and place on its scale: blocks and bytes.
-    places: BTreeMap<(u8, u8), (u64, u64)>,
+    /// By place on the scale of lifetimes: blocks and bytes.
+    lifetimes: Vec<(u64, u64)>,
+    /// By place on the scale of sizes.
+    sizes: Vec<(u64, u64)>,
+}
+
+impl Gone {
+    fn add(&mut self, lifetime_ns: u64, size: u64) {
+        let add = |places: &mut Vec<(u64, u64)>, place: u8| {
+            if places.len() <= usize::from(place) {
+                places.resize(usize::from(place) + 1, (0, 0));
+            }
+            let sum = &mut places[usize::from(place)];
+            (sum.0, sum.1) = (sum.0 + 1, sum.1.saturating_add(size));
+        };
+        (self.blocks, self.bytes) = (self.blocks + 1, self.bytes.saturating_add(size));
+        add(&mut self.lifetimes, Scale::Lifetimes.place(lifetime_ns));
+        add(&mut self.sizes, Scale::Sizes.place(size));
+    }
 }
 
 /// What comes out.
@@ -343,7 +364,7 @@ pub struct Culler {
     threshold: u64,
     lateness: u64,
     reorder: u64,
-    lanes: HashMap<u32, Lane>,
+    lanes: HashMap<u32, Lane, BuildHasherDefault<KeyHasher>>,
     young: HashMap<Key, Young, BuildHasherDefault<KeyHasher>>,
     /// Until then everything was looked at.
     frontier: u64,
@@ -351,7 +372,6 @@ pub struct Culler {
     marks: BTreeMap<u64, Option<bool>>,
     /// Every allocation is recorded: something may be left out.
     is_exact: bool,
-    pending: usize,
     gone: BTreeMap<u64, Gone>,
     late: u64,
     overflows: u64,
@@ -367,12 +387,11 @@ impl Culler {
             threshold: ticks(cull.threshold_ns),
             lateness: ticks(cull.lateness_ns),
             reorder: ticks(REORDER_NS),
-            lanes: HashMap::new(),
+            lanes: HashMap::default(),
             young: HashMap::default(),
             frontier: 0,
             marks: BTreeMap::new(),
             is_exact: true,
-            pending: 0,
             gone: BTreeMap::new(),
             late: 0,
             overflows: 0,
@@ -381,10 +400,7 @@ impl Culler {
 
     /// Takes a run of a stream's records.
     pub fn take(&mut self, stream: StreamId, bytes: &[u8]) {
-        let lane = self.lanes.entry(stream.0).or_insert_with(Lane::new);
-        let before = lane.queue.len();
-        lane.take(bytes);
-        self.pending += lane.queue.len() - before;
+        self.lanes.entry(stream.0).or_insert_with(Lane::new).take(bytes);
     }
 
     /// What lives at this time is kept: recording is switched, or a process forks. `exact`: whether every allocation is recorded from then on,
@@ -397,7 +413,7 @@ impl Culler {
     /// All that was recorded until `read` has been taken in: decides what can be decided, and hands on what waits no longer.
     pub fn advance(&mut self, read: u64, out: &mut Vec<Out>) {
         self.look(read.saturating_sub(self.lateness));
-        if self.pending > self.cull.most_pending {
+        if self.lanes.values().map(|lane| lane.looked - lane.gaps.min(lane.looked)).sum::<usize>() > self.cull.most_pending {
             self.overflows += 1;
             self.keep_all();
         }
@@ -520,7 +536,12 @@ impl Culler {
     }
 
     fn keep(&mut self, (id, number): Place) {
-        self.decide((id, number), Fate::Keep);
+        let Some(lane) = self.lanes.get_mut(&id) else { return };
+        let Some(at) = lane.find(number) else { return };
+        let entry = &mut lane.queue[at];
+        if entry.fate == Fate::Open {
+            entry.fate = Fate::Keep;
+        }
     }
 
     fn keep_chain(&mut self, chain: &Chain) {
@@ -530,47 +551,34 @@ impl Culler {
         }
     }
 
-    fn decide(&mut self, (id, number): Place, fate: Fate) {
-        let Some(lane) = self.lanes.get_mut(&id) else { return };
-        let Some(at) = lane.find(number) else { return };
-        let entry = &mut lane.queue[at];
-        if entry.fate == Fate::Open {
-            entry.fate = fate;
-            lane.gaps += usize::from(fate == Fate::Drop);
+    /// Unless a part of it was handed on already.
+    fn leave_out(&mut self, chain: &Chain) {
+        if !chain.links.iter().all(|(alloc, free)| self.waits(*alloc) && self.waits(*free)) {
+            return self.keep_chain(chain);
+        }
+        for (alloc, free) in &chain.links {
+            let (Some((from, size, pool)), Some((to, ..))) = (self.drop(*alloc), self.drop(*free)) else { continue };
+            // Pools are cut from what is counted already.
+            if pool == 0 {
+                let lifetime_ns = u128::from(to.saturating_sub(from)) * 1_000_000_000 / u128::from(self.ticks_per_second);
+                self.gone.entry(from / self.ticks_per_second).or_default().add(u64::try_from(lifetime_ns).unwrap_or(u64::MAX), size);
+            }
         }
     }
 
-    /// Unless a part of it was handed on already.
-    fn leave_out(&mut self, chain: &Chain) {
-        let entry = |this: &Self, (id, number): Place| {
-            let lane = this.lanes.get(&id)?;
-            let entry = &lane.queue[lane.find(number)?];
-            (entry.fate == Fate::Open).then(|| (entry.ticks, entry.size(), entry.pool()))
-        };
-        let found: Option<Vec<(u64, u64, u64, u8)>> = chain
-            .links
-            .iter()
-            .map(|(alloc, free)| {
-                let ((from, size, pool), (to, ..)) = (entry(self, *alloc)?, entry(self, *free)?);
-                Some((from, to, size, pool))
-            })
-            .collect();
-        let Some(found) = found else { return self.keep_chain(chain) };
-        // Pools are cut from what is counted already.
-        for (from, to, size, _) in found.into_iter().filter(|(.., pool)| *pool == 0) {
-            let lifetime = u128::from(to - from) * 1_000_000_000 / u128::from(self.ticks_per_second);
-            let gone = self.gone.entry(from / self.ticks_per_second).or_default();
-            (gone.blocks, gone.bytes) = (gone.blocks + 1, gone.bytes.saturating_add(size));
-            let lifetime = u64::try_from(lifetime).unwrap_or(u64::MAX);
-            for place in [(0, Scale::Lifetimes.place(lifetime)), (1, Scale::Sizes.place(size))] {
-                let sum = gone.places.entry(place).or_default();
-                (sum.0, sum.1) = (sum.0 + 1, sum.1.saturating_add(size));
-            }
-        }
-        for (alloc, free) in &chain.links {
-            self.decide(*alloc, Fate::Drop);
-            self.decide(*free, Fate::Drop);
-        }
+    fn waits(&self, (id, number): Place) -> bool {
+        let found = self.lanes.get(&id).and_then(|lane| Some(lane.queue[lane.find(number)?].fate));
+        found == Some(Fate::Open)
+    }
+
+    /// Time, size and pool of what goes.
+    fn drop(&mut self, (id, number): Place) -> Option<(u64, u64, u8)> {
+        let lane = self.lanes.get_mut(&id)?;
+        let at = lane.find(number)?;
+        let entry = &mut lane.queue[at];
+        entry.fate = Fate::Drop;
+        lane.gaps += 1;
+        Some((entry.ticks, entry.size(), entry.pool()))
     }
 
     /// Nothing of what lives is left out any more.
@@ -623,18 +631,14 @@ impl Culler {
                         if let Some(entry) = lane.queue.pop_front() {
                             lane.write(&entry, threshold_ns);
                             lane.looked -= 1;
-                            self.pending -= 1;
                         }
                         continue;
                     }
                 }
                 lane.queue.pop_front();
                 lane.looked -= 1;
-                self.pending -= 1;
             }
-            let before = lane.queue.len();
             lane.close_gaps();
-            self.pending -= before - lane.queue.len();
             if lane.queue.is_empty() && lane.nodes.len() > MOST_NODES {
                 lane.nodes.clear();
                 lane.mirror.forget_nodes();
@@ -669,8 +673,10 @@ impl Culler {
             let mut words =
                 vec![at * second, (at + 1) * second, gone.blocks, gone.bytes, self.cull.threshold_ns, self.late, self.overflows];
             (self.late, self.overflows) = (0, 0);
-            for ((kind, place), (blocks, bytes)) in gone.places {
-                words.extend([u64::from(kind) << 56 | u64::from(place) << 48 | (blocks & ((1 << 48) - 1)), bytes]);
+            for (kind, places) in [(0, gone.lifetimes), (1, gone.sizes)] {
+                for (place, (blocks, bytes)) in (0u64..).zip(places).filter(|(_, (blocks, _))| *blocks > 0) {
+                    words.extend([kind << 56 | place << 48 | (blocks & ((1 << 48) - 1)), bytes]);
+                }
             }
             out.push(Out::Culled(words));
         }
