@@ -163,6 +163,7 @@ fn what_cannot_be_culled_is_refused() {
         (&["--cull", "1s", "--mode", "sampled"][..], "samples are few"),
         (&["--cull", "1s", "--engine", "kernel"], "needs the library"),
         (&["--cull", "1s", "--children"], "of one process"),
+        (&["--max-capture", "1M", "--children"], "of one process"),
     ] {
         let outcome = run(options, &file, &[]);
         assert_eq!(outcome.status.code(), Some(2), "{options:?}");
@@ -170,4 +171,29 @@ fn what_cannot_be_culled_is_refused() {
     }
     let outcome = run(&[], &file, &[("HOUND_CULL_TEMPORARY_ALLOCATIONS", "1"), ("HOUND_TEMPORARY_ALLOCATION_LIFETIME_THRESHOLD", "soon")]);
     assert!(outcome.status.code() == Some(2) && outcome.err().contains("'soon'"), "{}", outcome.err());
+}
+
+/// It ends by itself about there, nothing is lost, and what lived then is not called leaked.
+#[test]
+fn a_capture_of_a_given_size_ends_there() {
+    const LIMIT: u64 = 200_000;
+    for via in ["preload", "patch"] {
+        if via == "patch" && !requirement::root() {
+            continue;
+        }
+        let (_dir, file) = place();
+        let mut command = Command::new(binaries::hound());
+        command.args(["run", "--via", via, "--max-capture", &LIMIT.to_string(), "-o"]).arg(&file).arg("--").arg(program());
+        let outcome = process::run(command.args(["20000", "500"]));
+        assert_eq!(told(&outcome).len(), 3);
+        assert!(outcome.err().contains("recording ends here, and the program runs on"), "{}", outcome.err());
+        let bytes = std::fs::metadata(&file).expect("it is there").len();
+        // What was under way when it was reached, symbols, the end.
+        assert!((LIMIT..LIMIT + (16 << 20)).contains(&bytes), "{via}: {bytes} bytes");
+        let report = json(&file, &["report", "--all"]);
+        assert_eq!(report["totals"]["lost_events"], 0, "{via}");
+        assert_eq!(report["totals"]["unknown_frees"], 0, "{via}");
+        assert!(report["totals"]["allocations"].as_u64().is_some_and(|n| n > 1000), "{via}: {}", report["totals"]);
+        assert_eq!(report["totals"]["censored_blocks"], report["totals"]["live_blocks"], "{via}: {}", report["totals"]);
+    }
 }

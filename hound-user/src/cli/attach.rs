@@ -198,6 +198,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         sampling: args.probing.plan(args.interval, !args.no_free_stacks, args.no_maps, args.mode == Mode::Faults),
         interval,
         cull: args.culling.asked(),
+        max_capture: args.culling.max_capture,
         shadow_stack: switch("SHADOW_STACK").or_else(|| switch("USE_SHADOW_STACK")).unwrap_or(true),
         drop_on_overload: args.on_overload == Overload::Drop,
         every: args.meanwhile.every(),

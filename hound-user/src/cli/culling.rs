@@ -3,6 +3,7 @@
 use anyhow::{Context, bail};
 
 use super::attach::some_time;
+use super::report::parse_size;
 use super::{setting, switch};
 use crate::capture::Cull;
 
@@ -13,6 +14,9 @@ pub(super) struct Culling {
     /// large and how long it lived stays known. What is recorded reaches the file that much later.
     #[arg(long, value_name = "TIME", value_parser = some_time, help_heading = "Long captures")]
     pub cull: Option<u64>,
+    /// Record until the capture has so many bytes, give or take what is under way. The program runs on.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Long captures")]
+    pub max_capture: Option<u64>,
 }
 
 impl Culling {

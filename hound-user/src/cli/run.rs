@@ -205,6 +205,7 @@ fn by_the_library(args: &Args) -> anyhow::Result<Launched> {
         children: args.children || switch("TRACK_CHILD_PROCESSES").unwrap_or(false),
         hold: args.hold_exit,
         cull,
+        max_capture: args.culling.max_capture,
         shadow_stack: shadow_stack(),
         drop_on_overload: args.on_overload == Overload::Drop,
         begins_off: begins_off(),
@@ -218,8 +219,12 @@ fn cull(args: &Args) -> anyhow::Result<Option<Cull>> {
     if cull.is_some() && args.mode == Some(Mode::Sampled) {
         bail!("--cull leaves out what every allocation was recorded of: samples are few, and each stands for others");
     }
-    if cull.is_some() && (args.children || switch("TRACK_CHILD_PROCESSES").unwrap_or(false)) {
+    let children = args.children || switch("TRACK_CHILD_PROCESSES").unwrap_or(false);
+    if cull.is_some() && children {
         bail!("--cull is of one process: leave out --children, or make the capture smaller afterwards (`hound strip`)");
+    }
+    if args.culling.max_capture.is_some() && children {
+        bail!("--max-capture is of one process: leave out --children");
     }
     Ok(cull)
 }
@@ -319,6 +324,7 @@ fn attach(args: &Args, mode: session::Mode) -> anyhow::Result<Attach> {
         sampling: args.probing.plan(args.interval, free_stacks(args), args.no_maps, args.mode == Some(Mode::Faults)),
         interval: DEFAULT_INTERVAL,
         cull: None,
+        max_capture: args.culling.max_capture,
         shadow_stack: shadow_stack(),
         drop_on_overload: args.on_overload == Overload::Drop,
         every: args.meanwhile.every(),

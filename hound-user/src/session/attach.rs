@@ -58,6 +58,8 @@ pub struct Attach {
     pub interval: u64,
     /// What is left out, where every allocation is recorded.
     pub cull: Option<Cull>,
+    /// Record until the capture has so many bytes.
+    pub max_capture: Option<u64>,
     /// Reuse verified frames. Off only for debugging.
     pub shadow_stack: bool,
     /// Drop events instead of making the target wait when hound cannot keep up.

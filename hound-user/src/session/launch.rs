@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use hound_common::event::{END_EXIT, END_SIGNAL};
+use hound_common::event::{END_EXIT, END_SIGNAL, MODE_OFF, tag};
 use hound_common::family::VARIABLE;
 use hound_common::ring::{
     LIBRARY_ABSENT, LIBRARY_OUT, OPTION_DROP, OPTION_FREE_STACKS, OPTION_MAPS, OPTION_SHADOW_STACK, OUT_NO_ALLOCATOR, OUT_NO_HEARTBEAT,
@@ -51,6 +51,8 @@ pub struct Launch {
     pub hold: Hold,
     /// What is left out.
     pub cull: Option<Cull>,
+    /// Record until the capture has so many bytes.
+    pub max_capture: Option<u64>,
     /// Reuse verified frames. Off only for debugging.
     pub shadow_stack: bool,
     /// Drop events instead of making the target wait when hound cannot keep up.
@@ -75,6 +77,8 @@ pub struct Launched {
 /// Longest a thread is made to wait for ring space in all, before its events are dropped and counted.
 const MAX_WAIT_MS: u32 = 60_000;
 const STATUS_EVERY: Duration = Duration::from_millis(500);
+/// How often the capture's size is looked at.
+pub(super) const LOOK_FOR_SIZE: Duration = Duration::from_millis(50);
 /// How often it is looked whether what the program began has ended, when the program itself has.
 const LOOK_FOR_ENDS: Duration = Duration::from_millis(5);
 
@@ -144,7 +148,8 @@ pub fn launch(launch: &Launch) -> anyhow::Result<Launched> {
         recording.begin_mode(launch.interval, launch.begins_off);
         // A session that cannot be spoken to records all the same.
         let (answers, talk) = Answers::with_socket(pid, "launch");
-        let status = wait(&mut child, &recording, family.as_ref(), signals, answers, launch.quiet).await?;
+        let full = Full { at: launch.max_capture, ring: &ring };
+        let status = wait(&mut child, &recording, family.as_ref(), signals, answers, full, launch.quiet).await?;
         drop(talk);
         let wall = started.elapsed();
         let relatives = family.map(Family::finish).unwrap_or_default();
@@ -259,6 +264,28 @@ fn begin_family(door: Door, launch: &Launch, ring: &Arc<Ring>, pid: u32, recordi
     Family::start(door, making, members, Arc::clone(ring), recording)
 }
 
+/// A capture that may have so many bytes.
+struct Full<'a> {
+    at: Option<u64>,
+    ring: &'a Ring,
+}
+
+impl Full<'_> {
+    /// Switches recording off when it has them.
+    fn look(&mut self, recording: &Recording) {
+        let Some(at) = self.at.filter(|at| recording.progress.bytes.load(Ordering::Relaxed) >= *at) else { return };
+        self.at = None;
+        recording.note(tag::MODE, MODE_OFF, vec![0]);
+        self.ring.control().change(false);
+        eprintln!("hound: {}", full(at));
+    }
+}
+
+/// What is said when a capture has all the bytes that it may have.
+pub(super) fn full(at: u64) -> String {
+    format!("the capture has {at} bytes, and --max-capture: recording ends here, and the program runs on")
+}
+
 /// Waits for the program's end. The terminal's Ctrl-C reaches the program by itself; hound stays to complete the capture. What is sent to
 /// hound alone is passed on.
 async fn wait(
@@ -267,16 +294,18 @@ async fn wait(
     family: Option<&Family>,
     mut signals: Signals,
     mut answers: Answers,
+    mut full: Full<'_>,
     quiet: bool,
 ) -> io::Result<ExitStatus> {
     let mut status_line = StatusLine::new(quiet);
-    let mut ticks = tokio::time::interval(STATUS_EVERY);
+    let (mut ticks, mut sizes) = (tokio::time::interval(STATUS_EVERY), tokio::time::interval(LOOK_FOR_SIZE));
     let status = loop {
         tokio::select! {
             status = child.wait() => break status?,
             signal = signals.next() => signals::pass_on(answers.pid(), signal),
             asked = answers.next() => answers.answer_or_stay(asked, recording),
             _ = ticks.tick(), if status_line.is_enabled() => status_line.draw(recording),
+            _ = sizes.tick(), if full.at.is_some() => full.look(recording),
         }
     };
     status_line.clear();

@@ -1,6 +1,7 @@
 //! What goes on while a target is recorded: waits for whatever ends it, and answers who asks.
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -12,6 +13,7 @@ use super::answers::{Act, Answers};
 use super::attach::{Attach, Mode};
 use super::inside::{Hold, Inside};
 use super::keys::{Key, Keys};
+use super::launch;
 use super::members::Members;
 use super::processes::{self, ProcessFd};
 use super::signals::{self, Signals};
@@ -67,6 +69,7 @@ pub struct Watch {
     /// See [`Attach::started`].
     started: bool,
     quiet: bool,
+    max_capture: Option<u64>,
     /// Out-of-memory kills in the target's control group when it was attached to.
     pub kills_before: Option<u64>,
 }
@@ -91,6 +94,7 @@ impl Watch {
             members,
             started: attach.started,
             quiet: attach.quiet && attach.started,
+            max_capture: attach.max_capture,
             kills_before: super::cost::memory_kills(attach.pid),
         })
     }
@@ -125,6 +129,7 @@ impl Watch {
         let end = self.end.map(|duration| tokio::time::Instant::from_std(self.started() + duration));
         let next = self.plan.front().map(|(at, to)| (tokio::time::Instant::from_std(self.started() + *at), *to));
         let far = tokio::time::Instant::now() + Duration::from_secs(365 * 24 * 3600);
+        let mut sizes = every(launch::LOOK_FOR_SIZE);
         let (mut looks, mut draws, mut files, mut rates) = (every(LOOK_EVERY), every(STATUS_EVERY), every(FILES_EVERY), every(RATES_EVERY));
         let why = loop {
             tokio::select! {
@@ -168,6 +173,13 @@ impl Watch {
                 _ = files.tick() => if inside.holder.look(self.pid) {
                     // Now: the target may end by itself, and cannot be looked at then.
                     inside.missed = inside.appeared();
+                },
+                _ = sizes.tick(), if self.max_capture.is_some() => {
+                    if let Some(at) = self.max_capture.filter(|at| inside.recording.progress.bytes.load(Ordering::Relaxed) >= *at) {
+                        self.line.clear();
+                        eprintln!("hound: {}", launch::full(at));
+                        break Why::Asked { unload: false, answer: None };
+                    }
                 },
                 _ = rates.tick() => self.answers.cost.measure(&inside.recording),
                 _ = draws.tick() => {
