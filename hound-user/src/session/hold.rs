@@ -73,6 +73,8 @@ pub struct Held {
     /// Came while its loader was at work, and are to be had as soon as it goes on.
     stops: Vec<Signal>,
     is_over: bool,
+    /// Its libraries' initialisers run first.
+    after_libraries: bool,
     /// Only the thread that has started it can do anything with it.
     here: PhantomData<*const ()>,
 }
@@ -87,12 +89,13 @@ struct Places {
 
 impl Held {
     /// Lets a program that was just spawned come to its beginning. Nothing if it ended on the way, as it does when a library is missing.
+    /// `after_libraries`: to its entry, behind the initialisers of its libraries.
     ///
     /// # Errors
     /// If it cannot be stopped there. It is ended then.
-    pub fn at_its_beginning(pid: u32) -> anyhow::Result<Option<Self>> {
+    pub fn at_its_beginning(pid: u32, after_libraries: bool) -> anyhow::Result<Option<Self>> {
         let pid = Pid::from_raw(i32::try_from(pid).context("that is no process id")?);
-        let mut held = Held { pid, stops: Vec::new(), is_over: false, here: PhantomData };
+        let mut held = Held { pid, stops: Vec::new(), is_over: false, after_libraries, here: PhantomData };
         if held.runs_to_its_beginning().context("cannot hold the program before its first instruction")? {
             return Ok(Some(held));
         }
@@ -159,7 +162,8 @@ impl Held {
             return Ok(None);
         }
         // A loader that says nothing leaves the entry: initialisers of libraries have run there with glibc, and have not with musl.
-        Ok(Some(Places { entry, linked: linked(&process, base) }))
+        let linked = if self.after_libraries { None } else { linked(&process, base) };
+        Ok(Some(Places { entry, linked }))
     }
 
     /// Sets the processor's breakpoints.
@@ -340,7 +344,7 @@ mod tests {
     #[test]
     fn a_program_waits_with_its_libraries_and_has_done_nothing() {
         let pid = spawn(&["sh", "-c", "exit 7"]);
-        let held = Held::at_its_beginning(pid).expect("it can be held").expect("it begins");
+        let held = Held::at_its_beginning(pid, false).expect("it can be held").expect("it begins");
         let process = Process::new(pid.cast_signed()).expect("it is there");
         let maps = process.maps().expect("it is ours");
         let is_libc = |path: &MMapPath| matches!(path, MMapPath::Path(path) if path.to_string_lossy().contains("libc.so"));
@@ -357,7 +361,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary directory");
         let sign = folder.path().join("sign");
         let pid = spawn(&["touch", sign.to_str().expect("a plain name")]);
-        drop(Held::at_its_beginning(pid).expect("it can be held"));
+        drop(Held::at_its_beginning(pid, false).expect("it can be held"));
         let status = waitpid(Pid::from_raw(pid.cast_signed()), None).expect("it is ours");
         assert!(matches!(status, WaitStatus::Signaled(_, Signal::SIGKILL, _)), "{status:?}");
         assert!(!sign.exists(), "it ran");
@@ -367,7 +371,7 @@ mod tests {
     fn signals_that_come_before_the_beginning_come_after_it() {
         let pid = spawn(&["sh", "-c", "exit 7"]);
         kill(Pid::from_raw(pid.cast_signed()), Signal::SIGSTOP).expect("it is ours");
-        let held = Held::at_its_beginning(pid).expect("it can be held").expect("it begins");
+        let held = Held::at_its_beginning(pid, false).expect("it can be held").expect("it begins");
         held.let_go().expect("it is there");
         let (pid, stopped) = (Pid::from_raw(pid.cast_signed()), Some(WaitPidFlag::WUNTRACED));
         assert_eq!(waitpid(pid, stopped), Ok(WaitStatus::Stopped(pid, Signal::SIGSTOP)));
@@ -378,7 +382,7 @@ mod tests {
     #[test]
     fn a_program_that_is_killed_while_it_waits_is_gone_without_an_error() {
         let pid = spawn(&["sleep", "60"]);
-        let held = Held::at_its_beginning(pid).expect("it can be held").expect("it begins");
+        let held = Held::at_its_beginning(pid, false).expect("it can be held").expect("it begins");
         kill(held.pid, Signal::SIGKILL).expect("it is ours");
         assert!(matches!(waitpid(held.pid, None), Ok(WaitStatus::Signaled(_, Signal::SIGKILL, _))));
         held.let_go().expect("it is free");

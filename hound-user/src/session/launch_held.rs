@@ -38,7 +38,9 @@ pub fn launch_held(
         let prepare = if is_by_the_library(&attach) { hold::command_to_stop } else { hold::command };
         let mut child = prepare(&program, command).spawn().with_context(cannot_start)?;
         let pid = child.id().unwrap_or(0);
-        match run(pid, Attach { pid, started: true, ..attach }, caught, &mut child, glance).await {
+        let after_libraries = is_by_the_library(&attach) && program.is_sanitized();
+        let attach = Attach { pid, started: true, ..attach };
+        match run((pid, after_libraries), attach, caught, &mut child, glance).await {
             Ok(launched) => Ok(launched),
             Err(error) => {
                 // It was ended, or runs on unrecorded: nobody but hound waits for it.
@@ -52,13 +54,13 @@ pub fn launch_held(
 }
 
 async fn run(
-    pid: u32,
+    (pid, after_libraries): (u32, bool),
     attach: Attach,
     caught: Signals,
     child: &mut Child,
     glance: impl FnMut(&Glance) -> anyhow::Result<()> + Send + 'static,
 ) -> anyhow::Result<Launched> {
-    let Some(held) = Held::at_its_beginning(pid)? else {
+    let Some(held) = Held::at_its_beginning(pid, after_libraries)? else {
         let status = child.wait().await?;
         let warnings = vec!["nothing was recorded: the program ended before its first instruction (what its loader says is above)".into()];
         return Ok(Launched { status, output: None, warnings });

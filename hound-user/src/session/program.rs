@@ -116,6 +116,9 @@ impl Program {
     pub fn beyond_preloading(name: &OsStr) -> Option<String> {
         match Self::find(name) {
             Ok(program) => {
+                if program.is_sanitized() {
+                    return Some("it is built with a sanitizer, which must come before any library".into());
+                }
                 let linked = hound_inject::linked_into(&program.image);
                 (!linked.is_empty()).then(|| format!("an allocator is linked into it: {}", linked.join(", ")))
             }
@@ -147,6 +150,15 @@ impl Program {
             }
         }
         Err(Refusal::Foreign(path))
+    }
+
+    /// Whether it is built with a sanitizer: its allocator prepares itself in an initialiser, and calls of it before that must not be touched.
+    /// None of them bears a library that is loaded before its own.
+    pub fn is_sanitized(&self) -> bool {
+        const LIBRARIES: [&str; 5] = ["libasan.", "libtsan.", "liblsan.", "libhwasan.", "libclang_rt."];
+        const STARTS: [&str; 4] = ["__asan_init", "__tsan_init", "__msan_init", "__hwasan_init"];
+        let needed = needed(&self.image).unwrap_or_default();
+        needed.iter().any(|name| LIBRARIES.iter().any(|library| name.starts_with(library))) || has_symbol(&self.image, &STARTS)
     }
 
     /// The name to put into output file names.
@@ -219,6 +231,17 @@ fn needed(path: &Path) -> Option<Vec<String>> {
     let is_needed = |entry: &&elf::Dyn64<Endianness>| entry.d_tag.get(file.endian()) == elf::DT_NEEDED;
     let names = dynamic.iter().filter(is_needed).filter_map(name);
     Some(names.map(|name| String::from_utf8_lossy(name).into_owned()).collect())
+}
+
+/// Whether an ELF file's dynamic table has one of these names.
+fn has_symbol(path: &Path, names: &[&str]) -> bool {
+    let find = || {
+        let data = ReadCache::new(std::fs::File::open(path).ok()?);
+        let file = object::read::elf::ElfFile64::<Endianness, _>::parse(&data).ok()?;
+        let mut symbols = object::Object::dynamic_symbols(&file);
+        Some(symbols.any(|symbol| object::ObjectSymbol::name(&symbol).is_ok_and(|name| names.contains(&name))))
+    };
+    find().unwrap_or(false)
 }
 
 /// The first bytes: a script's first line lies there.
