@@ -100,8 +100,10 @@ impl Program {
             .lines()
             .filter_map(|line| {
                 let mut words = line.split(' ');
-                let (start, kind) = (words.next()?, words.next()?);
-                matches!(kind, "t" | "T" | "w" | "W").then(|| u64::from_str_radix(start, 16).ok())?
+                let (start, kind, name) = (words.next()?, words.next()?, words.next()?);
+                // gcc's whole-program optimisation marks where a source file's debug information was, with a label in the middle of code.
+                let is_label = name.starts_with(self.source);
+                (matches!(kind, "t" | "T" | "w" | "W") && !is_label).then(|| u64::from_str_radix(start, 16).ok())?
             })
             .collect()
     }

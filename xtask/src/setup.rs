@@ -37,6 +37,8 @@ const PACKAGES: &[(&str, &[Purpose])] = &[
     ("redis-tools", &[Test, Demo, Bench, Verdicts]),
     // What full mode is attached to: other C libraries, other allocators, real servers; and the tracers that it must notice.
     ("musl-tools", &[Test, Bench]),
+    // Frames as another compiler makes them.
+    ("clang", &[Test]),
     ("libtcmalloc-minimal4", &[Test, Bench]),
     ("libgoogle-perftools-dev", &[Test]),
     ("libjemalloc2", &[Test, Bench]),

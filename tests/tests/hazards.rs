@@ -1,0 +1,85 @@
+//! What breaks other profilers, and builds that differ from the usual: each program is exact and cannot tell.
+
+use hound_tests::compile::Build;
+use hound_tests::record::{Target, Way};
+use hound_tests::requirement;
+
+const BUILDS: [Build; 3] = [Build::Plain, Build::Optimised, Build::FramePointers];
+
+fn exact(target: Target, way: Way) {
+    // A program that dies of itself proves nothing.
+    let recording = target.record(way);
+    assert!(recording.outcome.shell_status() < 99, "{target:?}: {}", recording.outcome.err());
+    recording.must_be_unharmed().must_be_exact();
+}
+
+#[test]
+fn stacks_unwound_by_force() {
+    for build in BUILDS {
+        exact(Target::new("forced_unwind.cpp", build), Way::Run);
+    }
+    if requirement::root() {
+        exact(Target::new("forced_unwind.cpp", Build::Optimised), Way::Patched);
+    }
+}
+
+#[test]
+fn switches_written_by_hand() {
+    for build in BUILDS {
+        let recording = Target::new("switches.c", build).record(Way::Run);
+        let (oracle, _) = recording.must_be_unharmed().must_be_exact();
+        assert!(oracle.facts[0] > 1000, "{} switches", oracle.facts[0]);
+    }
+}
+
+#[test]
+fn teams_of_openmp() {
+    for build in BUILDS {
+        let recording = Target::new("openmp.c", build).with(&["-fopenmp"]).record(Way::Run);
+        let (oracle, _) = recording.must_be_unharmed().must_be_exact();
+        assert_eq!(oracle.facts[0], 4, "threads of a team");
+        assert!(oracle.by_thread().len() >= 4);
+    }
+}
+
+#[test]
+fn two_thousand_threads_at_once_on_the_smallest_stacks() {
+    for way in [Way::Run, Way::RunWithoutFreeStacks] {
+        let recording = Target::new("small_stacks.c", Build::Optimised).record(way);
+        assert_eq!(recording.outcome.shell_status(), 0, "{}", recording.outcome.err());
+        let (oracle, _) = recording.must_be_unharmed().must_be_exact();
+        assert_eq!(oracle.by_thread().len() as u64, oracle.facts[0], "every thread noted something");
+    }
+}
+
+/// Frames that compilers make in other ways: clang's, those of higher levels, of whole-program optimisation, with checks in between.
+#[test]
+fn other_compilers_and_options() {
+    let sources = ["entry_points.c", "shapes.c", "alloca.c", "realigned.c", "longjmp.c", "signals.c", "exceptions.cpp"];
+    let fortified = ["-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=3"];
+    let mut options: Vec<(Option<[&'static str; 2]>, &[&str])> = vec![
+        (None, &["-O1"]),
+        (None, &["-O3"]),
+        (None, &["-O2", "-flto"]),
+        (None, &fortified),
+        (None, &["-fstack-protector-all", "-fstack-clash-protection"]),
+        (None, &["-fcf-protection=full", "-Wl,-z,now"]),
+        (None, &["-no-pie"]),
+    ];
+    if requirement::program("clang") {
+        options.extend([
+            (Some(["clang", "clang++"]), &["-O0"][..]),
+            (Some(["clang", "clang++"]), &["-O2"]),
+            (Some(["clang", "clang++"]), &["-O3"]),
+        ]);
+    }
+    for (compilers, flags) in options {
+        for source in sources {
+            let mut target = Target::new(source, Build::Optimised).with(flags);
+            if let Some([c, cpp]) = compilers {
+                target = target.by(if source.ends_with(".cpp") { cpp } else { c });
+            }
+            exact(target, Way::Run);
+        }
+    }
+}
