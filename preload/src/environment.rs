@@ -120,6 +120,11 @@ impl Environment {
         self.setting(b"HOUND_DISABLE_BY_DEFAULT", b"MEMORY_PROFILER_DISABLE_BY_DEFAULT") == Some(true)
     }
 
+    /// Whether malloc is to return zeros.
+    pub fn zeroes(&self) -> bool {
+        self.setting(b"HOUND_ZERO_MEMORY", b"MEMORY_PROFILER_ZERO_MEMORY") == Some(true)
+    }
+
     /// Whether SIGUSR1 and SIGUSR2 are to switch the recording; `default`: where nothing is said.
     pub fn signals(&self, default: bool) -> [(i32, bool); 2] {
         let first = self.setting(b"HOUND_REGISTER_SIGUSR1", b"MEMORY_PROFILER_REGISTER_SIGUSR1");

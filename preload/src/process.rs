@@ -176,6 +176,9 @@ fn connect() -> bool {
     };
     // What the documented variables ask for breaks a promise: where hound has started the program, they must have been set to.
     let signals = environment.signals(matches!(environment.ring(), Ring::None) && !is_of_family);
+    if environment.zeroes() {
+        real::zero_memory();
+    }
     environment.hide(stays);
     let Some(control) = ring else { return false };
     if !resolved {

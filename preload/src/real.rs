@@ -1,5 +1,6 @@
 //! The allocator's own functions, found once in the modules behind libhound.so.
 
+use core::arch::naked_asm;
 use core::ffi::{CStr, c_void};
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
@@ -100,6 +101,18 @@ pub fn resolve(own_dynamic: u64) -> bool {
         }
     }
     malloc::get().is_some() && free::get().is_some()
+}
+
+/// From now on a call of the real `malloc` is one of the real `calloc` (the documented variable `ZERO_MEMORY`). Nothing if there is none.
+pub fn zero_memory() {
+    if calloc::get().is_some() {
+        malloc::ADDRESS.store(zeroed as *const () as usize, Ordering::Relaxed);
+    }
+}
+
+#[unsafe(naked)]
+extern "C" fn zeroed(_size: usize) -> *mut c_void {
+    naked_asm!("mov rsi, rdi", "mov edi, 1", "jmp qword ptr [rip + {calloc}]", calloc = sym calloc::ADDRESS)
 }
 
 fn note_allocator(module: &elf::LinkMap) {

@@ -1,6 +1,6 @@
 //! steers.c in Rust, by the crate.
 #[path = "../../preload/api/src/lib.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "it uses a part of the crate")]
 mod hound_api;
 
 fn block(size: usize) {

@@ -83,3 +83,25 @@ fn other_compilers_and_options() {
         }
     }
 }
+
+/// A sanitizer's library must be the first of all: what is built with one is patched, behind its initialisers.
+#[test]
+fn programs_built_with_sanitizers() {
+    if !requirement::root() {
+        return;
+    }
+    for sanitizer in ["-fsanitize=address", "-fsanitize=thread", "-fsanitize=undefined"] {
+        for source in ["shapes.c", "threads.c"] {
+            let quiet = "detect_leaks=0:report_signal_unsafe=0:report_bugs=0";
+            // The notes have a frame more there, that of the noting itself.
+            let target = Target::new(source, Build::Optimised)
+                .with(&[sanitizer, "-DO_NO_STACKS"])
+                .env("ASAN_OPTIONS", quiet)
+                .env("TSAN_OPTIONS", quiet);
+            let mut recording = target.record(Way::Run);
+            recording.rules.usable_unknown = true;
+            assert!(recording.outcome.shell_status() < 99, "{target:?}: {}", recording.outcome.err());
+            recording.must_be_unharmed().must_be_exact();
+        }
+    }
+}

@@ -25,6 +25,15 @@ fn a_filter_on_system_calls_installed_later_does_not_kill() {
     }
 }
 
+/// At its exit nothing is asked of the kernel that its filter does not know, either.
+#[test]
+fn a_held_exit_is_no_harm_under_a_filter_or_elsewhere() {
+    for source in ["seccomp.c", "entry_points.c"] {
+        let recording = Target::new(source, Build::Optimised).hound(&["--hold-exit", "20s"]).record(Way::Run);
+        recording.must_be_unharmed().must_be_exact();
+    }
+}
+
 #[test]
 fn a_program_that_closes_every_descriptor_is_recorded_on() {
     for way in BOTH_WAYS {

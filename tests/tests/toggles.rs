@@ -107,6 +107,61 @@ fn a_signal_that_nobody_asked_for_does_what_it_does_without_hound() {
     assert_eq!(outcome.shell_status(), 128 + SIGUSR2, "{}", outcome.err());
 }
 
+/// The documented variable that changes what the program gets; everything is recorded as it was called.
+#[test]
+fn memory_is_zero_when_it_is_asked_to_be() {
+    let program = Program::new("zeroed.c", Build::Optimised).path();
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("zeroed.hound");
+    for (variable, dirty) in [("", true), ("MEMORY_PROFILER_ZERO_MEMORY", false), ("HOUND_ZERO_MEMORY", false)] {
+        let variables: Vec<(&str, &str)> = [(variable, "1")].into_iter().filter(|(name, _)| !name.is_empty()).collect();
+        let mut command = Command::new(binaries::hound());
+        command.args(["run", "--quiet", "-o"]).arg(&file).arg("--").arg(&program);
+        let launched = process::run(command.envs(variables.iter().copied()));
+        let mut command = Command::new(&program);
+        let preloaded = command.env("LD_PRELOAD", binaries::libhound()).env("HOUND_OUTPUT", folder.path().join("p.hound"));
+        let preloaded = process::run(preloaded.envs(variables.iter().copied()));
+        for outcome in [launched, preloaded] {
+            assert_eq!(outcome.out().trim(), if dirty { "dirty" } else { "zero" }, "{variable}: {}", outcome.err());
+        }
+        let events = Capture { path: file.clone() }.events();
+        let kinds: Vec<_> =
+            events.iter().filter(|event| event.event == "alloc" && event.size == 1234).filter_map(|e| e.kind.clone()).collect();
+        assert_eq!((kinds.len(), kinds.iter().all(|kind| kind == "malloc")), (100, true), "{variable}: {kinds:?}");
+    }
+}
+
+fn switches(file: &Path) -> usize {
+    Capture { path: file.to_owned() }.events().iter().filter(|event| event.event == "mode").count() - 1
+}
+
+/// Preloaded as the book has it: what a program has decided of a signal stays, whenever it decided.
+#[test]
+fn a_signal_that_the_program_has_its_own_use_of_stays_its_own() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("own.hound");
+    let preloaded = |command: &mut Command| {
+        let _ = std::fs::remove_file(&file); // there is none at first
+        let outcome = process::run(command.env("LD_PRELOAD", binaries::libhound()).env("HOUND_OUTPUT", &file));
+        assert!(outcome.status.success(), "{}", outcome.err());
+        wait_until_finished(&file);
+        outcome
+    };
+    // Ignored by who starts it: it stays ignored.
+    let program = program();
+    let script = format!("trap '' USR1 USR2; exec {} 50 signals", program.display());
+    preloaded(Command::new("bash").args(["-c", &script]));
+    assert_eq!(switches(&file), 0, "an ignored signal has switched something");
+    // A handler that is set later.
+    let python = "import os, signal\nsignal.signal(signal.SIGUSR1, lambda *_: print('own'))\nos.kill(os.getpid(), signal.SIGUSR1)\n";
+    let outcome = preloaded(Command::new("/usr/bin/python3").args(["-c", python]));
+    assert_eq!((outcome.out().as_str(), switches(&file)), ("own\n", 0));
+    // A child that is not recorded has the handler, and nothing to switch.
+    let python = "import os, signal, sys\nif os.fork() == 0:\n  os.kill(os.getpid(), signal.SIGUSR1)\n  os._exit(3)\nprint(os.wait()[1])\n";
+    let outcome = preloaded(Command::new("/usr/bin/python3").args(["-c", python]));
+    assert_eq!((outcome.out().as_str(), switches(&file)), ("768\n", 0));
+}
+
 #[test]
 fn recording_that_begins_switched_off_is_switched_on() {
     let folder = tempfile::tempdir().expect("a folder");

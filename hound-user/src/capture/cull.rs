@@ -12,20 +12,20 @@
 //! once a second with sizes and lifetimes (`CULLED`), so that sums, rates and distributions stay whole.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 
-use hound_common::event::{self, Header, REORDER_NS, StackEdit, tag};
+use hound_common::event::{self, REORDER_NS, tag};
 
 use super::model::StreamId;
-use super::nodes::{NO_NODE, Nodes};
-use super::rewrite::Rewriter;
-use super::stack::{REASON_DAMAGED, StackMirror};
+use lane::{Fate, Lane};
+pub use scale::Scale;
+
+mod lane;
+mod scale;
 
 /// A stream's tree of stacks is forgotten beyond so many nodes, when nothing of it waits.
 const MOST_NODES: usize = 1 << 20;
-/// Gaps in a queue are closed when there are more than so many, and than there are records.
-const FEW_GAPS: usize = 1024;
 /// Bytes are handed on in pieces of about so many.
 const PIECE: usize = 32 << 10;
 
@@ -51,79 +51,6 @@ impl Cull {
     }
 }
 
-/// A record that waits.
-#[derive(Debug)]
-struct Entry {
-    number: u64,
-    ticks: u64,
-    head: (u8, u8, u8),
-    fate: Fate,
-    stack: Option<Stack>,
-    words: Words,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    Open,
-    Keep,
-    Drop,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stack {
-    node: u32,
-    end: (u8, u8),
-}
-
-/// Most records have a word or two.
-#[derive(Debug)]
-enum Words {
-    Few([u64; 3], u8),
-    Many(Box<[u64]>),
-}
-
-impl Words {
-    fn of(words: &[[u8; 8]]) -> Self {
-        let word = |bytes: &[u8; 8]| u64::from_le_bytes(*bytes);
-        if words.len() > 3 {
-            return Words::Many(words.iter().map(word).collect());
-        }
-        let mut few = [0; 3];
-        few.iter_mut().zip(words).for_each(|(place, bytes)| *place = word(bytes));
-        Words::Few(few, words.len() as u8)
-    }
-
-    fn all(&self) -> &[u64] {
-        match self {
-            Words::Few(words, count) => &words[..usize::from(*count)],
-            Words::Many(words) => words,
-        }
-    }
-
-    fn at(&self, place: usize) -> u64 {
-        self.all().get(place).copied().unwrap_or(0)
-    }
-}
-
-impl Entry {
-    /// In the place of what was left out. Its number is odd: it is never looked for.
-    fn gap(number: u64, ticks: u64, pool: u8, (blocks, bytes): (u64, u64)) -> Self {
-        Entry { number, ticks, head: (tag::STRIPPED, pool, 0), fate: Fate::Keep, stack: None, words: Words::Few([blocks, bytes, 0], 3) }
-    }
-
-    fn pool(&self) -> u8 {
-        event::pool_of(self.head.1, self.head.2)
-    }
-
-    fn key(&self) -> Key {
-        (self.pool(), self.words.at(0))
-    }
-
-    fn size(&self) -> u64 {
-        event::size_and_slack(self.words.at(1)).0
-    }
-}
-
 type Key = (u8, u64);
 /// A record: its stream, and its number there.
 type Place = (u32, u64);
@@ -141,181 +68,6 @@ struct Young {
     at: Place,
     ticks: u64,
     chain: Chain,
-}
-
-/// One stream.
-#[derive(Debug)]
-struct Lane {
-    clock: u64,
-    mirror: StackMirror,
-    nodes: Nodes,
-    end: (u8, u8),
-    queue: VecDeque<Entry>,
-    next_number: u64,
-    /// So many of the queue were looked at.
-    looked: usize,
-    gaps: usize,
-    /// The release half of a realloc, whose allocation comes next.
-    reallocated: Option<(u64, Chain)>,
-    out: Rewriter,
-    path: Vec<u64>,
-    left_out: BTreeMap<u8, (u64, u64)>,
-    ended: bool,
-}
-
-impl Lane {
-    fn new() -> Self {
-        Lane {
-            clock: 0,
-            mirror: StackMirror::default(),
-            nodes: Nodes::default(),
-            end: (0, 0),
-            queue: VecDeque::new(),
-            next_number: 2,
-            looked: 0,
-            gaps: 0,
-            reallocated: None,
-            out: Rewriter::default(),
-            path: Vec::new(),
-            left_out: BTreeMap::new(),
-            ended: false,
-        }
-    }
-
-    fn find(&self, number: u64) -> Option<usize> {
-        // Since gaps were last closed, every second number is there.
-        let last = self.queue.len().checked_sub(1)?;
-        let back = (self.queue[last].number.checked_sub(number)? / 2) as usize;
-        let at = last.checked_sub(back).filter(|at| self.queue[*at].number == number);
-        at.or_else(|| self.queue.binary_search_by_key(&number, |entry| entry.number).ok())
-    }
-
-    /// Takes a run of records in.
-    fn take(&mut self, bytes: &[u8]) {
-        let (words, odd) = bytes.as_chunks::<8>();
-        let mut rest = words;
-        while let Some(first) = rest.first() {
-            let header = Header::from_word(u64::from_le_bytes(*first));
-            let Some((record, behind)) = rest.split_at_checked(usize::from(header.words)).filter(|(record, _)| !record.is_empty()) else {
-                return self.damaged(rest.len());
-            };
-            self.clock = self.clock.saturating_add(u64::from(header.dt));
-            let understood = match header.tag {
-                tag::STACK => self.edit_stack(header, record),
-                tag::TIME => self.set_time(record),
-                tag::PAD => true,
-                tag::ALLOC => record.len() >= 3 && self.append(header, record),
-                tag::FREE => record.len() >= 2 && self.append(header, record),
-                _ => self.append(header, record),
-            };
-            if !understood {
-                return self.damaged(rest.len());
-            }
-            rest = behind;
-        }
-        if !odd.is_empty() {
-            self.damaged(1);
-        }
-    }
-
-    fn set_time(&mut self, record: &[[u8; 8]]) -> bool {
-        record.get(1).map(|ticks| self.clock = u64::from_le_bytes(*ticks)).is_some()
-    }
-
-    fn edit_stack(&mut self, header: Header, record: &[[u8; 8]]) -> bool {
-        let Some((edit, ips)) = record[1..].split_first() else { return false };
-        self.end = (header.a, header.b);
-        self.mirror.edit(StackEdit::from_word(u64::from_le_bytes(*edit)), ips)
-    }
-
-    fn append(&mut self, header: Header, record: &[[u8; 8]]) -> bool {
-        let has_stack = match header.tag {
-            tag::ALLOC | tag::MAP | tag::UNMAP | tag::REMAP | tag::FAULT => true,
-            tag::FREE => header.b & event::FREE_HAS_STACK != 0,
-            _ => false,
-        };
-        let stack = has_stack.then(|| {
-            let node = self.mirror.node(&mut self.nodes);
-            let end = if self.mirror.is_damaged() { (REASON_DAMAGED, 0) } else { self.end };
-            Stack { node, end }
-        });
-        self.put(self.clock, (header.tag, header.a, header.b), stack, Words::of(&record[1..]));
-        true
-    }
-
-    fn put(&mut self, ticks: u64, head: (u8, u8, u8), stack: Option<Stack>, words: Words) {
-        let fate = if matches!(head.0, tag::ALLOC | tag::FREE) { Fate::Open } else { Fate::Keep };
-        self.queue.push_back(Entry { number: self.next_number, ticks, head, fate, stack, words });
-        self.next_number += 2;
-    }
-
-    /// As the encoder counts what cannot be read.
-    #[cold]
-    fn damaged(&mut self, words: usize) {
-        self.mirror.lose();
-        let lost = Words::of(&[(words as u64).div_ceil(3).to_le_bytes()]);
-        self.put(self.clock, (tag::LOST, event::LOST_DAMAGED, 0), None, lost);
-    }
-
-    /// The time of the next record to be looked at.
-    fn next(&self) -> Option<u64> {
-        self.queue.get(self.looked).map(|entry| entry.ticks)
-    }
-
-    /// Closes gaps: what was left out stays told in its place.
-    fn close_gaps(&mut self) {
-        if self.gaps <= FEW_GAPS || self.gaps * 2 <= self.queue.len() {
-            return;
-        }
-        let mut kept = VecDeque::with_capacity(self.queue.len() - self.gaps + 16);
-        let (mut looked, mut last, mut open): (usize, u64, BTreeMap<u8, (u64, u64)>) = (0, 0, BTreeMap::new());
-        for (at, entry) in std::mem::take(&mut self.queue).into_iter().enumerate() {
-            if entry.fate == Fate::Drop {
-                if entry.head.0 == tag::ALLOC {
-                    let (blocks, bytes) = open.entry(entry.pool()).or_default();
-                    (*blocks, *bytes) = (*blocks + 1, bytes.saturating_add(entry.size()));
-                }
-                last = entry.ticks;
-                continue;
-            }
-            for (pool, left_out) in std::mem::take(&mut open) {
-                kept.push_back(Entry::gap(entry.number - 1, entry.ticks, pool, left_out));
-                looked += usize::from(at < self.looked);
-            }
-            looked += usize::from(at < self.looked);
-            kept.push_back(entry);
-        }
-        // Behind all that was taken in so far.
-        for (pool, left_out) in open {
-            kept.push_back(Entry::gap(self.next_number - 1, last, pool, left_out));
-            looked += 1;
-        }
-        (self.queue, self.looked, self.gaps) = (kept, looked, 0);
-    }
-
-    /// Writes one kept record.
-    fn write(&mut self, entry: &Entry, threshold_ns: u64) {
-        if entry.head.0 == tag::STRIPPED {
-            let (blocks, bytes) = self.left_out.entry(entry.head.1).or_default();
-            (*blocks, *bytes) = (*blocks + entry.words.at(0), bytes.saturating_add(entry.words.at(1)));
-            return;
-        }
-        self.tell(entry.ticks, threshold_ns);
-        if let Some(stack) = entry.stack {
-            match stack.node {
-                NO_NODE => self.path.clear(),
-                node => self.nodes.path(node, &mut self.path),
-            }
-            self.out.set_stack(entry.ticks, &self.path, stack.end);
-        }
-        self.out.push(entry.ticks, entry.head, entry.words.all());
-    }
-
-    fn tell(&mut self, ticks: u64, threshold_ns: u64) {
-        for (pool, (blocks, bytes)) in std::mem::take(&mut self.left_out) {
-            self.out.push(ticks, (tag::STRIPPED, pool, 0), &[blocks, bytes, threshold_ns]);
-        }
-    }
 }
 
 /// What has gone within a second, by when it was allocated.
@@ -679,47 +431,6 @@ impl Culler {
                 }
             }
             out.push(Out::Culled(words));
-        }
-    }
-}
-
-/// Where a value belongs, of those that [`Culler`] adds up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scale {
-    /// In nanoseconds: 1, 2 and 5 times each power of ten from 100 ns on, below it 0.
-    Lifetimes,
-    /// In bytes: powers of two, below 1 the 0.
-    Sizes,
-}
-
-impl Scale {
-    /// The shortest time that is told apart, and the longest, in nanoseconds: 100 ns and some 58 days.
-    const SHORTEST: u64 = 100;
-    const LONGEST: u64 = 5_000_000_000_000_000;
-
-    /// Where each place begins.
-    pub fn places(self) -> Vec<u64> {
-        match self {
-            Scale::Sizes => std::iter::once(0).chain((0..u64::BITS).map(|bit| 1 << bit)).collect(),
-            Scale::Lifetimes => {
-                let decades = std::iter::successors(Some(Self::SHORTEST), |decade| Some(decade * 10));
-                let steps = decades.flat_map(|decade| [decade, 2 * decade, 5 * decade]);
-                std::iter::once(0).chain(steps.take_while(|step| *step <= Self::LONGEST)).collect()
-            }
-        }
-    }
-
-    /// The number of a value's place.
-    fn place(self, value: u64) -> u8 {
-        match (self, value) {
-            (Scale::Sizes, value) => (u64::BITS - value.leading_zeros()) as u8,
-            (Scale::Lifetimes, 0..Self::SHORTEST) => 0,
-            (Scale::Lifetimes, value) => {
-                let value = value.min(Self::LONGEST);
-                let decade = value.ilog10();
-                let first = value / 10u64.pow(decade);
-                (1 + 3 * (decade - Self::SHORTEST.ilog10()) + u32::from(first >= 2) + u32::from(first >= 5)) as u8
-            }
         }
     }
 }
