@@ -197,3 +197,32 @@ fn a_capture_of_a_given_size_ends_there() {
         assert_eq!(report["totals"]["censored_blocks"], report["totals"]["live_blocks"], "{via}: {}", report["totals"]);
     }
 }
+
+/// From full to samples, off, and back: samples are kept, nothing waits for ever, and what is recorded in full is culled again.
+#[test]
+fn a_session_that_changes_its_mode_keeps_samples() {
+    if !requirement::uprobes() {
+        return;
+    }
+    let (dir, file) = place();
+    let hound = |args: &[&str]| {
+        let outcome = process::run(Command::new(binaries::hound()).args(args).env("XDG_RUNTIME_DIR", dir.path()));
+        assert!(outcome.status.success(), "{args:?}: {}", outcome.err());
+    };
+    let mut command = Command::new(binaries::hound());
+    command.args(["run", "--quiet", "--via", "patch", "--cull", "100ms", "-o"]).arg(&file).arg("--").arg(program()).args(["200000", "200"]);
+    let running = process::start(command.env("XDG_RUNTIME_DIR", dir.path()));
+    let pid = || process::descendants(running.pid).first().map(ToString::to_string);
+    process::wait_until(|| std::fs::metadata(&file).is_ok_and(|file| file.len() > 4096) || running.has_ended());
+    let pid = pid().expect("the program runs");
+    for mode in ["sampled", "off", "full"] {
+        hound(&["mode", "-p", &pid, mode]);
+    }
+    let outcome = running.finish();
+    assert_eq!(outcome.shell_status(), 0, "{}", outcome.err());
+    let capture = Capture { path: file.clone() };
+    assert!(capture.check().status.success(), "{}", capture.check().out());
+    let report = json(&file, &["report", "--all"]);
+    assert_eq!((&report["totals"]["lost_events"], &report["session"]["anomalies"]), (&Value::from(0), &Value::Array(Vec::new())));
+    assert!(report["session"]["stripped"]["blocks"].as_u64() > Some(1000), "{}", report["session"]["stripped"]);
+}

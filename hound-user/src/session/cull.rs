@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::time::{Duration, Instant};
 
 use hound_common::event::{MODE_FULL, tag};
 
@@ -14,13 +15,24 @@ use crate::capture::{Cull, Culler, Out, SessionInfo};
 
 /// Orders under way from here to the encoder.
 const ORDERS: usize = 256;
+/// Where no ring is drained nobody says up to when all was read: what is older than this was.
+const SURELY_READ: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Starts it. `orders` is what it hears, `spare` where buffers go that were used; what comes out is handed back.
 pub fn start(cull: Cull, session: &SessionInfo, orders: Receiver<Order>, spare: SyncSender<Vec<u8>>) -> io::Result<Receiver<Order>> {
     let (on, out) = sync_channel(ORDERS);
-    let culling =
-        Culling { culler: Culler::new(cull, session.ticks_per_second), ended: HashMap::new(), out: Vec::new(), on, spare, read: 0 };
-    let clock = session.clock;
+    let (clock, rate) = (session.clock, session.ticks_per_second);
+    let culling = Culling {
+        culler: Culler::new(cull, rate),
+        ended: HashMap::new(),
+        out: Vec::new(),
+        on,
+        spare,
+        read: 0,
+        is_drained: true,
+        surely_read: rate.saturating_mul(SURELY_READ.as_secs()),
+    };
     std::thread::Builder::new().name("hound-cull".into()).spawn(move || culling.run(&orders, &|| clock::ticks(clock)))?;
     Ok(out)
 }
@@ -34,15 +46,24 @@ struct Culling {
     spare: SyncSender<Vec<u8>>,
     /// All that was recorded until then was heard.
     read: u64,
+    /// Every allocation is recorded, by a library whose ring is drained.
+    is_drained: bool,
+    /// In ticks.
+    surely_read: u64,
 }
 
 impl Culling {
     fn run(mut self, orders: &Receiver<Order>, now: &dyn Fn() -> u64) {
-        for order in orders {
-            let is_end = matches!(order, Order::End);
-            self.hear(order, now);
-            if is_end {
-                break;
+        let mut looked = Instant::now();
+        loop {
+            match orders.recv_timeout(LOOK_EVERY) {
+                Ok(Order::End) | Err(RecvTimeoutError::Disconnected) => return self.hear(Order::End, now),
+                Ok(order) => self.hear(order, now),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if !self.is_drained && looked.elapsed() >= LOOK_EVERY {
+                looked = Instant::now();
+                self.hear(Order::Read(now().saturating_sub(self.surely_read)), now);
             }
         }
     }
@@ -75,7 +96,9 @@ impl Culling {
                 self.send(Order::End);
             }
             Order::Note { ticks, tag: tag @ (tag::MODE | tag::RATE | tag::PROCESS), a, words } => {
-                self.culler.keep_at(ticks, (tag == tag::MODE).then_some(a == MODE_FULL));
+                let exact = (tag == tag::MODE).then_some(a == MODE_FULL);
+                self.is_drained = exact.unwrap_or(self.is_drained);
+                self.culler.keep_at(ticks, exact);
                 self.send(Order::Note { ticks, tag, a, words });
             }
             other => self.send(other),

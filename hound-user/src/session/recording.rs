@@ -406,7 +406,7 @@ impl Flusher {
     /// # Errors
     /// If that takes too long (a stalled disk), or the recording has ended.
     pub fn flush(&self) -> io::Result<u64> {
-        let deadline = Instant::now() + FLUSH_PATIENCE;
+        let (deadline, asked) = (Instant::now() + FLUSH_PATIENCE, clock::ticks(self.clock));
         let late = || io::Error::new(io::ErrorKind::TimedOut, "what was recorded does not reach the capture in time; is the disk busy?");
         // A round that began after now is certain when the second from here has ended.
         for (counter, stands) in self.sources.stand() {
@@ -417,6 +417,7 @@ impl Flusher {
                 std::thread::sleep(BUSY);
             }
         }
+        self.orders.send(Order::Read(asked));
         // Time goes on in a capture also where nothing is allocated: blocks are as old as they are now.
         if let Some(rss) = surroundings::process_rss(self.pid) {
             let words = rss.to_vec();
