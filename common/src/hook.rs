@@ -223,6 +223,8 @@ pub enum Origin {
     Jemalloc,
     /// mimalloc.
     Mimalloc,
+    /// snmalloc, by the names that its crate for Rust gives it.
+    Snmalloc,
     /// tcmalloc: gperftools' names.
     Tcmalloc,
     /// C++ operators, in a module whose allocator brings its own.
@@ -318,6 +320,14 @@ pub const PATCHES: &[Patch] = &[
     patch("xallocx", Origin::Jemalloc, Kind::Xallocx, Shape::Xallocx),
     patch("dallocx", Origin::Jemalloc, Kind::Dallocx, Shape::Free),
     patch("sdallocx", Origin::Jemalloc, Kind::Sdallocx, Shape::Free),
+    patch("sn_malloc", Origin::Snmalloc, Kind::Malloc, Shape::Alloc),
+    patch("sn_calloc", Origin::Snmalloc, Kind::Calloc, Shape::Calloc),
+    patch("sn_realloc", Origin::Snmalloc, Kind::Realloc, Shape::Realloc),
+    patch("sn_free", Origin::Snmalloc, Kind::Free, Shape::Free),
+    patch("sn_rust_alloc", Origin::Snmalloc, Kind::AlignedAlloc, Shape::Memalign),
+    patch("sn_rust_alloc_zeroed", Origin::Snmalloc, Kind::Calloc, Shape::Memalign),
+    patch("sn_rust_realloc", Origin::Snmalloc, Kind::Realloc, Shape::WideRealloc).block(0).size(3),
+    patch("sn_rust_dealloc", Origin::Snmalloc, Kind::Free, Shape::Free),
     patch("mi_malloc", Origin::Mimalloc, Kind::Malloc, Shape::Alloc),
     patch("mi_malloc_small", Origin::Mimalloc, Kind::Malloc, Shape::Alloc),
     patch("mi_zalloc", Origin::Mimalloc, Kind::Calloc, Shape::Alloc),

@@ -90,7 +90,7 @@ const ENDINGS: [&str; 18] = [
 ];
 
 /// What marks modules, beside functions to be patched.
-const MARKS: [&str; 3] = ["__libc_start_main", "gnu_get_libc_version", "mi_usable_size"];
+const MARKS: [&str; 4] = ["__libc_start_main", "gnu_get_libc_version", "mi_usable_size", "sn_rust_usable_size"];
 
 fn names(module: &Module, memory: &Memory) -> Names {
     names_among(|see| module.each_function(memory, see))
@@ -172,6 +172,10 @@ fn families_of(names: &Names, module: &Module) -> Vec<Family> {
     }
     if has("mi_malloc") && has("mi_free") && (has("mi_realloc") || has("mi_realloc_aligned")) {
         add("mimalloc".into(), 0, !module.is_executable, "mi_usable_size", listed(names, Origin::Mimalloc, ""));
+    }
+    if ["alloc", "realloc", "dealloc"].iter().all(|name| names.contains_key(&format!("sn_rust_{name}"))) {
+        let usable = if has("sn_malloc_usable_size") { "sn_malloc_usable_size" } else { "sn_rust_usable_size" };
+        add("snmalloc".into(), 0, !module.is_executable, usable, listed(names, Origin::Snmalloc, ""));
     }
     if has("tc_malloc") && has("tc_free") && has("tc_realloc") && !has("malloc") {
         add("tcmalloc".into(), 0, !module.is_executable, "", listed(names, Origin::Tcmalloc, ""));
@@ -298,6 +302,7 @@ pub fn not_covered(module: &Module, memory: &Memory, found: &[Family]) -> Vec<(S
     let is_found = |name: &str| names.get(name).is_some_and(|(at, _)| found.iter().any(|f| f.functions.iter().any(|f| f.address == *at)));
     let lists = |patch: &&Patch| match patch.origin {
         Origin::Mimalloc => named("mimalloc"),
+        Origin::Snmalloc => named("snmalloc"),
         Origin::Tcmalloc => named("tcmalloc"),
         Origin::Operator => found.iter().any(|f| f.functions.iter().any(|f| f.kind == Kind::Delete as u8)),
         Origin::Glibc | Origin::Jemalloc => false,

@@ -12,6 +12,8 @@ extern char __start_oracle_text[], __stop_oracle_text[];
 #define FAMILY(name) _rjem_##name
 #elif defined FAMILY_MIMALLOC
 #define FAMILY(name) mi_##name
+#elif defined FAMILY_SNMALLOC
+#define FAMILY(name) sn_##name
 #else
 #define FAMILY(name) name
 #endif
@@ -28,6 +30,12 @@ extern void *mi_malloc_aligned(size_t, size_t), *mi_zalloc(size_t), *mi_memalign
 extern size_t mi_usable_size(void *);
 extern int mi_posix_memalign(void **, size_t, size_t);
 #define FAMILY_USABLE mi_usable_size
+#endif
+#if defined FAMILY_SNMALLOC
+extern void *sn_rust_alloc(size_t, size_t), *sn_rust_alloc_zeroed(size_t, size_t), *sn_rust_realloc(void *, size_t, size_t, size_t);
+extern void sn_rust_dealloc(void *, size_t, size_t);
+extern size_t sn_malloc_usable_size(const void *);
+#define FAMILY_USABLE sn_malloc_usable_size
 #endif
 #ifdef FAMILY_USABLE
 extern size_t malloc_usable_size(void *);
@@ -60,7 +68,11 @@ OWN static void *family_realloc(void *q, size_t n) {
 }
 OWN static void *family_posix_memalign(size_t align, size_t n) {
   void *p = NULL;
-#if defined FAMILY_JEMALLOC
+#if defined FAMILY_SNMALLOC
+  p = sn_rust_alloc(align, n);
+  o_note(O_ALIGNED_ALLOC, p, n, NULL);
+  return p;
+#elif defined FAMILY_JEMALLOC
   O_CHECK(!_rjem_posix_memalign(&p, align, n));
 #elif defined FAMILY_MIMALLOC
   O_CHECK(!mi_posix_memalign(&p, align, n));
@@ -124,6 +136,18 @@ OWN static void noted(void) {
     else *at = family_malloc(n);
   }
   for (int i = 0; i < SLOTS; i++) family_free(kept[i], i);
+#if defined FAMILY_SNMALLOC
+  for (size_t n = 1; n < 300; n++) {
+    void *p = n % 2 ? sn_rust_alloc(32, n) : sn_rust_alloc_zeroed(32, n);
+    o_note(n % 2 ? O_ALIGNED_ALLOC : O_CALLOC, p, n, NULL);
+    uintptr_t before = (uintptr_t)p;
+    p = sn_rust_realloc(p, 32, n, 3 * n);
+    o_note(O_REALLOC, p, 3 * n, before);
+    before = (uintptr_t)p;
+    sn_rust_dealloc(p, 32, 3 * n);
+    o_note(O_FREE, before, 0, NULL);
+  }
+#endif
 }
 
 #ifdef FAMILY_USABLE

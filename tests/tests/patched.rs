@@ -132,11 +132,12 @@ fn allocators_that_are_linked_into_the_program() {
         return;
     }
     let exported = |flags: &[&str]| Program::new("attach_family.c", Build::Optimised).with(flags).path();
-    let programs: [(PathBuf, &str); 4] = [
+    let programs: [(PathBuf, &str); 5] = [
         (exported(&["-DFAMILY_EXPORTED", "-rdynamic"]), "exported by the executable"),
         (exported(&["-DFAMILY_EXPORTED", "-static", "-DSTATIC"]), "statically linked"),
         (cargo_program("allocators", "tikv-jemallocator", "with_jemalloc"), "jemalloc (_rjem_)"),
         (cargo_program("allocators", "mimalloc", "with_mimalloc"), "mimalloc"),
+        (cargo_program("allocators", "snmalloc-rs", "with_snmalloc"), "snmalloc"),
     ];
     for (program, why) in programs {
         let fed = Fed::run(&program, &[], "noted\nend\n");

@@ -140,25 +140,26 @@ fn switches(file: &Path) -> usize {
 fn a_signal_that_the_program_has_its_own_use_of_stays_its_own() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("own.hound");
-    let preloaded = |command: &mut Command| {
+    let recorded = |command: &mut Command| {
         let _ = std::fs::remove_file(&file); // there is none at first
-        let outcome = process::run(command.env("LD_PRELOAD", binaries::libhound()).env("HOUND_OUTPUT", &file));
+        let outcome = process::run(command.env("HOUND_OUTPUT", &file));
         assert!(outcome.status.success(), "{}", outcome.err());
         wait_until_finished(&file);
         outcome
     };
     // Ignored by who starts it: it stays ignored.
     let program = program();
-    let script = format!("trap '' USR1 USR2; exec {} 50 signals", program.display());
-    preloaded(Command::new("bash").args(["-c", &script]));
+    let library = binaries::libhound();
+    let script = format!("trap '' USR1 USR2; LD_PRELOAD={} exec {} 50 signals", library.display(), program.display());
+    recorded(Command::new("bash").args(["-c", &script]));
     assert_eq!(switches(&file), 0, "an ignored signal has switched something");
     // A handler that is set later.
     let python = "import os, signal\nsignal.signal(signal.SIGUSR1, lambda *_: print('own'))\nos.kill(os.getpid(), signal.SIGUSR1)\n";
-    let outcome = preloaded(Command::new("/usr/bin/python3").args(["-c", python]));
+    let outcome = recorded(Command::new("/usr/bin/python3").args(["-c", python]).env("LD_PRELOAD", &library));
     assert_eq!((outcome.out().as_str(), switches(&file)), ("own\n", 0));
     // A child that is not recorded has the handler, and nothing to switch.
     let python = "import os, signal, sys\nif os.fork() == 0:\n  os.kill(os.getpid(), signal.SIGUSR1)\n  os._exit(3)\nprint(os.wait()[1])\n";
-    let outcome = preloaded(Command::new("/usr/bin/python3").args(["-c", python]));
+    let outcome = recorded(Command::new("/usr/bin/python3").args(["-c", python]).env("LD_PRELOAD", &library));
     assert_eq!((outcome.out().as_str(), switches(&file)), ("768\n", 0));
 }
 

@@ -206,7 +206,7 @@ impl Began {
             Ok(talk) => Some(talk),
         };
         let cannot = || match (attach.started, attach.is_of_several()) {
-            (true, _) => "cannot sample it".to_owned(),
+            (true, _) => format!("cannot record it in {} mode", attach.mode.name()),
             (false, true) => "cannot attach to all of these processes".to_owned(),
             (false, false) => format!("cannot attach to process {}", attach.pid),
         };
@@ -249,8 +249,8 @@ impl Began {
 /// Starts the recording and gets in. On failure the target is as it was found.
 fn begin(attach: &Attach, way: Way, writer: CaptureWriter, session: SessionInfo, path: &Path, members: Members) -> anyhow::Result<Inside> {
     let pid = attach.pid;
-    // What the kernel samples is no whole, and not to be counted as one.
-    let count_live = attach.mode == Mode::Full;
+    // What the kernel samples is no whole, and not to be counted as one; what waits to be left out comes too late to be.
+    let count_live = attach.mode == Mode::Full && attach.cull.is_none();
     // Reading what is resident of each mapping takes time, and the target's page tables: not where hound is to cost next to nothing.
     let maps = attach.maps && (!matches!(way, Way::Kernel(_)) || attach.sampling.maps);
     let start = Start { writer, session, path: path.to_owned(), pid, count_live, maps, cull: attach.cull };

@@ -28,6 +28,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 const MAX_WAIT_MS: u32 = 60_000;
 /// A target that was attached to gives hound up after so long without a sign of life.
 const BELIEF_MS: u32 = 250;
+/// One that hound has started, after so long: as one that the library was preloaded into.
+const BELIEF_OF_STARTED_MS: u32 = 2000;
 
 /// How a target is recorded: found out by reading only.
 #[derive(Debug)]
@@ -446,7 +448,7 @@ impl Inside {
         control.interval.store(interval(attach, mode), Ordering::Relaxed);
         control.clock.store(clock::choose(), Ordering::Relaxed);
         control.max_wait_ms.store(MAX_WAIT_MS, Ordering::Relaxed);
-        control.patience_ms.store(BELIEF_MS, Ordering::Relaxed);
+        control.patience_ms.store(if attach.started { BELIEF_OF_STARTED_MS } else { BELIEF_MS }, Ordering::Relaxed);
         control.bow_out.store(0, Ordering::Relaxed);
         control.drainer.store(std::process::id(), Ordering::Release);
         moment();

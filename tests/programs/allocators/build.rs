@@ -1,7 +1,12 @@
 //! Compiles the C part for the allocator that is to be linked.
 
 fn main() {
-    let family = if std::env::var_os("CARGO_FEATURE_MIMALLOC").is_some() { "FAMILY_MIMALLOC" } else { "FAMILY_JEMALLOC" };
+    let has = |feature: &str| std::env::var_os(format!("CARGO_FEATURE_{feature}")).is_some();
+    let family = match (has("MIMALLOC"), has("SNMALLOC_RS")) {
+        (true, _) => "FAMILY_MIMALLOC",
+        (_, true) => "FAMILY_SNMALLOC",
+        _ => "FAMILY_JEMALLOC",
+    };
     println!("cargo::rerun-if-changed=../attach_family.c");
     println!("cargo::rerun-if-changed=../mode_switching.c");
     println!("cargo::rerun-if-changed=../oracle.h");

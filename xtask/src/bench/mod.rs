@@ -34,7 +34,7 @@ use std::path::PathBuf;
 pub struct Options {
     /// Sections (pairs, programs, memory, reading, analysis, startup, children, attach, sampled,
     /// memleak) or single programs (redis, redis-pipelined, cc1plus,
-    /// sqlite, sqlite-small, rust, cpp, python, handoff) or parts (sampled:pace, sampled:redis, sampled:kernel, sampled:library, sampled:leak,
+    /// sqlite, sqlite-small, rust, cpp, python, handoff, threads) or parts (sampled:pace, sampled:redis, sampled:kernel, sampled:library, sampled:leak,
     /// sampled:switch, sampled:flood); all of them without a name
     names: Vec<String>,
     /// How many runs of each kind

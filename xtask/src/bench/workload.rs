@@ -13,7 +13,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// The programs' names on the command line, in the order of the table.
-pub const NAMES: &[&str] = &["redis", "redis-pipelined", "cc1plus", "sqlite", "sqlite-small", "rust", "cpp", "python", "handoff"];
+pub const NAMES: &[&str] =
+    &["redis", "redis-pipelined", "cc1plus", "sqlite", "sqlite-small", "rust", "cpp", "python", "handoff", "threads"];
 
 /// One program, what it is given to do, and the bounds of its wall time as a ratio.
 pub struct Workload {
@@ -74,6 +75,10 @@ impl Workload {
             "handoff" => {
                 let target = Target::new(programs::compiled("handoff.cpp", "handoff", &[])?, &[&sized(8_000_000)]);
                 Self { threads: 8, ..own("4 producers + 4 consumers, cross-thread free", 6.0, 3.5, target) }
+            }
+            "threads" => {
+                let program = programs::compiled("short_threads.cpp", "short_threads", &[])?;
+                own("100,000 short threads", 1.5, 1.2, Target::new(program, &[&sized(100_000)]))
             }
             _ => bail!("there is no program {name}"),
         })
