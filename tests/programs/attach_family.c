@@ -272,6 +272,6 @@ ENTRY void *memalign(size_t align, size_t n) { return take(align, n); }
 ENTRY void *aligned_alloc(size_t align, size_t n) { return take(align, n); }
 ENTRY int posix_memalign(void **out, size_t align, size_t n) { return (*out = take(align, n)) ? 0 : ENOMEM; }
 #endif
-#if !defined FAMILY_JEMALLOC && !defined FAMILY_MIMALLOC
+#if !defined FAMILY_JEMALLOC && !defined FAMILY_MIMALLOC && !defined FAMILY_SNMALLOC
 int main(void) { return attach_family_main(); }
 #endif
