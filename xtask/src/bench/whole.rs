@@ -12,6 +12,7 @@ struct Row {
     title: &'static str,
     bound: Option<(f64, f64)>,
     threads: u64,
+    is_of_short_threads: bool,
     /// By column.
     cells: [Cell; 4],
 }
@@ -64,7 +65,13 @@ fn row(name: &str, plan: &Plan) -> Result<Row> {
     }
     let cells: Vec<Cell> = runs.iter().map(|runs| cell(runs)).collect();
     let cells = cells.try_into().ok().context("invariant: a cell for each column")?;
-    Ok(Row { title: workload.title, bound: workload.bound, threads: workload.threads, cells })
+    Ok(Row {
+        title: workload.title,
+        bound: workload.bound,
+        threads: workload.threads,
+        is_of_short_threads: workload.is_of_short_threads,
+        cells,
+    })
 }
 
 fn cell(runs: &[Timed]) -> Cell {
@@ -86,17 +93,21 @@ fn bounds(rows: &[Row]) -> Vec<Bound> {
     };
     let mut bounds: Vec<Bound> = rows.iter().filter_map(wall).collect();
     // `f64::max` passes over NaN, so an unmeasured program could hide; a sum cannot.
-    let worst = |figure: &dyn Fn(&Row) -> f64| {
-        let values: Vec<f64> = rows.iter().map(figure).collect();
+    let worst_of = |rows: &[&Row], figure: &dyn Fn(&Row) -> f64| {
+        let values: Vec<f64> = rows.iter().map(|row| figure(row)).collect();
         if values.iter().any(|value| value.is_nan()) { f64::NAN } else { values.into_iter().fold(f64::MIN, f64::max) }
     };
-    let bytes = |column: Column| worst(&|row: &Row| row.cell(column).bytes_per_event);
-    bounds.push(Bound::new("capture bytes an event, without free stacks (the worst program)", bytes(Column::Hound), 6.0, 3.0));
-    bounds.push(Bound::new("capture bytes an event, with free stacks (the worst program)", bytes(Column::HoundFreeStacks), 9.0, 5.0));
+    let long: Vec<&Row> = rows.iter().filter(|row| !row.is_of_short_threads).collect();
+    let all: Vec<&Row> = rows.iter().collect();
+    let bytes = |column: Column| worst_of(&long, &|row: &Row| row.cell(column).bytes_per_event);
+    if !long.is_empty() {
+        bounds.push(Bound::new("capture bytes an event, without free stacks (the worst program)", bytes(Column::Hound), 6.0, 3.0));
+        bounds.push(Bound::new("capture bytes an event, with free stacks (the worst program)", bytes(Column::HoundFreeStacks), 9.0, 5.0));
+    }
     let beyond = |row: &Row, kib_a_thread: f64| row.added_mib(Column::Hound) - row.threads as f64 * kib_a_thread / 1024.0;
     bounds.push(Bound::new(
         "memory added to the target, less 16 KiB a thread (the worst program, MiB)",
-        worst(&|row: &Row| beyond(row, 16.0)),
+        worst_of(&all, &|row: &Row| beyond(row, 16.0)),
         24.0,
         8.0,
     ));
