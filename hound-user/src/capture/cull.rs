@@ -116,8 +116,8 @@ pub struct Culler {
     threshold: u64,
     lateness: u64,
     reorder: u64,
-    lanes: HashMap<u32, Lane, BuildHasherDefault<KeyHasher>>,
-    young: HashMap<Key, Young, BuildHasherDefault<KeyHasher>>,
+    lanes: HashMap<u32, Lane, BuildHasherDefault<AddressHasher>>,
+    young: HashMap<Key, Young, BuildHasherDefault<AddressHasher>>,
     /// Until then everything was looked at.
     frontier: u64,
     /// Moments at which nothing that lives may be left out, and whether anything may from then on, if that changes.
@@ -435,11 +435,11 @@ impl Culler {
     }
 }
 
-/// Addresses differ in their middle bits.
+/// One multiplication: addresses are even apart from their low bits.
 #[derive(Default)]
-struct KeyHasher(u64);
+pub struct AddressHasher(u64);
 
-impl Hasher for KeyHasher {
+impl Hasher for AddressHasher {
     fn finish(&self) -> u64 {
         self.0
     }

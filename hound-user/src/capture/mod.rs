@@ -31,7 +31,7 @@ mod varint;
 mod writer;
 
 pub use before::{Before, BlockClass, BlockCount, Blocks, Bound, HeapBefore, LeftOut};
-pub use cull::{Cull, Culler, Out, Scale};
+pub use cull::{AddressHasher, Cull, Culler, Out, Scale};
 pub use encode::{StreamEncoder, StreamMeta};
 pub use error::{Anomalies, Anomaly, CaptureError};
 pub use exercise::exercise;

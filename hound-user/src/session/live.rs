@@ -7,7 +7,7 @@
 //! as in `heap`, but without its care for stamps that are off by less than a microsecond. Exact figures come from the capture.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -15,6 +15,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use hound_common::event::{Header, pool_of, size_and_slack, tag};
 
+use crate::capture::AddressHasher;
 use crate::capture::model::StreamId;
 
 /// Parcels under way: at most 8 MiB.
@@ -117,25 +118,6 @@ struct Table {
     clocks: HashMap<StreamId, u64>,
     bytes: i64,
     blocks: i64,
-}
-
-/// One multiplication: addresses are even apart from their low bits.
-#[derive(Default)]
-struct AddressHasher(u64);
-
-impl Hasher for AddressHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        let product = (self.0 ^ value).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        self.0 = product ^ product >> 32;
-    }
 }
 
 impl Table {
