@@ -184,15 +184,15 @@ impl Hold {
     }
 
     fn ask(&mut self, tid: i32) -> Result<(), Error> {
-        let asked = trace::seize(tid).and_then(|()| self.sleepers.interrupt(tid));
+        let asked = trace::seize(self.pid, tid)
+            .and_then(|()| self.sleepers.interrupt(tid).map_err(|errno| Error::os(format!("stopping thread {tid}"), errno)));
         match asked {
             Ok(()) => {
                 self.pending.push(tid);
                 Ok(())
             }
-            // The kernel says EPERM for a zombie, such as a main thread that ended before the others.
             Err(_) if tasks::has_ended(self.pid, tid) => Ok(()),
-            Err(errno) => Err(Error::os(format!("tracing thread {tid}"), errno)),
+            Err(error) => Err(error),
         }
     }
 

@@ -54,13 +54,13 @@ impl Borrowed {
     /// sequences, whose seccomp filters pass all that an attach needs.
     ///
     /// # Errors
-    /// [`Error::Refused`] when no thread can be borrowed (at once for a filter; at the deadline for what may change), [`Error::Gone`],
-    /// [`Error::Os`]. Nothing is changed then.
+    /// [`Error::Refused`] when no thread can be borrowed (at once for a filter; at the deadline for what may change), [`Error::Deadline`]
+    /// when others trace them all that time, [`Error::Gone`], [`Error::Os`]. Nothing is changed then.
     pub fn any(target: &Target, memory: &Memory, deadline: Instant) -> Result<Borrowed, Error> {
         let pid = target.pid;
         let places = Places::find(pid, memory)?;
         loop {
-            let mut last = Refusal::NoThread { why: "none is alive".into() };
+            let mut last = Refusal::NoThread { why: "none is alive".into() }.into();
             if tasks::is_crowded(pid)? {
                 match Self::of_a_crowd(target, places, deadline) {
                     // Not all would stop: one will.
@@ -71,13 +71,13 @@ impl Borrowed {
             for tid in tasks::candidates(pid)? {
                 match Self::alone(pid, tid, places, deadline) {
                     Ok(borrowed) => return Ok(borrowed),
-                    Err(Error::Refused(refusal @ Refusal::NoThread { .. })) => last = refusal,
+                    Err(error @ (Error::Refused(Refusal::NoThread { .. }) | Error::Deadline { .. })) => last = error,
                     Err(Error::Gone) if tasks::has_ended(pid, tid) => {}
                     Err(error) => return Err(error),
                 }
             }
             if Instant::now() >= deadline {
-                return Err(last.into());
+                return Err(last);
             }
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -181,7 +181,8 @@ impl Astray {
                         return;
                     }
                 }
-                Err(Error::Refused(_)) => {} // on a stack that is none of its own, such as the frame's
+                // On a stack that is none of its own, such as the frame's; or another has it for a moment.
+                Err(Error::Refused(_) | Error::Deadline { .. }) => {}
                 Err(_) => return,
             }
             std::thread::sleep(Duration::from_millis(1));
@@ -232,7 +233,7 @@ impl Loan {
         let memory = Memory::open(pid)?;
         let mut sleepers = Sleepers::of(pid, &[tid], &memory);
         let mappings = tasks::mappings(pid)?;
-        trace::seize(tid).map_err(|errno| Error::os(format!("tracing thread {tid}"), errno))?;
+        trace::seize(pid, tid)?;
         let since = Instant::now();
         sleepers.interrupt(tid).map_err(|errno| Error::os("stopping a thread", errno))?;
         // A thread that waits for a processor is waited for: let go now, it would keep the EINTR it was stopped with.

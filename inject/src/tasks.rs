@@ -84,17 +84,19 @@ pub fn same_memory(one: i32, other: i32) -> bool {
 
 /// Whether a thread has seccomp filters.
 pub(crate) fn filtered(pid: i32, tid: i32) -> bool {
-    status_is_set(&format!("/proc/{pid}/task/{tid}/status"), "Seccomp:")
+    of_status(&format!("/proc/{pid}/task/{tid}/status"), "Seccomp:").is_some()
 }
 
-/// Whether a thread has a tracer.
-pub(crate) fn is_traced(tid: i32) -> bool {
-    status_is_set(&format!("/proc/{tid}/status"), "TracerPid:")
+/// The thread that traces a thread, as hound sees its number.
+pub(crate) fn tracer(tid: i32) -> Option<i32> {
+    of_status(&format!("/proc/{tid}/status"), "TracerPid:")
 }
 
-fn status_is_set(file: &str, name: &str) -> bool {
+/// A number of a status file, if it is not 0.
+fn of_status(file: &str, name: &str) -> Option<i32> {
     let status = fs::read_to_string(file).unwrap_or_default();
-    status.lines().find_map(|line| line.strip_prefix(name)).is_some_and(|value| value.trim() != "0")
+    let value = status.lines().find_map(|line| line.strip_prefix(name))?;
+    value.trim().parse().ok().filter(|&number| number != 0)
 }
 
 /// Whether more threads of the target want to run than it has processors.

@@ -41,14 +41,32 @@ fn request(request: c_uint, tid: i32, address: usize, data: usize) -> Result<i64
 
 /// Becomes a thread's tracer without stopping it. Another thread of hound's, or of an earlier hound, may have it for a moment
 /// ([`crate::appointments`]): that is waited for.
-pub(crate) fn seize(tid: i32) -> Result<(), Errno> {
+///
+/// # Errors
+/// [`Error::Gone`] when the thread has ended, [`Error::Deadline`] when another tracer keeps it, [`Error::Os`].
+pub(crate) fn seize(pid: i32, tid: i32) -> Result<(), Error> {
     const MOMENT: Duration = Duration::from_millis(10);
     let begun = Instant::now();
     loop {
-        match request(libc::PTRACE_SEIZE, tid, 0, libc::PTRACE_O_TRACESYSGOOD as usize) {
-            Err(Errno::EPERM) if begun.elapsed() < MOMENT && tasks::is_traced(tid) => std::thread::sleep(Duration::from_micros(50)),
-            done => return done.map(drop),
+        let errno = match request(libc::PTRACE_SEIZE, tid, 0, libc::PTRACE_O_TRACESYSGOOD as usize) {
+            Ok(_) => return Ok(()),
+            Err(errno) => errno,
+        };
+        // The kernel says EPERM for a zombie, such as a main thread that ended before the others.
+        if tasks::has_ended(pid, tid) {
+            return Err(Error::Gone);
         }
+        // Also where nobody has it any more by now: who had it may have let it go since.
+        if errno != Errno::EPERM {
+            return Err(Error::os(format!("tracing thread {tid}"), errno));
+        }
+        if begun.elapsed() >= MOMENT {
+            return Err(match tasks::tracer(tid) {
+                Some(tracer) => Error::Deadline { what: format!("thread {tid} is traced by thread {tracer}") },
+                None => Error::os(format!("tracing thread {tid}"), errno),
+            });
+        }
+        std::thread::sleep(Duration::from_micros(50));
     }
 }
 
@@ -311,5 +329,53 @@ impl<S> Drop for Tracer<S> {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// Has the thread for so long, on a thread of its own.
+    fn another_has_it_for(pid: i32, time: Duration) -> JoinHandle<()> {
+        let (report, begun) = mpsc::channel();
+        let other = std::thread::spawn(move || {
+            seize(pid, pid).expect("nobody traces it");
+            report.send(()).expect("it is waited for");
+            std::thread::sleep(time);
+            // The end of the thread ends its tracing, also of one that runs.
+        });
+        begun.recv().expect("it says so");
+        other
+    }
+
+    #[test]
+    fn a_thread_that_another_traces_for_a_moment_is_waited_for() {
+        let mut child = Command::new("sleep").arg("60").spawn().expect("it is there");
+        let pid = child.id() as i32;
+        for _ in 0..50 {
+            let other = another_has_it_for(pid, Duration::from_micros(700));
+            let begun = Instant::now();
+            while let Err(error) = std::thread::spawn(move || seize(pid, pid)).join().expect("it ends") {
+                // The other may have been kept from its processor.
+                assert!(matches!(error, Error::Deadline { .. }), "{error}");
+                assert!(begun.elapsed() < Duration::from_secs(60), "{error}");
+            }
+            other.join().expect("it ends");
+        }
+        let other = another_has_it_for(pid, Duration::from_millis(500));
+        let refused = seize(pid, pid);
+        let named = format!("thread {pid} is traced by thread ");
+        assert!(matches!(&refused, Err(Error::Deadline { what }) if what.starts_with(&named)) || refused == Ok(()), "{refused:?}");
+        other.join().expect("it ends");
+        child.kill().expect("it runs");
+        // A zombie: nobody has waited for it.
+        while !tasks::has_ended(pid, pid) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(seize(pid, pid), Err(Error::Gone));
+        child.wait().expect("it has ended");
     }
 }
