@@ -33,7 +33,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64};
 /// First word of an attachment: "HOUNDATT" in ASCII.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"HOUNDATT");
 /// Changes with every incompatible change of this file.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// Name of the ring's memfd, by which a later hound finds what an earlier one left in a target.
 pub const RING_NAME: &str = "hound-ring";
 /// Symbol of the [`Attachment`] in libhound.so.
@@ -104,8 +104,10 @@ pub struct Attachment {
     pub own_piece_count: AtomicU64,
     /// [`SAMPLES_BYTES`], zeroed, in memory that a fork wipes: the sampled blocks.
     pub samples: AtomicU64,
+    /// [`Entries`](crate::family::Entries): where the processes find hound that this one begins; all zero if those are not recorded.
+    pub family: AtomicU64,
     /// Room for more.
-    pub reserved: [AtomicU64; 2],
+    pub reserved: AtomicU64,
 }
 
 /// Tells builds of libhound.so apart that have the same [`VERSION`]: a hash of the file (FNV-1a, 64 bits).
@@ -120,7 +122,7 @@ pub const STATE_BUSY: usize = 8;
 /// Where it has what lies there: the hook's return address.
 pub const STATE_BUSY_RA: usize = 16;
 /// How many pieces the library may map by itself: one for each state, and for its tables.
-pub const OWN_PIECES: usize = crate::ring::STREAMS + 16;
+pub const OWN_PIECES: usize = crate::ring::STREAMS + 64;
 
 impl Attachment {
     /// The block as it stands in the image.
@@ -155,7 +157,8 @@ impl Attachment {
             own_pieces: ZERO,
             own_piece_count: ZERO,
             samples: ZERO,
-            reserved: [ZERO; 2],
+            family: ZERO,
+            reserved: ZERO,
         }
     }
 }
@@ -248,10 +251,12 @@ pub enum Shape {
     Text = 22,
     /// `(block *, count, size) → errno`: NetBSD's reallocarr.
     Reallocarr = 23,
+    /// `fork()`
+    Fork = 24,
 }
 
 /// How many [`Shape`]s there are.
-pub const SHAPES: usize = 24;
+pub const SHAPES: usize = 25;
 /// In [`Entry::size_argument`] and its like: there is none.
 pub const NO_ARGUMENT: u8 = 255;
 /// Most bytes of a function's entry that are displaced.

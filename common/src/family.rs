@@ -14,6 +14,8 @@ pub const PASSWORD_BYTES: usize = 16;
 pub const FORKED: u32 = 1;
 /// [`Greeting::kind`]: a program that has just begun.
 pub const PROGRAM: u32 = 2;
+/// [`Greeting::kind`]: a program that has just begun, and will not be recorded: there is no answer.
+pub const UNRECORDED: u32 = 3;
 
 /// What the process says of itself.
 #[repr(C)]
@@ -21,7 +23,7 @@ pub const PROGRAM: u32 = 2;
 pub struct Greeting {
     /// [`crate::ring::VERSION`].
     pub version: u32,
-    /// [`FORKED`] or [`PROGRAM`].
+    /// [`FORKED`], [`PROGRAM`] or [`UNRECORDED`].
     pub kind: u32,
     /// The password.
     pub password: [u8; PASSWORD_BYTES],
@@ -66,6 +68,34 @@ impl Greeting {
             ticks: u64::from_le_bytes(word(bytes, offset_of!(Greeting, ticks))),
         }
     }
+}
+
+/// Longest value of `LD_PRELOAD` that is passed on.
+pub const PRELOAD_BYTES: usize = 4096;
+
+/// The variable by which a program built with AddressSanitizer is told to start although another library comes before the sanitizer's, and
+/// how: it is not recorded, but must run.
+pub const SANITIZER: (&str, &str) = ("ASAN_OPTIONS", "verify_asan_link_order=0");
+
+/// What a program's environment must have so that it finds hound, each ended by a zero byte, or empty. Kept apart: programs write over the
+/// environment that they were given.
+#[repr(C)]
+pub struct Entries {
+    /// `HOUND_FAMILY=…`.
+    pub family: [u8; 256],
+    /// `LD_PRELOAD=…`.
+    pub preload: [u8; PRELOAD_BYTES],
+}
+
+/// Writes these one behind the other, and a zero byte. False if they do not fit.
+pub fn write(place: &mut [u8], parts: &[&[u8]]) -> bool {
+    let length: usize = parts.iter().map(|part| part.len()).sum();
+    let fits = length < place.len();
+    if fits {
+        let bytes = parts.iter().flat_map(|part| part.iter().copied()).chain([0]);
+        place.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
+    }
+    fits
 }
 
 /// The name and the password in the variable's value.

@@ -88,6 +88,8 @@ pub const OUT_NO_ALLOCATOR: u32 = 2;
 pub const OUT_NO_MEMORY: u32 = 3;
 /// `bow_out`: the attachment lacks the place of the thread id, or the clock.
 pub const OUT_NOT_PREPARED: u32 = 4;
+/// `bow_out`: the program is built with a sanitizer, whose allocator cannot be called before it has prepared itself.
+pub const OUT_SANITIZED: u32 = 5;
 
 /// `exit_state`: the program is not at its end.
 pub const EXIT_NOT_YET: u32 = 0;

@@ -3,10 +3,13 @@
 use core::mem::offset_of;
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hound_common::attach::{Attachment, KnownModule, RING_NAME, SAMPLES_BYTES, STATE_BYTES, THREAD_SLOTS};
+use hound_common::family;
 use hound_common::ring::{self, Control, LIBRARY_ABSENT, RING_BYTES, STREAMS};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -24,6 +27,7 @@ use crate::remote::Borrowed;
 use crate::site::{Inside, MAX_ROWS, Site};
 use crate::step::{moment, step};
 use crate::surroundings::{MAX_MODULES, Surroundings};
+use crate::tasks;
 use crate::thunk::ENTRY;
 
 /// `MAP_FIXED_NOREPLACE`: kernels before 4.17 take the address for a hint, which the result shows.
@@ -99,6 +103,7 @@ struct Pieces {
     samples: u64,
     entries: u64,
     modules: u64,
+    family: u64,
 }
 
 const STATES_BYTES: u64 = (STREAMS * STATE_BYTES) as u64;
@@ -107,7 +112,8 @@ const ENTRIES_BYTES: u64 = (MAX_ROWS * ENTRY as u64).next_multiple_of(PAGE);
 const MODULES_BYTES: u64 = (MAX_MODULES * size_of::<KnownModule>() as u64).next_multiple_of(PAGE);
 /// What forks wipe, then what they copy: two pieces, as each system call keeps the borrowed thread, or all, waiting.
 const WIPED_BYTES: u64 = STATES_BYTES + PAGE + THREADS_BYTES + SAMPLES_BYTES as u64;
-const COPIED_BYTES: u64 = ENTRIES_BYTES + MODULES_BYTES;
+const FAMILY_BYTES: u64 = (size_of::<family::Entries>() as u64).next_multiple_of(PAGE);
+const COPIED_BYTES: u64 = ENTRIES_BYTES + MODULES_BYTES + FAMILY_BYTES;
 
 impl Pieces {
     fn place(space: &mut Space, image: &Image) -> Option<Self> {
@@ -116,7 +122,8 @@ impl Pieces {
         let mark = states + STATES_BYTES;
         let threads = mark + PAGE;
         let (samples, modules) = (threads + THREADS_BYTES, entries + ENTRIES_BYTES);
-        Some(Self { ring, image, states, mark, threads, samples, entries, modules })
+        let family = modules + MODULES_BYTES;
+        Some(Self { ring, image, states, mark, threads, samples, entries, modules, family })
     }
 }
 
@@ -305,6 +312,7 @@ impl Building {
         set(offset_of!(Attachment, image_end), pieces.image + image.bytes())?;
         set(offset_of!(Attachment, entries), pieces.entries)?;
         set(offset_of!(Attachment, modules), pieces.modules)?;
+        set(offset_of!(Attachment, family), pieces.family)?;
         set(offset_of!(Attachment, image), image.id())?;
         let regs = self.borrowed.regs();
         set(offset_of!(Attachment, tid_offset), self.surroundings.tid_offset(&self.site, self.borrowed.tid(), regs.fs_base))?;
@@ -343,6 +351,34 @@ impl Entered {
     /// How long the target (or one thread of it) stood still, each time until now.
     pub fn stalls(&self) -> &[Duration] {
         &self.stalls
+    }
+
+    /// Says where the processes find hound that the target begins, or that they are to look for nobody. `entry`: the environment's, with its
+    /// name; `library`: what their loader is to load, if it can. Before recording is switched on.
+    ///
+    /// # Errors
+    /// [`Error::Unfit`] when one of them is too long, or when the target has seccomp filters: what asking hound takes may be forbidden, and end
+    /// the child. [`Error::Os`] when the target cannot be written to.
+    pub fn tell_of_family(&mut self, entry: Option<&str>, library: Option<&Path>) -> Result<(), Error> {
+        let mut entries = family::Entries { family: [0; 256], preload: [0; family::PRELOAD_BYTES] };
+        let mut fits = true;
+        if let Some(entry) = entry {
+            let pid = self.site.target.pid;
+            if tasks::threads(pid)?.into_iter().any(|tid| tasks::filtered(pid, tid)) {
+                return Err(Error::Unfit {
+                    what: "it has seccomp filters, which may forbid its children to speak to hound, and end them for it".into(),
+                });
+            }
+            fits = family::write(&mut entries.family, &[entry.as_bytes()]);
+        }
+        if let Some(library) = library {
+            fits &= family::write(&mut entries.preload, &[b"LD_PRELOAD=", library.as_os_str().as_bytes()]);
+        }
+        if !fits {
+            return Err(Error::Unfit { what: "the path of libhound.so is too long for its children's environment".into() });
+        }
+        let at = self.site.word(self.site.attachment()?, offset_of!(Attachment, family))?;
+        self.site.memory.write(at, &[&entries.family[..], &entries.preload].concat())
     }
 
     /// Patches all that the plan covers. Hooks record nothing until the control page says so.

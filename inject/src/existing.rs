@@ -11,10 +11,11 @@ use hound_common::attach;
 use hound_common::ring::{self, Control};
 
 use crate::error::{Error, Refusal};
+use crate::journal::Journal;
 use crate::look::{Target, look};
 use crate::memory::Memory;
 use crate::place::mappings;
-use crate::site::{Site, is_launched, left_open, ring_mapping};
+use crate::site::{Site, is_launched, left_open, own_rings, ring_mapping};
 use crate::thunk::Row;
 
 /// How long a heartbeat may stand still: hound reads rounds far more often.
@@ -72,8 +73,11 @@ impl Existing {
         } else if version.1 != attach::VERSION {
             State::OtherVersion
         } else if site.rows()?.iter().any(|row| site.is_patched(row)) {
-            // A child's ring is its parent's, and so is who drains it.
-            State::Armed { drainer: if site.inherited { 0 } else { site.journal().half(offset_of!(Control, drainer))? } }
+            // A child's journal is its parent's.
+            let maps = if site.inherited { mappings(site.target.pid)? } else { Vec::new() };
+            let ring = own_rings(&maps).next().map_or(site.ring, |own| own.start);
+            let is_own = !site.inherited || ring != site.ring;
+            State::Armed { drainer: if is_own { Journal::at(&site.memory, ring).half(offset_of!(Control, drainer))? } else { 0 } }
         } else {
             State::Dormant
         };
@@ -105,15 +109,22 @@ impl Existing {
     /// # Errors
     /// When the process cannot be read.
     pub fn is_drained(&self) -> Result<bool, Error> {
-        let journal = self.site.journal();
-        let beat = || journal.half(offset_of!(Control, heartbeat));
-        if self.site.inherited || self.version.0 != ring::VERSION {
+        if self.version.0 != ring::VERSION {
             return Ok(false);
         }
-        match journal.half(offset_of!(Control, drainer))? {
-            0 => return Ok(false),
-            drainer if self.is_held_by(drainer) => return Ok(true),
-            _ => {}
+        let rings = match self.site.inherited {
+            false => vec![self.site.ring],
+            // What a child inherits is its parent's. One that is recorded with its parent has a ring of its own as well, and maybe others that
+            // its parents had.
+            true => own_rings(&mappings(self.site.target.pid)?).map(|own| own.start).collect(),
+        };
+        let all =
+            |offset: usize| rings.iter().map(|ring| Journal::at(&self.site.memory, *ring).half(offset)).collect::<Result<Vec<u32>, _>>();
+        let beat = || all(offset_of!(Control, heartbeat));
+        match all(offset_of!(Control, drainer))?.into_iter().find(|drainer| *drainer != 0) {
+            None => return Ok(false),
+            Some(drainer) if !self.site.inherited && self.is_held_by(drainer) => return Ok(true),
+            Some(_) => {}
         }
         let (before, until) = (beat()?, Instant::now() + HEARTBEAT);
         while Instant::now() < until {

@@ -6,8 +6,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
-use hound_common::attach::{ENTRY_FLAT, ENTRY_GLIBC, Shape};
-use hound_common::hook::{HOOKS, Kind, Origin, PATCHES, Patch, Places, Role, WATCHED, watched_shape};
+use hound_common::attach::{ENTRY_FLAT, ENTRY_GLIBC, NO_ARGUMENT, Shape};
+use hound_common::hook::{BEGINNINGS, HOOKS, Kind, Origin, PATCHES, Patch, Places, Role, WATCHED, watched_shape};
 
 use crate::memory::Memory;
 use crate::modules::{Module, Symbol};
@@ -98,7 +98,7 @@ fn names(module: &Module, memory: &Memory) -> Names {
 
 fn names_among(each_function: impl FnOnce(&mut dyn FnMut(Symbol<'_>))) -> Names {
     let mut exact: BTreeSet<&str> = PATCHES.iter().map(|p| p.symbol).chain(HOOKS.iter().map(|h| h.symbol)).collect();
-    exact.extend(WATCHED.iter().chain(&MARKS));
+    exact.extend(WATCHED.iter().chain(BEGINNINGS).chain(&MARKS));
     let mut names = Names::new();
     each_function(&mut |Symbol { name, address, size }| {
         if ENDINGS.iter().any(|ending| name.ends_with(ending)) || name.starts_with("mi_heap_") || exact.contains(name) {
@@ -184,6 +184,7 @@ fn families_of(names: &Names, module: &Module) -> Vec<Family> {
         let libc = if is_glibc { "glibc" } else { "musl" };
         add(format!("{libc}: mappings"), 0, !module.is_executable, "", mapping_functions(names));
         add(format!("{libc}: exec"), 0, false, "", watched(names, |shape| shape == Shape::Exec));
+        add(format!("{libc}: fork"), 0, false, "", function(names, "fork", 0, Shape::Fork).into_iter().collect());
     }
     if !is_libc && has("tc_malloc") && ["mmap", "munmap", "mremap"].iter().all(|name| has(name)) {
         add("tcmalloc: mappings".into(), 0, !module.is_executable, "", mapping_functions(names));
@@ -259,7 +260,17 @@ fn mapping_functions(names: &Names) -> Vec<Function> {
 
 fn watched(names: &Names, wanted: impl Fn(Shape) -> bool) -> Vec<Function> {
     let shapes = WATCHED.iter().filter_map(|name| Some((*name, watched_shape(name)?)));
-    shapes.filter(|(_, shape)| wanted(*shape)).filter_map(|(name, shape)| function(names, name, 0, shape)).collect()
+    let found = shapes.filter(|(_, shape)| wanted(*shape)).filter_map(|(name, shape)| function(names, name, 0, shape));
+    found.map(|function| Function { places: Places { block: environment_of(&function.name), ..Places::NONE }, ..function }).collect()
+}
+
+/// Which argument is the environment of the program that a function begins. The others of its kind call one of these.
+fn environment_of(name: &str) -> u8 {
+    match name {
+        "execve" | "fexecve" => 2,
+        "execveat" => 3,
+        _ => NO_ARGUMENT,
+    }
 }
 
 fn listed(names: &Names, origin: Origin, prefix: &str) -> Vec<Function> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use hound_common::attach::{ENTRY_GLIBC, NO_ARGUMENT};
+use hound_common::attach::{ENTRY_GLIBC, NO_ARGUMENT, Shape};
 use hound_common::hook::{Kind, Role};
 
 use crate::code::{BREAKPOINT, Displaced, JUMP, Range, Unfit, branches_into, is_instruction};
@@ -73,14 +73,15 @@ impl Plan {
     /// # Errors
     /// A refusal when nothing at all can be hooked, or when one of `custom` is not found (then similar names are listed).
     pub fn of(target: &Target, custom: &[CustomHook]) -> Result<Self, Error> {
-        Self::beneath(target, custom, &Beneath::default())
+        Self::beneath(target, custom, &Beneath::default(), false)
     }
 
-    /// The same while hound's own probes are still there: see [`crate::ProbePlan::beneath`]. They must be gone when it is patched.
+    /// The same while hound's own probes are still there: see [`crate::ProbePlan::beneath`]. They must be gone when it is patched. `children`:
+    /// processes that the target begins are to be recorded, too, so it must be seen when it does.
     ///
     /// # Errors
     /// As [`Plan::of`].
-    pub fn beneath(target: &Target, custom: &[CustomHook], probes: &Beneath) -> Result<Self, Error> {
+    pub fn beneath(target: &Target, custom: &[CustomHook], probes: &Beneath, children: bool) -> Result<Self, Error> {
         let memory = Memory::open(target.pid)?;
         let maps = mappings(target.pid)?;
         let modules = modules(target.pid, &memory, &maps)?;
@@ -91,7 +92,8 @@ impl Plan {
         let shadow_stack = has_shadow_stack(target.pid);
         let mut unplaced: Vec<&CustomHook> = custom.iter().collect();
         for module in &modules {
-            let found = families::families(module, &memory);
+            let mut found = families::families(module, &memory);
+            found.retain(|family| children || family.functions.iter().all(|function| function.shape != Shape::Fork));
             for (what, why) in families::not_covered(module, &memory, &found) {
                 plan.not_covered.push(NotCovered { module: module.path.clone(), what, why });
             }

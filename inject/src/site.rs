@@ -37,7 +37,13 @@ pub(crate) fn ring_mapping(maps: &[Mapping]) -> Option<&Mapping> {
 
 /// Whether the library was put into the process at its start, and has a ring of its own there.
 pub(crate) fn is_launched(maps: &[Mapping]) -> bool {
-    ring::LAUNCH_NAME.to_str().is_ok_and(|name| maps.iter().any(|m| is_named(&m.path, name)))
+    ring_mapping(maps).is_none() && own_rings(maps).next().is_some()
+}
+
+/// Rings that hound has given a process: one that the library was put into at its start, or the child of one that was attached to (and of its
+/// parents, if those had some).
+pub(crate) fn own_rings(maps: &[Mapping]) -> impl Iterator<Item = &Mapping> {
+    maps.iter().filter(|m| m.offset == 0 && ring::LAUNCH_NAME.to_str().is_ok_and(|name| is_named(&m.path, name)))
 }
 
 fn is_named(path: &str, memfd: &str) -> bool {
@@ -308,6 +314,9 @@ impl Site {
         for piece in self.journal().pieces()? {
             self.unmap(borrowed, piece, &maps)?;
         }
+        for own in own_rings(&maps) {
+            borrowed.syscall(libc::SYS_munmap, [own.start, ring::RING_BYTES as u64, 0, 0, 0, 0])?;
+        }
         borrowed.syscall(libc::SYS_munmap, [self.ring, ring::RING_BYTES as u64, 0, 0, 0, 0])?;
         Ok(())
     }
@@ -366,16 +375,25 @@ impl Site {
 
     /// Waits until no thread's ip and no word on a stack lies in `ranges`. As nothing is patched, nobody gets there again.
     fn wait_until_outside(&self, ranges: &[(u64, u64)], ever_ran: bool, deadline: Instant) -> Result<(), Error> {
+        let (mut last, mut pause) = (None, PAUSE);
         while ever_ran && !ranges.is_empty() {
-            let frozen = Frozen::all(&self.target, deadline)?;
+            let still = |tid| Error::Deadline {
+                what: format!("thread {tid} is still inside the library, or what it left on its stack looks as if it were"),
+            };
+            let frozen = match (Frozen::all(&self.target, deadline), last) {
+                (Err(Error::Deadline { .. }), Some(tid)) => return Err(still(tid)),
+                (frozen, _) => frozen?,
+            };
             let maps = mappings(self.target.pid)?;
             let inside = self.thread_inside(&maps, frozen.threads(), ranges)?;
             frozen.release();
             let Some(tid) = inside else { break };
             if Instant::now() >= deadline {
-                return Err(Error::Deadline { what: format!("thread {tid} is still inside the library") });
+                return Err(still(tid));
             }
-            sleep(PAUSE);
+            last = Some(tid);
+            sleep(pause);
+            pause = (pause * 2).min(MOST_PAUSE);
         }
         Ok(())
     }

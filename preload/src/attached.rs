@@ -10,11 +10,12 @@ use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use hound_common::attach::{Attachment, ENTRY_GLIBC, Entry, OWN_PIECES, Shape};
+use hound_common::family::Entries;
 use hound_common::ring::{CLOCK_MONOTONIC, Control, LIBRARY_ABSENT, LIBRARY_READY, OUT_NOT_PREPARED};
 
 use crate::record::{self, Caller, Function};
 use crate::thread::Thread;
-use crate::{clock, directory, elf, modules, own, process, rows, samples};
+use crate::{clock, directory, elf, family, modules, own, process, rows, samples, sys, thread};
 
 /// The block that hound fills in.
 #[used]
@@ -48,20 +49,62 @@ static SESSION: AtomicU64 = AtomicU64::new(0);
 /// As [`process::ready`], for a library that hound has mapped.
 pub fn ready() -> bool {
     let attachment = attachment();
-    let mark = attachment.fork_mark.load(Ordering::Acquire) as *const u64;
-    // SAFETY: null or a page that hound has mapped for this.
-    if unsafe { mark.as_ref() }.is_none_or(|mark| *mark != 1) {
-        // The child of a fork runs on unrecorded: the stubs look no further than here.
-        attachment.ring.store(process::no_ring() as u64, Ordering::Relaxed);
-        process::use_ring(process::no_ring());
-        return false;
+    if !is_target() {
+        let mark = attachment.fork_mark.load(Ordering::Acquire) as *const AtomicU64;
+        // SAFETY: null or a page that hound has mapped for this.
+        return child(attachment, unsafe { mark.as_ref() });
     }
+    follow_session(attachment);
+    attachment.tid_offset.load(Ordering::Relaxed) != 0
+}
+
+/// Whether this is the process that the ring is for: not a child of its fork that has recorded nothing yet.
+pub fn is_target() -> bool {
+    let mark = attachment().fork_mark.load(Ordering::Acquire) as *const AtomicU64;
+    // SAFETY: null or a page that hound has mapped for this.
+    unsafe { mark.as_ref() }.is_some_and(|mark| mark.load(Ordering::Acquire) == TARGET)
+}
+
+/// What a fork's mark says: this is the target; a thread of this child asks for a ring just now. A fork wipes it.
+const TARGET: u64 = 1;
+const ASKING: u64 = 2;
+
+/// The child of a fork, at its first event: it gets a ring of its own, if children are recorded, or runs on unrecorded.
+#[cold]
+#[inline(never)]
+fn child(attachment: &Attachment, mark: Option<&AtomicU64>) -> bool {
+    follow_session(attachment); // one that has begun since the parent's last event
+    if let Some(mark) = mark.filter(|_| family::is_known()) {
+        // Two of its threads, or one and its signal handler.
+        if mark.compare_exchange(0, ASKING, Ordering::AcqRel, Ordering::Acquire).is_err() {
+            return false;
+        }
+        let parent = process::control();
+        let pid = sys::getpid();
+        if let Some(ring) = family::ring_of_child(pid, parent) {
+            attachment.ring.store(&raw const *ring as u64, Ordering::Relaxed);
+            process::use_ring(ring);
+            thread::be_first(pid);
+            mark.store(TARGET, Ordering::Release);
+            ring.library.store(LIBRARY_READY, Ordering::Release); // pairs with hound's acquire load
+            process::tell_modules();
+            return true;
+        }
+        process::count_unrecorded();
+        mark.store(0, Ordering::Relaxed);
+    }
+    // The stubs look no further than here.
+    attachment.ring.store(process::no_ring() as u64, Ordering::Relaxed);
+    process::use_ring(process::no_ring());
+    false
+}
+
+fn follow_session(attachment: &Attachment) {
     let session = attachment.session.load(Ordering::Acquire); // pairs with hound's raising of it, after all else
     if SESSION.load(Ordering::Acquire) != session {
         begin_session(attachment);
         SESSION.store(session, Ordering::Release);
     }
-    attachment.tid_offset.load(Ordering::Relaxed) != 0
 }
 
 /// Takes over what hound has prepared, and forgets what was known of modules: nothing was seen of them while nothing was patched.
@@ -72,7 +115,7 @@ fn begin_session(attachment: &Attachment) {
     samples::use_reserved(attachment.samples.load(Ordering::Relaxed));
     process::use_ring(attachment.ring.load(Ordering::Relaxed) as *const Control);
     process::use_loader(attachment.loader_start.load(Ordering::Relaxed), attachment.loader_end.load(Ordering::Relaxed));
-    crate::thread::use_reserved(attachment.states.load(Ordering::Relaxed), attachment.tid_offset.load(Ordering::Relaxed));
+    thread::use_reserved(attachment.states.load(Ordering::Relaxed), attachment.tid_offset.load(Ordering::Relaxed));
     elf::use_executable_headers(
         attachment.executable_headers.load(Ordering::Relaxed),
         attachment.executable_header_count.load(Ordering::Relaxed),
@@ -81,6 +124,7 @@ fn begin_session(attachment: &Attachment) {
     let monotonic = control.clock.load(Ordering::Relaxed) == CLOCK_MONOTONIC;
     let clock_gettime = attachment.clock_gettime.load(Ordering::Relaxed);
     clock::use_function(if monotonic { clock_gettime } else { 0 });
+    family::use_entries(attachment.family.load(Ordering::Relaxed) as *const Entries);
     modules::forget_all();
     rows::forget(0, u64::MAX);
     if attachment.tid_offset.load(Ordering::Relaxed) == 0 || (monotonic && clock_gettime == 0) {

@@ -3,7 +3,7 @@
 //! One body for each `Shape`. The functions called here are the ones behind the patches, as hound has left them in the entries: nothing is
 //! looked up, and no lock is held while they run.
 
-use core::ffi::c_void;
+use core::ffi::{c_char, c_void};
 use core::sync::atomic::Ordering;
 
 use hound_common::attach::{ENTRY_FREES, ENTRY_GLIBC, Entry, NO_ARGUMENT};
@@ -12,7 +12,7 @@ use hound_common::event::{ALLOC_MMAPPED, PROCESS_EXEC, tag};
 use crate::attached::{self, Patched};
 use crate::nesting::{self, Call, Entered};
 use crate::record::{self, Caller, Draw, Function, Resize};
-use crate::{clock, directory, modules, process, rows, stack, sys};
+use crate::{clock, directory, family, modules, process, rows, stack, sys};
 
 /// Marks a call of a function of the heap as at work: `Some` call to record when the real function has returned. Where another one is at
 /// work on another stack, the body returns what `$again` does, the same body with the same arguments.
@@ -390,7 +390,7 @@ pub unsafe extern "C" fn text(frame: &Frame) -> u64 {
         // One that was given a place for the text returns that.
         if block != 0 && frame.argument(frame.entry.block_argument) == 0 {
             // SAFETY: the function has just made a text that ends with a zero.
-            let length = unsafe { core::ffi::CStr::from_ptr(block as *const core::ffi::c_char) }.count_bytes();
+            let length = unsafe { core::ffi::CStr::from_ptr(block as *const c_char) }.count_bytes();
             allocated(&call, block as *mut c_void, length + 1);
         }
     }
@@ -555,11 +555,33 @@ fn of(frame: &Frame) -> Patched<false> {
     Patched { entry: frame.entry, state: core::ptr::null_mut() }
 }
 
-/// `Shape::Exec`: a child of vfork runs in this memory but is another process, whose exec is none of ours.
-pub extern "C" fn exec(frame: &Frame) {
-    if process::ready() && process::control().target_pid.load(Ordering::Relaxed) == sys::getpid() {
+/// `Shape::Exec`: a child of vfork runs in this memory but is another process, whose exec is none of ours. The child of a fork that has
+/// recorded nothing so far does not begin with this. The entry says where the environment is, if it is an argument.
+pub extern "C" fn exec(frame: &mut Frame) {
+    // As in `fork`.
+    let is_target = attached::is_target() && process::ready();
+    if is_target && process::control().target_pid.load(Ordering::Relaxed) == sys::getpid() {
         record::process(frame.caller(), of(frame), tag::PROCESS, PROCESS_EXEC, clock::now());
     }
+    if family::is_known()
+        && let Some(given) = frame.args.get_mut(usize::from(frame.entry.block_argument))
+        && let Some(other) = family::environment_with_us(*given as *const *const c_char)
+    {
+        *given = other as u64;
+    }
+}
+
+/// `Shape::Fork`
+pub unsafe extern "C" fn fork(entry: &'static Entry, _slot: u64, _bp: u64) -> i32 {
+    // SAFETY: as in `alloc_body`.
+    let real = unsafe { real::<unsafe extern "C" fn() -> i32>(entry) };
+    // A session that began since the last event is taken over, for what it says of the family.
+    let _ = attached::is_target() && process::ready();
+    family::begin_fork();
+    // SAFETY: the caller's own call, passed on.
+    let child = unsafe { real() };
+    family::end_fork(child);
+    child
 }
 
 /// The size, as the entry says where it is.

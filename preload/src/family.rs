@@ -7,11 +7,13 @@ use core::ffi::{CStr, c_char};
 use core::mem::size_of;
 use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
-use hound_common::family::{self, FORKED, GREETING_BYTES, Greeting, NAME_BYTES, PASSWORD_BYTES, PROGRAM, VARIABLE};
+use hound_common::family::{
+    self, Entries, FORKED, GREETING_BYTES, Greeting, NAME_BYTES, PASSWORD_BYTES, PRELOAD_BYTES, PROGRAM, UNRECORDED, VARIABLE, write,
+};
 use hound_common::ring::{self, Control};
 
 use crate::sys::{self, syscall};
-use crate::{clock, process, real};
+use crate::{clock, own, process, real};
 
 const SOCKET: usize = 41;
 const CONNECT: usize = 42;
@@ -39,23 +41,14 @@ static PASSWORD: [AtomicU64; PASSWORD_BYTES / 8] = [const { AtomicU64::new(0) };
 static FORK_TICKS: AtomicU64 = AtomicU64::new(0);
 static FORK_THREAD: AtomicU64 = AtomicU64::new(0);
 
-/// The entries that a program finds us by, as it needs them in its environment: kept apart, for programs write over the ones that they were given.
+/// The entries that a program finds us by: kept apart, for programs write over the ones that they were given.
 static ENTRIES: AtomicPtr<Entries> = AtomicPtr::new(core::ptr::null_mut());
-
-/// Longest value of `LD_PRELOAD` that is passed on.
-const PRELOAD_BYTES: usize = 4096;
-
-#[repr(C)]
-struct Entries {
-    /// `HOUND_FAMILY=…`, ended by a zero byte.
-    family: [u8; 256],
-    /// `LD_PRELOAD=…`, likewise.
-    preload: [u8; PRELOAD_BYTES],
-}
 
 /// Takes the way to hound from the environment variable's value, and what the loader is to load with every program. Whether that is it.
 pub fn learn(value: &[u8], preload: &[u8]) -> bool {
-    let Some((name, password)) = family::parse(value) else { return false };
+    if !find(value) {
+        return false;
+    }
     if let Some(memory) = sys::map_private(size_of::<Entries>(), false) {
         // SAFETY: just mapped, zero, as large as that.
         let entries = unsafe { &mut *memory.cast::<Entries>() };
@@ -63,6 +56,25 @@ pub fn learn(value: &[u8], preload: &[u8]) -> bool {
             ENTRIES.store(memory.cast(), Ordering::Release);
         }
     }
+    true
+}
+
+/// Takes the way to hound from what hound has put into the target's memory, which stays there; or forgets the one that was known.
+pub fn use_entries(entries: *const Entries) {
+    NAME_LENGTH.store(0, Ordering::Relaxed);
+    ENTRIES.store(core::ptr::null_mut(), Ordering::Release);
+    // SAFETY: null, or mapped by hound for this; not written to while a session is on.
+    let Some(known) = (unsafe { entries.as_ref() }) else { return };
+    let value = CStr::from_bytes_until_nul(&known.family).ok().and_then(|text| text.to_bytes().strip_prefix(VARIABLE.as_bytes()));
+    // Without a library that the target can load, programs that it begins are not to look for one.
+    if value.and_then(|value| value.strip_prefix(b"=")).is_some_and(find) && known.preload.first().is_some_and(|byte| *byte != 0) {
+        ENTRIES.store(entries.cast_mut(), Ordering::Release);
+    }
+}
+
+/// Where hound is, from the variable's value.
+fn find(value: &[u8]) -> bool {
+    let Some((name, password)) = family::parse(value) else { return false };
     for (word, bytes) in NAME.iter().zip(name.chunks(8)) {
         word.store(word_of(bytes), Ordering::Relaxed);
     }
@@ -75,23 +87,15 @@ pub fn learn(value: &[u8], preload: &[u8]) -> bool {
 
 const PRELOAD: &[u8] = b"LD_PRELOAD=";
 const LIBRARY: &[u8] = b"libhound.so";
-
-/// Writes these one behind the other, and a zero byte. False if they do not fit.
-fn write(place: &mut [u8], parts: &[&[u8]]) -> bool {
-    let length: usize = parts.iter().map(|part| part.len()).sum();
-    let fits = length < place.len();
-    if fits {
-        let bytes = parts.iter().flat_map(|part| part.iter().copied()).chain([0]);
-        place.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
-    }
-    fits
-}
+/// [`family::SANITIZER`], whole.
+const SANITIZER: &[u8] = b"ASAN_OPTIONS=verify_asan_link_order=0\0";
 
 /// Room for an environment. It stays a thread's own: after vfork nobody could tell when the child needs it no more, but that its parent runs again.
 #[repr(C)]
 struct Room {
     entries: [*const c_char; ROOM_ENTRIES],
     preload: [u8; 2 * PRELOAD_BYTES],
+    sanitizer: [u8; PRELOAD_BYTES],
 }
 
 const ROOM_ENTRIES: usize = 4096;
@@ -106,16 +110,49 @@ fn room() -> Option<&'static mut Room> {
     let free = || ROOM_OF.iter().position(|of| of.compare_exchange(0, thread, Ordering::AcqRel, Ordering::Relaxed).is_ok());
     let place = ROOM.get(own.or_else(free)?)?;
     if place.load(Ordering::Relaxed).is_null() {
-        place.store(sys::map_private(size_of::<Room>(), false)?.cast(), Ordering::Relaxed);
+        place.store(own::map(size_of::<Room>())?.cast(), Ordering::Relaxed);
     }
     // SAFETY: mapped, zero or written by this thread before, and used by no other.
     unsafe { place.load(Ordering::Relaxed).as_mut() }
 }
 
+/// A variable whose value is a list that must have something of ours in it.
+struct List<'a> {
+    /// With the equals sign.
+    name: &'static [u8],
+    /// What must be in it, to be recognised by.
+    mark: &'static [u8],
+    /// The whole entry, if there is none of theirs; ended by a zero byte.
+    own: &'a [u8],
+}
+
+impl List<'_> {
+    fn is_of(&self, entry: &[u8]) -> bool {
+        entry.starts_with(self.name)
+    }
+
+    fn is_good(&self, entry: &[u8]) -> bool {
+        self.is_of(entry) && entry.windows(self.mark.len()).any(|part| part == self.mark)
+    }
+
+    /// An entry with ours before what is in theirs; nothing if theirs is good as it is. `Err` where there is no room for it.
+    fn entry<'a>(&'a self, theirs: Option<&[u8]>, room: &'a mut [u8]) -> Result<Option<*const c_char>, ()> {
+        match theirs {
+            Some(entry) if self.is_good(entry) => return Ok(None),
+            None => return Ok(Some(self.own.as_ptr().cast())),
+            Some(entry) if entry.len() == self.name.len() => return Ok(Some(self.own.as_ptr().cast())),
+            Some(_) => {}
+        }
+        let own = CStr::from_bytes_until_nul(self.own).map_err(|_| ())?.to_bytes();
+        let rest = theirs.and_then(|entry| entry.get(self.name.len()..)).unwrap_or_default();
+        if write(room, &[own, b":", rest]) { Ok(Some(room.as_ptr().cast())) } else { Err(()) }
+    }
+}
+
 /// The environment that a program is to be given so that it finds hound; `None` if it does so with what it is given, or cannot be helped (which
 /// is counted).
 pub fn environment_with_us(given: *const *const c_char) -> Option<*const *const c_char> {
-    // SAFETY: mapped by `learn`, never unmapped.
+    // SAFETY: mapped by `learn` or by hound, never unmapped while it is known.
     let ours = unsafe { ENTRIES.load(Ordering::Acquire).as_ref() }?;
     let entry = |index: usize| {
         if given.is_null() {
@@ -128,13 +165,14 @@ pub fn environment_with_us(given: *const *const c_char) -> Option<*const *const 
     };
     let entries = || (0..).map_while(entry);
     let is_ours = |text: &[u8]| text.strip_prefix(VARIABLE.as_bytes()).is_some_and(|rest| rest.starts_with(b"="));
-    let loads_us = |text: &[u8]| text.starts_with(PRELOAD) && text.windows(LIBRARY.len()).any(|part| part == LIBRARY);
-    if entries().any(|(_, text)| is_ours(text)) && entries().any(|(_, text)| loads_us(text)) {
+    let preload = List { name: PRELOAD, mark: LIBRARY, own: &ours.preload };
+    let sanitizer = List { name: b"ASAN_OPTIONS=", mark: family::SANITIZER.1.as_bytes(), own: SANITIZER };
+    let lists = [&preload, &sanitizer];
+    if entries().any(|(_, text)| is_ours(text)) && lists.iter().all(|list| entries().any(|(_, text)| list.is_good(text))) {
         return None;
     }
     let made = room().and_then(|room| {
-        let count = entries().count();
-        if count + 3 > ROOM_ENTRIES {
+        if entries().count() + lists.len() + 2 > ROOM_ENTRIES {
             return None;
         }
         let mut at = 0;
@@ -144,27 +182,20 @@ pub fn environment_with_us(given: *const *const c_char) -> Option<*const *const 
                 at += 1;
             }
         };
-        let theirs = entries().map(|(_, text)| text).find(|text| text.starts_with(PRELOAD));
-        // The loader takes the first of several.
-        let stays = |text: &[u8]| !is_ours(text) && (!text.starts_with(PRELOAD) || theirs.is_some_and(loads_us));
+        // The first of several holds.
+        let theirs = |list: &List| entries().map(|(_, text)| text).find(|text| list.is_of(text));
+        let stays = |text: &[u8]| {
+            !is_ours(text) && lists.iter().all(|list| !list.is_of(text) || theirs(list).is_some_and(|text| list.is_good(text)))
+        };
         entries().filter(|(_, text)| stays(text)).for_each(|(entry, _)| put(entry));
         put(ours.family.as_ptr().cast());
-        match theirs.and_then(|text| text.get(PRELOAD.len()..)) {
-            Some(_) if theirs.is_some_and(loads_us) => {}
-            None | Some([]) => put(ours.preload.as_ptr().cast()),
-            Some(list) => {
-                let own = CStr::from_bytes_until_nul(&ours.preload).ok()?.to_bytes();
-                if !write(&mut room.preload, &[own, b":", list]) {
-                    return None;
-                }
-                put(room.preload.as_ptr().cast());
-            }
-        }
+        preload.entry(theirs(&preload), &mut room.preload).ok()?.into_iter().for_each(&mut put);
+        sanitizer.entry(theirs(&sanitizer), &mut room.sanitizer).ok()?.into_iter().for_each(&mut put);
         put(core::ptr::null());
         Some(room.entries.as_ptr())
     });
     if made.is_none() {
-        process::control().unrecorded.fetch_add(1, Ordering::Relaxed);
+        process::count_unrecorded();
     }
     made
 }
@@ -183,6 +214,11 @@ pub fn is_known() -> bool {
 /// A ring for a program that has just begun.
 pub fn ring_of_program(pid: u32) -> Option<&'static Control> {
     ask(PROGRAM, pid, 0, 0)
+}
+
+/// Says that this program, which has just begun, is not going to be recorded.
+pub fn is_not_recorded(pid: u32) {
+    let _ = ask(UNRECORDED, pid, 0, 0);
 }
 
 /// A ring for the child of a fork whose parent had `parent`'s.
@@ -292,12 +328,23 @@ pub unsafe extern "C" fn fork() -> i32 {
     }) else {
         return -1; // no libc without it
     };
+    begin_fork();
+    // SAFETY: the caller's own call, passed on.
+    let child = unsafe { real() };
+    end_fork(child);
+    child
+}
+
+/// A fork is about to be made by this thread.
+pub fn begin_fork() {
     if is_known() && process::ready() {
         FORK_THREAD.store(sys::thread_pointer(), Ordering::Relaxed);
         FORK_TICKS.store(clock::now(), Ordering::Relaxed);
     }
-    // SAFETY: the caller's own call, passed on.
-    let child = unsafe { real() };
+}
+
+/// What it has returned.
+pub fn end_fork(child: i32) {
     if child != 0 {
         FORK_TICKS.store(0, Ordering::Relaxed);
     }
@@ -309,5 +356,4 @@ pub unsafe extern "C" fn fork() -> i32 {
         }
         control.forks.fetch_add(1, Ordering::Release); // pairs with hound's acquire
     }
-    child
 }

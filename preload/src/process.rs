@@ -3,8 +3,8 @@
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use hound_common::ring::{
-    self, CLOCK_MONOTONIC, Control, LIBRARY_OUT, LIBRARY_READY, OUT_NO_ALLOCATOR, OUT_NO_MEMORY, SEGMENT_BYTES, SEGMENTS, STREAMS, Segment,
-    Stream,
+    self, CLOCK_MONOTONIC, Control, LIBRARY_OUT, LIBRARY_READY, OUT_NO_ALLOCATOR, OUT_NO_MEMORY, OUT_SANITIZED, SEGMENT_BYTES, SEGMENTS,
+    STREAMS, Segment, Stream,
 };
 
 use crate::environment::{Environment, Ring, Stays};
@@ -93,6 +93,14 @@ pub fn lose(reason: u8) {
     }
 }
 
+/// Counts a process that this one has begun, and that cannot be recorded.
+#[cold]
+pub fn count_unrecorded() {
+    if !core::ptr::eq(CONTROL.load(Ordering::Relaxed), no_ring()) {
+        control().unrecorded.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 /// Stops recording for good, and says why.
 #[cold]
 pub fn bow_out(reason: u32) {
@@ -160,8 +168,21 @@ fn connect() -> bool {
         Ring::None if tracks => Stays::All,
         _ => Stays::Nothing,
     };
+    // Their allocators abort when they are called, or asked for a block's size, before they have prepared themselves; and a race detector
+    // would look at what we do.
+    let is_sanitized = elf::modules().any(|module| {
+        let name = module.name();
+        let file = name.iter().rposition(|byte| *byte == b'/').and_then(|slash| name.get(slash + 1..)).unwrap_or(name);
+        [&b"libasan."[..], b"libtsan.", b"liblsan.", b"libhwasan.", b"libclang_rt."].iter().any(|start| file.starts_with(start))
+    });
     let ring = match environment.ring() {
         Ring::Given(fd) => map(fd).filter(|control| is_ours(control, pid)),
+        Ring::None if is_sanitized => {
+            if is_of_family {
+                family::is_not_recorded(pid);
+            }
+            None
+        }
         Ring::None if is_of_family => family::ring_of_program(pid),
         Ring::None => {
             let options = environment.options();
@@ -181,8 +202,8 @@ fn connect() -> bool {
     }
     environment.hide(stays);
     let Some(control) = ring else { return false };
-    if !resolved {
-        control.bow_out.store(OUT_NO_ALLOCATOR, Ordering::Relaxed);
+    if is_sanitized || !resolved {
+        control.bow_out.store(if is_sanitized { OUT_SANITIZED } else { OUT_NO_ALLOCATOR }, Ordering::Relaxed);
         control.library.store(LIBRARY_OUT, Ordering::Release);
         return false;
     }
@@ -220,7 +241,7 @@ fn child() -> bool {
     let ring = if family::is_known() { family::ring_of_child(pid, parent) } else { None };
     let Some(ring) = ring else {
         if family::is_known() {
-            parent.unrecorded.fetch_add(1, Ordering::Relaxed);
+            count_unrecorded();
         }
         use_ring(no_ring());
         STATE.store(OUT, Ordering::Release);
@@ -234,7 +255,12 @@ fn child() -> bool {
     thread::leave(pid);
     ring.library.store(LIBRARY_READY, Ordering::Release); // pairs with hound's acquire load
     STATE.store(READY, Ordering::Release);
-    // What the parent's stream has said of modules nobody knows here.
+    tell_modules();
+    true
+}
+
+/// In the child of a fork: what the parent's stream has said of modules nobody knows here.
+pub fn tell_modules() {
     if let Some(state) = thread::enter() {
         state.event_time = clock::now();
         modules::each(|module| {
@@ -243,7 +269,6 @@ fn child() -> bool {
     } else {
         lose(hound_common::event::LOST_NO_STREAM);
     }
-    true
 }
 
 fn note_places(control: &Control) {

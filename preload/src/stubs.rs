@@ -48,6 +48,7 @@ pub static hound_stubs: [Option<Stub>; STUB_WORDS] = {
         (Shape::WideRealloc, wide_realloc),
         (Shape::Text, text),
         (Shape::Reallocarr, reallocarr),
+        (Shape::Fork, fork),
     ];
     let mut i = 0;
     while i < SHAPES {
@@ -95,6 +96,7 @@ macro_rules! narrow {
 
 narrow!(reallocarr => bodies::reallocarr, "rcx", "r8", "r9");
 narrow!(munmap => bodies::munmap, "rdx", "rcx", "r8");
+narrow!(fork => bodies::fork, "rdi", "rsi", "rdx");
 
 const FRAME: usize = size_of::<Frame>();
 const ENTRY: usize = offset_of!(Frame, entry);

@@ -106,10 +106,15 @@ pub fn local() -> *mut Thread {
 static FIRST_POINTER: AtomicU64 = AtomicU64::new(0);
 static FIRST_TID: AtomicU32 = AtomicU32::new(0);
 
-/// The calling thread has no state any more: it is the first one of a fork's child, and its state was wiped.
-pub fn leave(pid: u32) {
+/// The calling thread is the first one of a fork's child.
+pub fn be_first(pid: u32) {
     FIRST_TID.store(pid, Ordering::Relaxed);
     FIRST_POINTER.store(sys::thread_pointer(), Ordering::Relaxed);
+}
+
+/// The same, and it has no state any more: that was wiped.
+pub fn leave(pid: u32) {
+    be_first(pid);
     let _ = set_current(core::ptr::null_mut());
 }
 

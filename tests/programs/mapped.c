@@ -63,7 +63,7 @@ struct attachment {
     _Atomic uint32_t version, mapped;
     _Atomic uint64_t ring, states, fork_mark, threads, image_start, image_end, entries, entry_count, dl_find_object, r_debug, modules;
     _Atomic uint64_t module_count, loader_start, loader_end, tid_offset, executable_headers, executable_header_count, executable_bias;
-    _Atomic uint64_t session, clock_gettime, image, own_pieces, own_piece_count, samples, reserved[2];
+    _Atomic uint64_t session, clock_gettime, image, own_pieces, own_piece_count, samples, family, reserved;
 };
 struct entry {
     uint64_t real, helper, inside_start, inside_end, address, thunk, attachment, stub;
@@ -74,7 +74,7 @@ struct known {
 };
 enum shape {
     ALLOC, CALLOC, REALLOC, REALLOCARRAY, POSIX_MEMALIGN, MEMALIGN, ALLOC_FIRST, RALLOCX, XALLOCX, FREE, NEW, MMAP, MUNMAP, MREMAP, EXEC,
-    POOL_ALLOC, POOL_FREE, POOL_REALLOC, REGISTER_FRAME, DEREGISTER_FRAME, WIDE, WIDE_REALLOC, TEXT, REALLOCARR, SHAPES
+    POOL_ALLOC, POOL_FREE, POOL_REALLOC, REGISTER_FRAME, DEREGISTER_FRAME, WIDE, WIDE_REALLOC, TEXT, REALLOCARR, FORK, SHAPES
 };
 enum kind {
     K_MALLOC = 1, K_CALLOC = 2, K_REALLOC = 3, K_REALLOCARRAY = 4, K_POSIX_MEMALIGN = 5, K_MEMALIGN = 6, K_NEW = 10, K_MALLOCX = 12,
@@ -139,7 +139,7 @@ static void load_image(const char *path) {
             }
         }
     }
-    CHECK(attachment && stubs && memcmp(attachment, "HOUNDATT", 8) == 0 && attachment->version == 4);
+    CHECK(attachment && stubs && memcmp(attachment, "HOUNDATT", 8) == 0 && attachment->version == 5);
     for (int i = 0; i < header->e_phnum; i++) {
         if (programs[i].p_type != PT_LOAD) continue;
         uint64_t from = programs[i].p_vaddr / 4096 * 4096;

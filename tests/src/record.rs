@@ -34,17 +34,24 @@ pub enum Way {
     Kernel,
     /// `hound run --engine kernel --budget unlimited --interval 0 -- program`
     KernelRun,
+    /// The program waits before its first note until `hound attach --mode full` is in it.
+    Attached,
 }
 
 impl Way {
     /// Whether functions are known by their entries, and not by their names.
     fn patches(self) -> bool {
-        matches!(self, Way::Patched | Way::KernelRun)
+        matches!(self, Way::Patched | Way::KernelRun | Way::Attached)
     }
 
     /// Whether the kernel observes it, which sees no usable sizes, and stacks as far as they are copied.
     fn is_by_the_kernel(self) -> bool {
         matches!(self, Way::Kernel | Way::KernelRun)
+    }
+
+    /// Whether the program is running when hound comes.
+    fn attaches(self) -> bool {
+        matches!(self, Way::Kernel | Way::Attached)
     }
 }
 
@@ -138,7 +145,7 @@ impl Target {
                 hound.args(&self.hound).arg("--").arg(self.program.path());
                 self.command(hound, dir.path())
             }
-            Way::Kernel => self.command(Command::new(self.program.path()), dir.path()),
+            Way::Kernel | Way::Attached => self.command(Command::new(self.program.path()), dir.path()),
             Way::Preload => {
                 let mut command = self.command(Command::new(self.program.path()), dir.path());
                 command.env("LD_PRELOAD", binaries::libhound()).env("HOUND_OUTPUT", &file);
@@ -150,7 +157,7 @@ impl Target {
                 command
             }
         };
-        if way != Way::Kernel {
+        if !way.attaches() {
             let one_function = if way.patches() { self.one_function() } else { Vec::new() };
             let running = process::start(command.args(&self.args));
             return Started { running, way, target: self.clone(), dir, file, hound: None, one_function };
@@ -159,7 +166,10 @@ impl Target {
         let running = process::start(command.env("ORACLE_WAIT", &gate.path).args(&self.args));
         let held = gate.hold(&running);
         let pid = running.pid.as_raw();
-        let hound = attach::attach_kernel(pid, &file, &self.hound);
+        let hound = match way {
+            Way::Kernel => attach::attach_kernel(pid, &file, &self.hound),
+            _ => attach::attach(pid, &file, &self.hound),
+        };
         let one_function = attach::one_function(pid).into_iter().chain([attach::passed_on()]).collect();
         held.let_go();
         Started { running, way, target: self.clone(), dir, file, hound: Some(hound), one_function }
@@ -240,7 +250,7 @@ pub struct Started {
     target: Target,
     dir: TempDir,
     file: PathBuf,
-    /// With [`Way::Kernel`]: hound.
+    /// Where it was attached to: hound.
     pub hound: Option<Session>,
     one_function: Vec<BTreeSet<String>>,
 }
@@ -256,7 +266,7 @@ impl Started {
         let outcome = self.running.finish();
         let capture = match self.way {
             Way::Preload => capture::wait_until_finished(&self.file),
-            Way::Run | Way::RunWithoutFreeStacks | Way::Patched | Way::Kernel | Way::KernelRun => Capture { path: self.file },
+            _ => Capture { path: self.file },
         };
         let said = self.hound.map(|hound| {
             let (_, ended) = hound.finish();
@@ -280,7 +290,7 @@ pub struct Recording {
     pub outcome: Outcome,
     /// What hound recorded.
     pub capture: Capture,
-    /// With [`Way::Kernel`]: what hound said.
+    /// Where it was attached to: what hound said.
     pub said: String,
     target: Target,
     dir: TempDir,

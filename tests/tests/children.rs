@@ -8,16 +8,24 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use hound_tests::capture::{Event, hound, wait_until_finished};
-use hound_tests::compile::Build;
+use hound_tests::compile::{Build, Program};
 use hound_tests::oracle::{Call, Oracle};
 use hound_tests::process::{self, Outcome};
 use hound_tests::record::{Recording, Target, Way};
-use hound_tests::{binaries, compare};
+use hound_tests::{binaries, compare, requirement};
 use serde_json::Value;
 use tempfile::TempDir;
 
-fn recorded(how: &str, build: Build) -> Recording {
-    Target::new("tree.c", build).hound(&["--children"]).args(&[how]).record(Way::Run)
+/// By a library that is preloaded, and by one that was brought into the program before its first instruction, or while it ran.
+const WAYS: [Way; 3] = [Way::Run, Way::Patched, Way::Attached];
+
+fn recorded(how: &str, build: Build, way: Way) -> Recording {
+    Target::new("tree.c", build).hound(&["--children"]).args(&[how]).record(way)
+}
+
+/// The processes that have told anything.
+fn told(events: &[Event]) -> usize {
+    events.iter().filter(|event| event.tid != 0).map(|event| event.pid).collect::<BTreeSet<u32>>().len()
 }
 
 fn report(capture: &Path, more: &[&str]) -> Value {
@@ -67,7 +75,8 @@ fn inherited(oracle: &Oracle, events: &[Event]) -> u64 {
 fn must_be_unharmed(recording: &Recording, how: &str, build: Build) {
     let alone = Target::new("tree.c", build).args(&[how]).alone();
     let lines = |outcome: &Outcome| -> Vec<String> {
-        let ours = |line: &&str| !line.starts_with("env LD_PRELOAD=") && !line.starts_with("env HOUND_FAMILY=");
+        const OURS: [&str; 3] = ["env LD_PRELOAD=", "env HOUND_FAMILY=", "env ASAN_OPTIONS=verify_asan_link_order=0"];
+        let ours = |line: &&str| OURS.iter().all(|ours| !line.starts_with(ours));
         outcome.out().lines().filter(ours).map(str::to_owned).collect()
     };
     assert_eq!(lines(&recording.outcome), lines(&alone), "{how}: other output");
@@ -78,58 +87,65 @@ fn must_be_unharmed(recording: &Recording, how: &str, build: Build) {
 fn children_and_theirs_are_exact_in_all_builds() {
     for build in Build::ALL {
         for how in ["forks", "raw", "handler", "threads"] {
-            let recording = recorded(how, build);
-            must_be_unharmed(&recording, how, build);
-            let (_, events) = must_be_exact(&recording);
-            let processes: BTreeSet<u32> = events.iter().filter(|event| event.tid != 0).map(|event| event.pid).collect();
-            assert_eq!(processes.len(), if how == "forks" { 9 } else { 2 }, "{how}");
+            for way in WAYS.into_iter().filter(|way| *way != Way::Attached || build == Build::Optimised && requirement::root()) {
+                let recording = recorded(how, build, way);
+                must_be_unharmed(&recording, how, build);
+                let (_, events) = must_be_exact(&recording);
+                assert_eq!(told(&events), if how == "forks" { 9 } else { 2 }, "{how} {way:?}");
+            }
         }
     }
 }
 
 #[test]
 fn what_a_child_has_from_before_its_fork_is_neither_allocated_anew_nor_leaked_twice() {
-    let recording = recorded("raw", Build::Optimised);
-    let (oracle, _) = must_be_exact(&recording);
-    let all = report(&recording.capture.path, &[]);
-    let processes = all["processes"].as_array().expect("a list");
-    assert_eq!(processes.len(), 2, "{processes:?}");
-    let (child, pid) = (&processes[1], processes[0]["pid"].as_u64());
-    assert_eq!((&child["began"], child["parent"].as_u64()), (&"fork".into(), pid), "{child}");
-    assert_eq!((&child["end"]["how"], &child["end"]["value"]), (&"exit".into(), &40.into()), "{child}");
-    let made = oracle.notes.iter().filter(|note| note.call != Call::Free && Some(u64::from(note.tid)) != pid).count();
-    assert_eq!(child["allocations"].as_u64(), Some(made as u64), "{child}");
-    let one = report(&recording.capture.path, &["--process", &child["pid"].to_string()]);
-    assert_eq!(one["totals"]["allocations"].as_u64(), Some(made as u64), "{}", one["totals"]);
+    for way in [Way::Run, Way::Patched] {
+        let recording = recorded("raw", Build::Optimised, way);
+        let (oracle, _) = must_be_exact(&recording);
+        let all = report(&recording.capture.path, &[]);
+        let processes = all["processes"].as_array().expect("a list");
+        assert_eq!(processes.len(), 2, "{processes:?}");
+        let (child, pid) = (&processes[1], processes[0]["pid"].as_u64());
+        assert_eq!((&child["began"], child["parent"].as_u64()), (&"fork".into(), pid), "{child}");
+        assert_eq!((&child["end"]["how"], &child["end"]["value"]), (&"exit".into(), &40.into()), "{child}");
+        let made = oracle.notes.iter().filter(|note| note.call != Call::Free && Some(u64::from(note.tid)) != pid).count();
+        assert_eq!(child["allocations"].as_u64(), Some(made as u64), "{child}");
+        let one = report(&recording.capture.path, &["--process", &child["pid"].to_string()]);
+        assert_eq!(one["totals"]["allocations"].as_u64(), Some(made as u64), "{}", one["totals"]);
+    }
 }
 
 #[test]
 fn children_without_descriptors_root_or_rights_are_recorded_and_one_that_cannot_ask_is_counted() {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: needs root to change the root");
+    if !requirement::root() {
         return;
     }
-    let recording = recorded("closes", Build::Optimised);
-    must_be_unharmed(&recording, "closes", Build::Optimised);
-    must_be_exact(&recording);
-    assert!(recording.outcome.err().contains("1 of the processes that the program began is not recorded"), "{}", recording.outcome.err());
+    for way in WAYS {
+        let recording = recorded("closes", Build::Optimised, way);
+        must_be_unharmed(&recording, "closes", Build::Optimised);
+        must_be_exact(&recording);
+        let said = format!("{}{}", recording.outcome.err(), recording.said);
+        assert!(said.contains("1 of the processes that the program began is not recorded"), "{way:?}: {said}");
+    }
 }
 
 #[test]
 fn none_of_two_hundred_short_children_is_missed() {
-    let recording = recorded("short", Build::Optimised);
-    must_be_unharmed(&recording, "short", Build::Optimised);
-    let (_, events) = must_be_exact(&recording);
-    let processes: BTreeSet<u32> = events.iter().filter(|event| event.tid != 0).map(|event| event.pid).collect();
-    assert_eq!(processes.len(), 201);
+    for way in WAYS.into_iter().filter(|way| *way != Way::Attached || requirement::root()) {
+        let recording = recorded("short", Build::Optimised, way);
+        must_be_unharmed(&recording, "short", Build::Optimised);
+        let (_, events) = must_be_exact(&recording);
+        assert_eq!(told(&events), 201, "{way:?}");
+    }
 }
 
 #[test]
 fn what_outlives_the_program_is_recorded_to_its_end() {
-    let recording = recorded("daemon", Build::Optimised);
-    let (_, events) = must_be_exact(&recording);
-    let processes: BTreeSet<u32> = events.iter().filter(|event| event.tid != 0).map(|event| event.pid).collect();
-    assert_eq!((processes.len(), recording.outcome.shell_status()), (2, 5), "{}", recording.outcome.err());
+    for way in WAYS.into_iter().filter(|way| *way != Way::Attached || requirement::root()) {
+        let recording = recorded("daemon", Build::Optimised, way);
+        let (_, events) = must_be_exact(&recording);
+        assert_eq!((told(&events), recording.outcome.shell_status()), (2, 5), "{way:?}: {}", recording.outcome.err());
+    }
 }
 
 fn run(options: &[&str], script: &str) -> (TempDir, Outcome, Value) {
@@ -185,6 +201,33 @@ fn programs_are_found_however_they_are_begun() {
     let all: Vec<String> = processes(&report).into_iter().map(|(name, ..)| name).collect();
     for name in ["python3", "cat", "wc", "ls", "head", "tail", "env", "sort", "tac"] {
         assert!(all.iter().any(|is| is == name), "{name}: {all:?}");
+    }
+}
+
+#[test]
+fn programs_built_with_sanitizers_run_as_ever_below_one_that_is_recorded_and_are_counted() {
+    let dir = TempDir::new().expect("a temporary directory can be made");
+    for sanitizer in ["address", "thread", "leak"] {
+        let flag = format!("-fsanitize={sanitizer}");
+        let program = Program::new("threads.c", Build::Optimised).with(&[&flag, "-DO_NO_STACKS"]).path();
+        let options = "detect_leaks=0:report_signal_unsafe=0:report_bugs=0";
+        let of = |name: &str| format!("{name}_OPTIONS={options}");
+        let script = format!(
+            "{} {} {} ORACLE_FILE={}/oracle {}; echo $?",
+            of("ASAN"),
+            of("TSAN"),
+            of("LSAN"),
+            dir.path().display(),
+            program.display()
+        );
+        let alone = process::run(Command::new("/bin/sh").args(["-c", &script]));
+        let (_dir, outcome, report) = run(&[], &script);
+        let shown =
+            |outcome: &Outcome| outcome.out().lines().filter(|line| !line.starts_with("env ")).map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(shown(&outcome), shown(&alone), "{sanitizer}: {}", outcome.err());
+        assert!(outcome.err().contains("1 of the processes that the program began is not recorded"), "{sanitizer}: {}", outcome.err());
+        assert!(report["totals"]["allocations"].as_u64() > Some(0), "{sanitizer}: {}", report["totals"]);
+        assert!(report["processes"].as_array().is_none_or(Vec::is_empty), "{sanitizer}: more than the shell: {}", report["processes"]);
     }
 }
 

@@ -30,6 +30,7 @@ Examples:
                                                 a pool of the program's own, too
   hound attach -p 4242 -p 4243                  two processes in one capture, under one budget
   hound attach --tree -p 4242                   it and its children, those that come later, too
+  hound attach --mode full --children -p 4242   it and what it begins from now on, completely
   hound attach --cgroup system.slice/nginx.service
                                                 all processes of a control group
   hound attach --kernel -p 4242 --duration 1min what the kernel holds for it (without -p: for the whole host)
@@ -74,6 +75,10 @@ pub struct Args {
     /// has from before its fork are not told of, nor what it allocates in its first milliseconds.
     #[arg(long, conflicts_with = "kernel")]
     tree: bool,
+    /// Record the processes that it begins from now on, too, and what they replace themselves by: each completely, by the library. Blocks that
+    /// a child has from before its fork are told of as its own. With --mode full or --engine library; --tree is the kernel's way.
+    #[arg(long, conflicts_with_all = ["kernel", "tree", "cgroup", "then", "cull", "max_capture"])]
+    children: bool,
     /// All processes of this control group (cgroup v2) and of those below it, also those that come later.
     #[arg(long, value_name = "PATH", conflicts_with_all = ["kernel", "name", "pid", "tree"])]
     cgroup: Option<PathBuf>,
@@ -174,6 +179,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
              --engine library; `hound attach --mode full -p {pid}` records one"
         );
     }
+    if args.children && (!others.is_empty() || !needs_the_library(args)) {
+        anyhow::bail!("--children needs one -p PID and --mode full (or --engine library); the kernel follows children by --tree");
+    }
     let records_all = args.mode == Mode::Full || args.then.iter().any(|(mode, _)| *mode == session::Mode::Full);
     if args.culling.asked().is_some() && !records_all {
         anyhow::bail!("--cull needs --mode full: samples are few, and each stands for others");
@@ -184,6 +192,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         others: others.to_vec(),
         named: args.cgroup.is_none(),
         follow: follow.clone(),
+        children: args.children,
         duration: args.duration.map(Duration::from_nanos),
         output: args.output.clone().or_else(|| setting("OUTPUT")),
         hooks: args.probing.hooks()?,

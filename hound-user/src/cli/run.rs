@@ -202,7 +202,7 @@ fn by_the_library(args: &Args) -> anyhow::Result<Launched> {
         free_stacks: free_stacks(args),
         maps: !args.no_maps,
         interval: if args.mode == Some(Mode::Sampled) { interval.unwrap_or(DEFAULT_INTERVAL) } else { 0 },
-        children: args.children || switch("TRACK_CHILD_PROCESSES").unwrap_or(false),
+        children: records_children(args),
         hold: args.hold_exit,
         cull,
         max_capture: args.culling.max_capture,
@@ -213,13 +213,17 @@ fn by_the_library(args: &Args) -> anyhow::Result<Launched> {
     })
 }
 
+fn records_children(args: &Args) -> bool {
+    args.children || switch("TRACK_CHILD_PROCESSES").unwrap_or(false)
+}
+
 /// What is left out, which is of one process and of every allocation only.
 fn cull(args: &Args) -> anyhow::Result<Option<Cull>> {
     let cull = args.culling.of_program()?;
     if cull.is_some() && args.mode == Some(Mode::Sampled) {
         bail!("--cull leaves out what every allocation was recorded of: samples are few, and each stands for others");
     }
-    let children = args.children || switch("TRACK_CHILD_PROCESSES").unwrap_or(false);
+    let children = records_children(args);
     if cull.is_some() && children {
         bail!("--cull is of one process: leave out --children, or make the capture smaller afterwards (`hound strip`)");
     }
@@ -255,11 +259,8 @@ fn partly_beyond(args: &Args, name: &OsStr) -> Option<String> {
 
 /// What only a preloaded library can do, if that was asked for.
 fn needs_preloading(args: &Args) -> Option<&'static str> {
-    let wishes = [
-        (args.children || switch("TRACK_CHILD_PROCESSES").unwrap_or(false), "children are recorded"),
-        (matches!(args.hold_exit, Hold::UpTo(_)), "an exit is held"),
-        (begins_off(), "recording begins at the program's own word"),
-    ];
+    let wishes =
+        [(matches!(args.hold_exit, Hold::UpTo(_)), "an exit is held"), (begins_off(), "recording begins at the program's own word")];
     wishes.into_iter().find(|(wanted, _)| *wanted).map(|(_, what)| what)
 }
 
@@ -274,7 +275,12 @@ fn by_patches(args: &Args, why: &str) -> anyhow::Result<Launched> {
     let interval = args.interval.map(|bytes| parse_interval(&bytes.to_string())).transpose().map_err(anyhow::Error::msg)?;
     let mode = if args.mode == Some(Mode::Sampled) { session::Mode::Sampled } else { session::Mode::Full };
     let (interval, cull) = (interval.unwrap_or(DEFAULT_INTERVAL), cull(args)?);
-    let attach = Attach { interval, cull, engine: session::Engine::Library, ..attach(args, mode)? };
+    let children = records_children(args);
+    if children && !args.then.is_empty() {
+        bail!("--then is for one process: leave out --children");
+    }
+    let follow = Follow::default();
+    let attach = Attach { interval, cull, children, follow, engine: session::Engine::Library, ..attach(args, mode)? };
     launch_held(&args.command, attach, args.meanwhile.shown(&name, Place::Errors))
 }
 
@@ -313,6 +319,7 @@ fn attach(args: &Args, mode: session::Mode) -> anyhow::Result<Attach> {
         others: Vec::new(),
         named: true,
         follow: Follow { tree: args.tree || args.children, cgroup: None },
+        children: false,
         duration: args.duration.map(Duration::from_nanos),
         output: args.output.clone().or_else(|| setting("OUTPUT")),
         hooks: args.probing.hooks()?,

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::answers::{Answers, requests};
 use super::before::glance as glance_before;
+use super::family::{Door, Family};
 use super::inside::{Inside, PATIENCE, Way};
 use super::members::{Follow, Members};
 use super::processes::{self, ProcessFd};
@@ -36,6 +37,8 @@ pub struct Attach {
     pub named: bool,
     /// Further ones.
     pub follow: Follow,
+    /// The processes that the target begins, too, by the library.
+    pub children: bool,
     /// Detach after so long.
     pub duration: Option<Duration>,
     /// Where the capture goes; may hold placeholders.
@@ -77,6 +80,11 @@ pub struct Attach {
 impl Attach {
     /// Whether the session may be of more than one process.
     pub fn is_of_several(&self) -> bool {
+        self.children || self.is_of_given()
+    }
+
+    /// Whether it is of more than one from the first.
+    pub(super) fn is_of_given(&self) -> bool {
         !self.others.is_empty() || self.follow.any()
     }
 
@@ -205,7 +213,7 @@ impl Began {
             }
             Ok(talk) => Some(talk),
         };
-        let cannot = || match (attach.started, attach.is_of_several()) {
+        let cannot = || match (attach.started, attach.is_of_given()) {
             (true, _) => format!("cannot record it in {} mode", attach.mode.name()),
             (false, true) => "cannot attach to all of these processes".to_owned(),
             (false, false) => format!("cannot attach to process {}", attach.pid),
@@ -259,6 +267,9 @@ fn begin(attach: &Attach, way: Way, writer: CaptureWriter, session: SessionInfo,
     if attach.started {
         inside.has_no_before();
     }
+    if attach.children {
+        inside.door = Some(Door::open()?);
+    }
     let joined = way.pids().into_iter().filter(|other| *other != pid).try_for_each(|other| {
         match inside.members.join_at_start(other, &inside.recording) {
             Err(error) if attach.is_named(other) => Err(error.context(format!("process {other}"))),
@@ -273,6 +284,7 @@ fn begin(attach: &Attach, way: Way, writer: CaptureWriter, session: SessionInfo,
     match joined.and_then(|()| inside.enter(attach, way, attach.mode)) {
         Ok(()) => Ok(inside),
         Err(error) => {
+            inside.family.take().map(Family::finish);
             let _ = inside.recording.finish(End { reason: hound_common::event::END_DETACH, ..End::default() });
             Err(error)
         }
@@ -374,6 +386,12 @@ async fn record(
         glances.stop();
     }
     match why {
+        // It is another program by now, or has ended: only what it began is still recorded.
+        Why::Asked { answer, .. } if inside.family.is_some() && watch.is_first_gone() => {
+            let attached = leave::ended(attach.pid, inside, watch, false).await?;
+            leave::tell(answer, &attached);
+            Ok(attached)
+        }
         Why::Asked { unload, answer } => {
             inside.missed = inside.appeared();
             leave::detach(attach.pid, inside, watch, unload || attach.unload, answer).await

@@ -1,7 +1,7 @@
-//! The processes that a launched program begins: each asks for a ring of its own when it has something to record, and is drained with the
-//! others until it ends (`hound run --children`).
+//! The processes that a program begins: each asks for a ring of its own when it has something to record, and is drained with the others until
+//! it ends (`--children`).
 //!
-//! Whoever asks must know the password, which the program has in its environment. The kernel says who it is: a child may be in another pid
+//! Whoever asks must know the password, which the program has in its environment, or in memory that hound has given it. The kernel says who it is: a child may be in another pid
 //! namespace than hound, and of another user.
 
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use hound_common::event::{END_DETACH, PROCESS_FORKED, PROCESS_JOINED, PROCESS_NEW_PROGRAM, tag};
-use hound_common::family::{self, FORKED, GREETING_BYTES, Greeting, PASSWORD_BYTES, PROGRAM};
+use hound_common::family::{self, FORKED, GREETING_BYTES, Greeting, PASSWORD_BYTES, PROGRAM, UNRECORDED};
 use hound_common::ring::VERSION;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, MsgFlags, getsockopt, sendmsg, sockopt::PeerCredentials};
@@ -88,6 +88,8 @@ pub struct Making {
     pub max_wait_ms: u32,
     /// Likewise `interval`.
     pub interval: u64,
+    /// Likewise `patience_ms`.
+    pub patience_ms: u32,
 }
 
 /// The processes that were begun.
@@ -101,6 +103,8 @@ pub struct Family {
 #[derive(Debug)]
 struct Shared {
     making: Making,
+    /// The first one's code is patched, and so is that of those that are forked from it.
+    patches: bool,
     /// The program itself.
     pid: u32,
     members: Members,
@@ -131,22 +135,27 @@ struct Kin {
     names: Names,
     /// It is another program by now, which has asked for a ring of its own.
     replaced: bool,
+    /// It was forked by one that has the library in its code, and has a copy of that.
+    patched: bool,
     /// How many forks it was known to have made.
     forks: AtomicU32,
 }
 
 /// What is said at the end.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Relatives {
     /// Those that could not be.
     pub unrecorded: u64,
+    /// Those that run on, with a library of hound's in their code, as the first one had it.
+    pub patched: Vec<u32>,
 }
 
 impl Family {
-    /// Of a program that is recorded. `first`: the program's own ring.
-    pub fn start(door: Door, making: Making, members: Members, first: Arc<Ring>, recording: &Recording) -> io::Result<Self> {
+    /// Of a program that is recorded. `first`: the program's own ring; `patches`: its code is patched.
+    pub fn start(door: Door, making: Making, patches: bool, members: Members, first: Arc<Ring>, recording: &Recording) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             making,
+            patches,
             pid: recording.session().pid,
             members,
             orders: recording.orders(),
@@ -183,6 +192,7 @@ impl Family {
 
     /// Records no more, and reads what is left.
     pub fn finish(self) -> Relatives {
+        let patched = self.patched();
         self.shared.kin().iter().for_each(|kin| kin.ring.control().change(false));
         self.shared.over.store(true, Ordering::Release);
         for thread in self.threads {
@@ -190,7 +200,18 @@ impl Family {
         }
         self.beat.stop();
         let (_, missed) = self.shared.members.counted();
-        Relatives { unrecorded: missed + u64::from(self.shared.unrecorded.load(Ordering::Relaxed)) }
+        Relatives { unrecorded: missed + u64::from(self.shared.unrecorded.load(Ordering::Relaxed)), patched }
+    }
+
+    fn patched(&self) -> Vec<u32> {
+        if !self.shared.patches {
+            return Vec::new();
+        }
+        self.shared.look_for_forks();
+        let kin = self.shared.kin();
+        let forked = kin.iter().filter(|kin| kin.patched && !kin.replaced && !kin.process.is_over()).map(|kin| kin.pid);
+        // Those that have recorded nothing so far have it as well, if they are not another program by now.
+        forked.chain(self.shared.silent().keys().copied()).collect()
     }
 }
 
@@ -264,24 +285,28 @@ impl Shared {
         if greeting.version != VERSION {
             bail!("it has another version of libhound.so");
         }
+        if greeting.kind == UNRECORDED {
+            self.forget(pid, clock::ticks(self.clock));
+            self.members.missed();
+            return Ok(());
+        }
         let process = ProcessFd::open(pid).with_context(|| format!("cannot watch process {pid}"))?;
         let ring = Ring::create().context("cannot make the shared memory")?;
         ring.keep()?;
         let now = clock::ticks(self.clock);
-        let known = self.members.alive().get(&pid).copied();
-        let (from, began, ticks) = match (greeting.kind, greeting.from.checked_sub(1), known) {
-            (FORKED, Some(from), _) => {
+        let (from, began, ticks) = match (greeting.kind, greeting.from.checked_sub(1)) {
+            (FORKED, Some(from)) => {
                 (Some(ProcessId(from)), PROCESS_FORKED, if greeting.ticks == 0 { now } else { greeting.ticks.min(now) })
             }
-            (PROGRAM, _, Some(_)) => {
-                self.kin().iter_mut().filter(|kin| kin.pid == pid).for_each(|kin| kin.replaced = true);
-                (self.members.leave_by_exec(pid, &self.orders, now), PROCESS_NEW_PROGRAM, now)
-            }
+            // Nothing may be known of what it was: it was forked, and has recorded nothing.
+            (PROGRAM, _) => (self.forget(pid, now), PROCESS_NEW_PROGRAM, now),
             _ => (None, PROCESS_JOINED, now),
         };
         let (number, notes) = self.members.join(pid, from, began, &self.numbers, &self.orders, ticks)?;
         let control = ring.control();
         control.interval.store(self.making.interval, Ordering::Relaxed);
+        control.patience_ms.store(self.making.patience_ms, Ordering::Relaxed);
+        control.drainer.store(std::process::id(), Ordering::Relaxed);
         control.member.store(number.0 + 1, Ordering::Relaxed);
         control.initialise(greeting.pid, self.making.options, self.making.clock, self.making.max_wait_ms);
         let ring = Arc::new(ring);
@@ -296,6 +321,7 @@ impl Shared {
             threads: Threads::of(pid),
             names: Names::default(),
             replaced: false,
+            patched: self.patches && greeting.kind == FORKED,
             forks: AtomicU32::new(0),
         };
         {
@@ -310,6 +336,12 @@ impl Shared {
         sendmsg::<()>(stream.as_raw_fd(), &[io::IoSlice::new(&[1])], &[ControlMessage::ScmRights(&fds)], MsgFlags::MSG_NOSIGNAL, None)
             .context("it has not waited for the answer")?;
         Ok(())
+    }
+
+    /// It is another program by now. Its number until then.
+    fn forget(&self, pid: u32, now: u64) -> Option<ProcessId> {
+        self.kin().iter_mut().filter(|kin| kin.pid == pid).for_each(|kin| kin.replaced = true);
+        self.members.leave_by_exec(pid, &self.orders, now)
     }
 
     /// Drains all rings until the end.
@@ -361,9 +393,8 @@ impl Shared {
     fn look_for_strangers(&self, before: &mut Vec<u32>) {
         let now = self.members.replaced();
         for pid in now.iter().filter(|pid| before.contains(pid)) {
-            self.members.leave_by_exec(*pid, &self.orders, clock::ticks(self.clock));
+            self.forget(*pid, clock::ticks(self.clock));
             self.members.missed();
-            self.kin().iter_mut().filter(|kin| kin.pid == *pid).for_each(|kin| kin.replaced = true);
         }
         *before = now;
     }

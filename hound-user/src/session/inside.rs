@@ -1,6 +1,7 @@
 //! hound's hold on a target that it attached to: how it gets in, in each mode, and from one mode to another.
 
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use hound_common::ring::{OPTION_DROP, OPTION_FREE_STACKS, OPTION_MAPS, OPTION_SH
 use hound_inject::{Beneath, Covered, Entered, NotCovered, Plan, Refusal, Staged, State, Target, moment};
 
 use super::attach::{Attach, Engine, Mode};
+use super::family::{Door, Family, Making};
 use super::files::Holder;
 use super::leave;
 use super::members::Members;
@@ -92,7 +94,7 @@ impl Way {
                 }
                 Ok(Way::Kernel(Box::new(Ready::of(targets, &attach.hooks, plan, costs, attach.follow.any())?)))
             }
-            (Mode::Full, _) | (Mode::Sampled, Engine::Library) if attach.is_of_several() => {
+            (Mode::Full, _) | (Mode::Sampled, Engine::Library) if attach.is_of_given() => {
                 bail!(
                     "the library is brought into one process at a time: {} takes one -p PID, without --tree and --cgroup",
                     if mode == Mode::Full { "--mode full" } else { "--engine library" }
@@ -101,7 +103,7 @@ impl Way {
             (Mode::Full, _) | (Mode::Sampled, Engine::Library) => {
                 let target = hound_inject::look(pid)?;
                 let probes = if let Hold::Kernel(sampling) = hold { sampling.beneath() } else { Beneath::default() };
-                let plan = Plan::beneath(&target, &attach.hooks, &probes)?;
+                let plan = Plan::beneath(&target, &attach.hooks, &probes, attach.children)?;
                 let library = launch::library()?;
                 let library = std::fs::read(&library).with_context(|| format!("cannot read {}", library.display()))?;
                 Ok(Way::Library { target: Box::new(target), plan, library })
@@ -135,7 +137,7 @@ impl Way {
 
 /// This one cannot be recorded: whether the others are.
 fn left_out(attach: &Attach, pid: u32, error: anyhow::Error) -> anyhow::Result<()> {
-    if !attach.is_of_several() {
+    if !attach.is_of_given() {
         return Err(error);
     }
     // Whoever names a process wants that one.
@@ -164,7 +166,8 @@ fn refuse_the_recorded(pid: i32) -> anyhow::Result<()> {
 fn covered(found: &[Covered]) -> Vec<String> {
     let mut modules: Vec<(&str, Vec<String>)> = Vec::new();
     // What is watched for other reasons than memory is of no interest, and pools are told apart.
-    let of_interest = |family: &str| family != "unwinder" && !family.ends_with(": exec") && !family.starts_with("pool ");
+    let watched = |family: &str| family == "unwinder" || family.ends_with(": exec") || family.ends_with(": fork");
+    let of_interest = |family: &str| !watched(family) && !family.starts_with("pool ");
     let allocates = |covered: &&Covered| of_interest(&covered.family);
     for Covered { module, family, .. } in found.iter().filter(allocates) {
         let at = modules.iter().position(|(known, _)| known == module).unwrap_or_else(|| {
@@ -260,6 +263,10 @@ pub struct Inside {
     pub hold: Hold,
     /// The recording.
     pub recording: Recording,
+    /// Where the processes ask that the target begins, until [`Inside::family`] listens there.
+    pub(super) door: Option<Door>,
+    /// Those processes.
+    pub family: Option<Family>,
     /// The longest that the target has stood still.
     pub longest: Duration,
     /// The target's files.
@@ -305,6 +312,8 @@ impl Inside {
             members,
             hold,
             recording,
+            door: None,
+            family: None,
             longest,
             holder,
             missed,
@@ -406,6 +415,11 @@ impl Inside {
                 return Err(error);
             }
         };
+        if let Err(error) = self.begin_family(attach, &mut entered, &ring) {
+            let _ = self.recording.undrain(); // nothing was recorded there
+            back_out(self.pid, entered);
+            return Err(error.context("its children cannot be recorded"));
+        }
         self.holder.look(self.pid);
         match entered.stage(&plan, Instant::now() + PATIENCE) {
             Ok(staged) => Ok(Box::new(Brought { entered, ring, target, plan, staged })),
@@ -415,6 +429,38 @@ impl Inside {
                 Err(error.into())
             }
         }
+    }
+
+    /// Has the target know where its children find hound, if they are to.
+    fn begin_family(&mut self, attach: &Attach, entered: &mut Entered, ring: &Arc<Ring>) -> anyhow::Result<()> {
+        let Some(door) = self.door.take() else {
+            return if entered.is_fresh() { Ok(()) } else { entered.tell_of_family(None, None).map_err(Into::into) };
+        };
+        let control = ring.control();
+        control.member.store(1, Ordering::Relaxed);
+        control.forks.store(0, Ordering::Relaxed);
+        control.unrecorded.store(0, Ordering::Relaxed);
+        let making = Making {
+            options: options(attach),
+            clock: control.clock.load(Ordering::Relaxed),
+            max_wait_ms: MAX_WAIT_MS,
+            interval: control.interval.load(Ordering::Relaxed),
+            patience_ms: control.patience_ms.load(Ordering::Relaxed),
+        };
+        let (name, value) = door.variable();
+        // Programs that the target begins load it themselves, if they see it where hound does.
+        let library = std::path::absolute(launch::library()?)?;
+        let is_seen = is_same_file(&library, &Path::new("/proc").join(self.pid.to_string()).join("root").join(library.strip_prefix("/")?));
+        if !is_seen {
+            eprintln!(
+                "hound: process {} does not see {}: of what it begins, only processes that are forked and stay what they are can be recorded",
+                self.pid,
+                library.display()
+            );
+        }
+        entered.tell_of_family(Some(&format!("{name}={value}")), is_seen.then_some(&library))?;
+        self.family = Some(Family::start(door, making, true, self.members.clone(), Arc::clone(ring), &self.recording)?);
+        Ok(())
     }
 
     /// Patch, and switch on.
@@ -463,6 +509,9 @@ impl Inside {
     pub(super) fn switch(&mut self, attach: &Attach, to: Mode) -> anyhow::Result<()> {
         if self.mode == to {
             bail!("it is in that mode already");
+        }
+        if attach.children {
+            bail!("it is recorded with the processes that it begins, each by a library of its own, whose modes stay as they are");
         }
         let by_library = to == Mode::Full || to == Mode::Sampled && attach.engine == Engine::Library;
         if let (Hold::Library(library), true) = (&self.hold, by_library) {
@@ -582,6 +631,12 @@ fn back_out(pid: u32, entered: Entered) {
             "hound: what was brought into process {pid} stays there, asleep: {error}; `hound detach -p {pid} --unload` tries again"
         ),
     }
+}
+
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let file = |path: &Path| path.metadata().map(|file| (file.dev(), file.ino())).ok();
+    file(one).is_some() && file(one) == file(other)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! `hound run`: a program started under hound.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::ExitStatusExt;
@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use hound_common::event::{END_EXIT, END_SIGNAL, MODE_OFF, tag};
-use hound_common::family::VARIABLE;
+use hound_common::family::{SANITIZER, VARIABLE};
 use hound_common::ring::{
     LIBRARY_ABSENT, LIBRARY_OUT, OPTION_DROP, OPTION_FREE_STACKS, OPTION_MAPS, OPTION_SHADOW_STACK, OUT_NO_ALLOCATOR, OUT_NO_HEARTBEAT,
+    OUT_SANITIZED,
 };
 
 use super::answers::Answers;
@@ -208,7 +209,7 @@ pub(super) fn cull_option(cull: Option<Cull>) -> Option<String> {
 pub(super) fn here(clock: Clock) -> SessionInfo {
     let start = clock::calibrate(clock);
     let system = nix::sys::utsname::uname();
-    let text = |word: &std::ffi::OsStr| word.to_string_lossy().into_owned();
+    let text = |word: &OsStr| word.to_string_lossy().into_owned();
     SessionInfo {
         hound_version: env!("CARGO_PKG_VERSION").into(),
         clock,
@@ -245,6 +246,11 @@ fn command(launch: &Launch, program: &Program, library: &Path, ring: &Ring, door
     command.env_remove(VARIABLE);
     if let Some((name, value)) = door.map(Door::variable) {
         command.env(name, value);
+        let (name, value) = SANITIZER;
+        let given = std::env::var_os(name).filter(|given| !given.is_empty());
+        let mut value = OsString::from(value);
+        given.iter().for_each(|given| value.extend([OsStr::new(":"), given]));
+        command.env(name, value);
     }
     command.into()
 }
@@ -256,12 +262,13 @@ fn begin_family(door: Door, launch: &Launch, ring: &Arc<Ring>, pid: u32, recordi
         clock: ring.control().clock.load(Ordering::Relaxed),
         max_wait_ms: MAX_WAIT_MS,
         interval: launch.interval,
+        patience_ms: 0, // as that of the program itself
     };
     make_room_for_files();
     let members = Members::of_own(pid, true, Follow::default(), OtherFiles::default(), None)?;
     let perf_map = Some(PathBuf::from(format!("/tmp/perf-{pid}.map")));
     recording.set_files(Files { perf_map, others: members.files(), ..Files::of_command(&recording.session().command) });
-    Family::start(door, making, members, Arc::clone(ring), recording)
+    Family::start(door, making, false, members, Arc::clone(ring), recording)
 }
 
 /// A capture that may have so many bytes.
@@ -340,18 +347,23 @@ fn end(status: ExitStatus, wall: Duration) -> End {
     End { reason, value, target_wall_ns: u64::try_from(wall.as_nanos()).unwrap_or(u64::MAX), ..End::default() }
 }
 
+/// What is said of processes that the program began.
+pub(super) fn not_recorded(unrecorded: u64) -> Option<String> {
+    (unrecorded > 0).then(|| {
+        format!(
+            "{unrecorded} of the processes that the program began {} not recorded: no way to hound (a sandbox, or a network namespace of its own), \
+             or a program that libhound.so was not loaded into",
+            if unrecorded == 1 { "is" } else { "are" }
+        )
+    })
+}
+
 /// What went otherwise than asked for; that nothing was recorded comes last.
 fn warnings(ring: &Ring, written: &Written, relatives: Relatives, quiet: bool) -> Vec<String> {
     let control = ring.control();
     let mut warnings = Vec::new();
     let unrecorded = relatives.unrecorded + u64::from(control.unrecorded.load(Ordering::Relaxed));
-    if unrecorded > 0 {
-        warnings.push(format!(
-            "{unrecorded} of the processes that the program began {} not recorded: no way to hound (a sandbox, or a network namespace of its own), \
-             or a program that libhound.so was not loaded into",
-            if unrecorded == 1 { "is" } else { "are" }
-        ));
-    }
+    warnings.extend(not_recorded(unrecorded));
     if written.lost_on_disk > 0 {
         let lost = written.lost_on_disk;
         warnings.push(format!(
@@ -367,6 +379,10 @@ fn warnings(ring: &Ring, written: &Written, relatives: Relatives, quiet: bool) -
              be a wrapper that drops LD_PRELOAD); run the program itself under hound"
         }
         (LIBRARY_OUT, OUT_NO_HEARTBEAT) => "recording ended early: the program waited two seconds for hound and got no answer",
+        (LIBRARY_OUT, OUT_SANITIZED) => {
+            "nothing was recorded: the program is built with a sanitizer, whose allocator cannot be called through a preloaded library; \
+             `hound run --via patch` records it"
+        }
         (LIBRARY_OUT, OUT_NO_ALLOCATOR) => "nothing was recorded: the program's libraries have no malloc and free to be hooked",
         (LIBRARY_OUT, _) => "recording ended early: libhound.so had no memory for its own state",
         // Most often a program that allocates nothing, which is no trouble: not said to those who want to hear of trouble only.

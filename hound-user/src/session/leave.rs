@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use hound_common::event::{END_DETACH, END_EXEC, END_EXIT, END_NO_MEMORY, END_SIGNAL, LOST_UNFINISHED, MODE_OFF, tag};
 use hound_common::ring::{LIBRARY_OUT, OUT_NO_HEARTBEAT};
-use hound_inject::{Entered, Error, moment};
+use hound_inject::{Entered, Error, Refusal, moment};
 
 use super::attach::Attached;
+use super::family::Family;
 use super::inside::{Hold, Inside};
 use super::members::Members;
 use super::processes::Ended;
@@ -29,7 +30,7 @@ const TRIES: u32 = 6;
 
 /// Switches off, restores the code, completes the capture.
 pub async fn detach(pid: u32, inside: Inside, mut watch: Watch, unload: bool, answer: Option<Reply>) -> anyhow::Result<Attached> {
-    let Inside { hold, mut recording, missed, members, .. } = inside;
+    let Inside { hold, mut recording, missed, members, family, .. } = inside;
     let wall = watch.started().elapsed();
     let (entered, ring) = match hold {
         Hold::Library(library) => (library.entered, library.ring),
@@ -44,7 +45,8 @@ pub async fn detach(pid: u32, inside: Inside, mut watch: Watch, unload: bool, an
     let (entered, written) = watch.patiently("detaching", move || last_events(entered)).await?;
     let mut warnings = Vec::new();
     warnings.extend(count_unfinished(&ring, written));
-    let mut not_left = None;
+    // After the first one: what it has forked until then is known.
+    let mut not_left = leave_family(family, &ring, &mut watch, &mut warnings).await?;
     let mut end = End { reason: END_DETACH, target_wall_ns: nanoseconds(wall), ..End::default() };
     match restored {
         Ok(stall) => {
@@ -67,7 +69,7 @@ pub async fn detach(pid: u32, inside: Inside, mut watch: Watch, unload: bool, an
             end = end_of(&watch, wall);
         }
         Err(error) => {
-            not_left = Some(format!(
+            not_left.get_or_insert(format!(
                 "process {pid} records nothing any more, but its code could not be restored: {error}; `hound detach -p {pid}` tries again"
             ));
         }
@@ -79,8 +81,46 @@ pub async fn detach(pid: u32, inside: Inside, mut watch: Watch, unload: bool, an
     Ok(attached)
 }
 
+/// Records the processes no more that the target has begun, and restores the code of those that run on. Why one could not be.
+async fn leave_family(
+    family: Option<Family>,
+    first: &Ring,
+    watch: &mut Watch,
+    warnings: &mut Vec<String>,
+) -> anyhow::Result<Option<String>> {
+    let Some(family) = family else { return Ok(None) };
+    let unrecorded = u64::from(first.control().unrecorded.load(Ordering::Relaxed));
+    let (relatives, left) = watch
+        .patiently("detaching", move || {
+            let relatives = family.finish();
+            let left: Vec<(u32, Error)> = relatives.patched.iter().filter_map(|pid| Some((*pid, restore_forked(*pid).err()?))).collect();
+            (relatives, left)
+        })
+        .await?;
+    warnings.extend(super::launch::not_recorded(relatives.unrecorded + unrecorded));
+    Ok(left.first().map(|(pid, error)| {
+        format!(
+            "process {pid} (one of {}) records nothing any more, but its code could not be restored: {error}; `hound detach -p {pid}` tries again",
+            left.len()
+        )
+    }))
+}
+
+/// The child of a fork has its parent's patched code.
+fn restore_forked(pid: u32) -> Result<(), Error> {
+    let pid = i32::try_from(pid).map_err(|_| Error::Gone)?;
+    let restored = hound_inject::find(pid).and_then(|found| match found {
+        Some(mut existing) => existing.unpatch(Instant::now() + PATIENCE).map(drop),
+        None => Ok(()), // another program by now
+    });
+    match restored {
+        Err(Error::Gone | Error::Refused(Refusal::NoProcess { .. })) => Ok(()),
+        restored => restored,
+    }
+}
+
 /// Who has asked for the end hears of it.
-fn tell(answer: Option<Reply>, attached: &Attached) {
+pub(super) fn tell(answer: Option<Reply>, attached: &Attached) {
     if let Some(answer) = answer {
         let failed = attached.not_left.clone().map(|why| Answer::Failed { why });
         let _ = answer.send(failed.unwrap_or_else(|| Answer::Done { capture: attached.output.clone() }));
@@ -161,11 +201,12 @@ pub(super) fn count_unfinished(ring: &Ring, written: Result<u64, Error>) -> Opti
 
 /// The target has ended, or replaced itself by another program: nothing is left to restore.
 pub async fn ended(pid: u32, inside: Inside, mut watch: Watch, replaced: bool) -> anyhow::Result<Attached> {
-    let Inside { hold, mut recording, missed, members, .. } = inside;
+    let Inside { hold, mut recording, missed, members, family, .. } = inside;
     let wall = watch.started().elapsed();
-    let mut warnings = Vec::new();
+    let (mut warnings, mut not_left) = (Vec::new(), None);
     let progress = match hold {
         Hold::Library(library) => {
+            not_left = leave_family(family, &library.ring, &mut watch, &mut warnings).await?;
             warnings.extend(bowed_out(&library.ring));
             None
         }
@@ -213,7 +254,7 @@ pub async fn ended(pid: u32, inside: Inside, mut watch: Watch, replaced: bool) -
         warnings.push("the kernel has killed for want of memory meanwhile: most likely this process".to_owned());
     }
     recording.missed(missed);
-    complete(recording, &mut watch, end, warnings, None).await
+    complete(recording, &mut watch, end, warnings, not_left).await
 }
 
 fn end_of(watch: &Watch, wall: Duration) -> End {

@@ -131,11 +131,23 @@ impl Watch {
         let far = tokio::time::Instant::now() + Duration::from_secs(365 * 24 * 3600);
         let mut sizes = every(launch::LOOK_FOR_SIZE);
         let (mut looks, mut draws, mut files, mut rates) = (every(LOOK_EVERY), every(STATUS_EVERY), every(FILES_EVERY), every(RATES_EVERY));
+        let mut first_has_ended = false;
         let why = loop {
             tokio::select! {
-                _ = self.process.readable(), if self.started || !self.members.are_several() => break Why::Ended,
+                _ = self.process.readable(), if !first_has_ended && (self.started || !self.members.are_several() || inside.family.is_some()) => {
+                    let Some(family) = &inside.family else { break Why::Ended };
+                    // What it began goes on.
+                    first_has_ended = true;
+                    family.first_ended(self.pid);
+                    let alive = family.alive();
+                    if alive > 0 && !self.quiet {
+                        self.line.clear();
+                        let they = if alive == 1 { "1 process that it began is".into() } else { format!("{alive} processes that it began are") };
+                        eprintln!("hound: process {} has ended; {they} still recorded, to the end or Ctrl-C", self.pid);
+                    }
+                }
                 signal = self.signals.next() => match signal {
-                    signal if self.started => signals::pass_on(self.pid, signal),
+                    signal if self.started && !first_has_ended => signals::pass_on(self.pid, signal),
                     Signal::SIGTSTP => {
                         self.line.clear();
                         eprintln!("hound: not stopped: a hound that stands still ends the recording; Ctrl-C detaches");
@@ -166,7 +178,7 @@ impl Watch {
                     };
                 },
                 _ = looks.tick() => match self.members.are_several() {
-                    true if self.members.are_over() => break Why::Ended,
+                    true if self.members.are_over() && inside.family.as_ref().is_none_or(|family| family.alive() == 0) => break Why::Ended,
                     false if self.is_replaced(&inside.hold) => break Why::Replaced,
                     _ => {}
                 },
@@ -196,6 +208,11 @@ impl Watch {
         };
         self.line.clear();
         why
+    }
+
+    /// Whether the process has ended, or is another program by now.
+    pub fn is_first_gone(&self) -> bool {
+        self.process().is_over() || processes::image(self.pid) != self.image
     }
 
     /// Whether there is another program in the process by now. A process that ends has no image any more, and is no replaced one.
