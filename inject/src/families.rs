@@ -3,14 +3,15 @@
 //! A program may call anything `my_malloc`. An allocator is taken for what it is only when a whole family of its functions stands in one
 //! module.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use hound_common::attach::{ENTRY_FLAT, ENTRY_GLIBC, NO_ARGUMENT, Shape};
 use hound_common::hook::{BEGINNINGS, HOOKS, Kind, Origin, PATCHES, Patch, Places, Role, WATCHED, watched_shape};
 
 use crate::memory::Memory;
-use crate::modules::{Module, Symbol};
+use crate::modules::{Identity, Module, Symbol};
 
 /// A function to patch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,18 +91,44 @@ const ENDINGS: [&str; 18] = [
 ];
 
 /// What marks modules, beside functions to be patched.
-const MARKS: [&str; 4] = ["__libc_start_main", "gnu_get_libc_version", "mi_usable_size", "sn_rust_usable_size"];
+const MARKS: [&str; 5] = ["__libc_start_main", "gnu_get_libc_version", "mi_usable_size", "sn_rust_usable_size", PROFILER];
+/// A preloaded library with this function is a heap profiler, such as ours: its `malloc` is a way to another one.
+const PROFILER: &str = "memory_profiler_override_next_timestamp";
+
+/// Longer names are nobody's: the longest that is looked for has 36 bytes, without a prefix.
+const LONGEST: usize = 80;
+
+/// Names with addresses as the file has them.
+type NamesOfFile = HashMap<Identity, Arc<Names>>;
 
 fn names(module: &Module, memory: &Memory) -> Names {
-    names_among(|see| module.each_function(memory, see))
+    // Where many processes are looked into, they have the same libraries; and some of those have hundreds of thousands of symbols.
+    static KNOWN: LazyLock<Mutex<NamesOfFile>> = LazyLock::new(Mutex::default);
+    let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let moved = |names: &Names, by: u64| names.iter().map(|(name, (at, size))| (name.clone(), (at.wrapping_add(by), *size))).collect();
+    let identity = module.identity();
+    if let Some(names) = identity.and_then(|identity| known().get(&identity).cloned()) {
+        return moved(&names, module.bias);
+    }
+    let names = names_among(|see| module.each_function_named(memory, LONGEST, see));
+    if let Some(identity) = identity.filter(|_| module.has_tables()) {
+        known().insert(identity, Arc::new(moved(&names, module.bias.wrapping_neg())));
+    }
+    names
 }
 
 fn names_among(each_function: impl FnOnce(&mut dyn FnMut(Symbol<'_>))) -> Names {
-    let mut exact: BTreeSet<&str> = PATCHES.iter().map(|p| p.symbol).chain(HOOKS.iter().map(|h| h.symbol)).collect();
+    let mut exact: HashSet<&str> = PATCHES.iter().map(|p| p.symbol).chain(HOOKS.iter().map(|h| h.symbol)).collect();
     exact.extend(WATCHED.iter().chain(BEGINNINGS).chain(&MARKS));
+    // By the last letter first: a large library has hundreds of thousands of names.
+    let last = |name: &str| usize::from(name.bytes().next_back().unwrap_or_default());
+    let (mut may_end, mut may_be) = ([false; 256], [false; 256]);
+    ENDINGS.iter().for_each(|ending| may_end[last(ending)] = true);
+    exact.iter().for_each(|name| may_be[last(name)] = true);
     let mut names = Names::new();
     each_function(&mut |Symbol { name, address, size }| {
-        if ENDINGS.iter().any(|ending| name.ends_with(ending)) || name.starts_with("mi_heap_") || exact.contains(name) {
+        let ends = || ENDINGS.iter().any(|ending| name.ends_with(ending));
+        if may_end[last(name)] && ends() || name.starts_with("mi_heap_") || may_be[last(name)] && exact.contains(name) {
             let known = names.entry(name.to_owned()).or_insert((address, size));
             if known.0 == address {
                 known.1 = known.1.max(size);
@@ -120,7 +147,7 @@ pub fn families(module: &Module, memory: &Memory) -> Vec<Family> {
 /// and the program.
 pub fn linked_into(path: &Path) -> Vec<String> {
     let Some(module) = Module::of_file(path) else { return Vec::new() };
-    let found = families_of(&names_among(|see| module.each_function_of_file(see)), &module);
+    let found = families_of(&names_among(|see| module.each_function_of_file(LONGEST, see)), &module);
     found.into_iter().filter(Family::allocates).map(|family| family.name).collect()
 }
 
@@ -129,7 +156,7 @@ fn families_of(names: &Names, module: &Module) -> Vec<Family> {
     let is_libc = has("__libc_start_main");
     let is_glibc = is_libc && is_glibc(names);
     // Until glibc 2.31 its loader exports a small allocator for itself, which no program calls once libc is there.
-    if module.is_loader && !is_libc {
+    if module.is_loader && !is_libc || !module.is_executable && has(PROFILER) {
         return Vec::new();
     }
     let mut found = Vec::new();

@@ -81,6 +81,17 @@ impl core::fmt::Debug for Module {
     }
 }
 
+/// Tells a file, and what it held at one time, from others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Identity {
+    /// Device, inode, size.
+    file: [u64; 3],
+    /// When its bytes were last written, in seconds and nanoseconds.
+    written: [i64; 2],
+    /// Likewise what is said of it.
+    changed: [i64; 2],
+}
+
 /// A function's symbol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Symbol<'a> {
@@ -358,7 +369,12 @@ impl Module {
 
     /// Shows every defined function (and untyped label, as assembly has them) of the dynamic and the full symbol table to `see`.
     pub fn each_function(&self, memory: &Memory, see: &mut dyn FnMut(Symbol<'_>)) {
-        self.each_symbol(memory, &mut |symbol, is_code| {
+        self.each_function_named(memory, usize::MAX, see);
+    }
+
+    /// The same, without those with longer names: most names of C++ and Rust are long, and need not be read to their ends.
+    pub(crate) fn each_function_named(&self, memory: &Memory, longest: usize, see: &mut dyn FnMut(Symbol<'_>)) {
+        self.each_symbol(memory, longest, &mut |symbol, is_code| {
             if is_code {
                 see(symbol);
             }
@@ -368,7 +384,7 @@ impl Module {
     /// The address of a symbol of any type.
     pub fn address_of(&self, memory: &Memory, name: &str) -> Option<u64> {
         let mut found = None;
-        self.each_symbol(memory, &mut |symbol, _| {
+        self.each_symbol(memory, name.len(), &mut |symbol, _| {
             if found.is_none() && symbol.name == name {
                 found = Some(symbol.address);
             }
@@ -376,31 +392,43 @@ impl Module {
         found
     }
 
-    /// Shows the functions that its file's tables tell of.
-    pub(crate) fn each_function_of_file(&self, see: &mut dyn FnMut(Symbol<'_>)) {
-        self.symbols_of_file(&mut |symbol, is_code| {
+    /// Which file it is, as long as nobody writes to that.
+    pub(crate) fn identity(&self) -> Option<Identity> {
+        let file = self.file.as_ref()?.metadata().ok()?;
+        let (written, changed) = ([file.mtime(), file.mtime_nsec()], [file.ctime(), file.ctime_nsec()]);
+        Some(Identity { file: [file.dev(), file.ino(), file.size()], written, changed })
+    }
+
+    /// Whether the file's own tables tell of its symbols, and not what is mapped of it.
+    pub(crate) fn has_tables(&self) -> bool {
+        !self.tables.get_or_init(|| self.file.as_ref().map(tables).unwrap_or_default()).is_empty()
+    }
+
+    /// As [`Module::each_function_named`], as far as its file's tables tell of them.
+    pub(crate) fn each_function_of_file(&self, longest: usize, see: &mut dyn FnMut(Symbol<'_>)) {
+        self.symbols_of_file(longest, &mut |symbol, is_code| {
             if is_code {
                 see(symbol);
             }
         });
     }
 
-    fn each_symbol(&self, memory: &Memory, see: &mut dyn FnMut(Symbol<'_>, bool)) {
-        if !self.symbols_of_file(see) {
+    fn each_symbol(&self, memory: &Memory, longest: usize, see: &mut dyn FnMut(Symbol<'_>, bool)) {
+        if !self.symbols_of_file(longest, see) {
             self.symbols_of_memory(memory, see);
         }
     }
 
     /// False when there is no file, or it has no table that its section headers tell of.
-    fn symbols_of_file(&self, see: &mut dyn FnMut(Symbol<'_>, bool)) -> bool {
+    fn symbols_of_file(&self, longest: usize, see: &mut dyn FnMut(Symbol<'_>, bool)) -> bool {
         let tables = self.tables.get_or_init(|| self.file.as_ref().map(tables).unwrap_or_default());
         for table in tables {
-            self.symbols_of(table, see);
+            self.symbols_of(table, longest, see);
         }
         !tables.is_empty()
     }
 
-    fn symbols_of(&self, table: &Table, see: &mut dyn FnMut(Symbol<'_>, bool)) {
+    fn symbols_of(&self, table: &Table, longest: usize, see: &mut dyn FnMut(Symbol<'_>, bool)) {
         let Ok(symbols) = object::pod::slice_from_all_bytes::<elf::Sym64<LE>>(&table.symbols) else { return };
         for symbol in symbols {
             let kind = symbol.st_type();
@@ -409,7 +437,12 @@ impl Module {
                 continue;
             }
             let name = table.strings.get(symbol.st_name(LE) as usize..).unwrap_or_default();
-            let name = &name[..memchr::memchr2(0, b'@', name).unwrap_or(name.len())];
+            let name = &name[..name.len().min(longest.saturating_add(1))];
+            let end = memchr::memchr2(0, b'@', name).unwrap_or(name.len());
+            if end > longest {
+                continue;
+            }
+            let name = &name[..end];
             let Ok(name) = core::str::from_utf8(name) else { continue };
             let address = self.bias.wrapping_add(symbol.st_value(LE));
             let is_code = matches!(kind, elf::STT_FUNC | elf::STT_NOTYPE) && self.is_code(symbol.st_value(LE));
@@ -426,7 +459,7 @@ impl Module {
         let Some(tables) = self.dynamic_tables(memory) else { return };
         let mut table = Table { symbols: vec![0; (tables.count * 24) as usize], strings: vec![0; tables.string_bytes as usize] };
         if memory.read(tables.symbols, &mut table.symbols).and_then(|()| memory.read(tables.strings, &mut table.strings)).is_ok() {
-            self.symbols_of(&table, see);
+            self.symbols_of(&table, usize::MAX, see);
         }
     }
 

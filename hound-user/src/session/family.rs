@@ -24,9 +24,11 @@ use nix::sys::socket::{ControlMessage, MsgFlags, getsockopt, sendmsg, sockopt::P
 use super::beside::{self, Repeated};
 use super::clock;
 use super::drain::{Drain, Parcel, Places, lost_without_stream};
+use super::files;
 use super::members::Members;
 use super::pipeline::{Order, Orders};
 use super::processes::ProcessFd;
+use super::reaching::{self, Reaching};
 use super::recording::{Recording, lost_in};
 use super::ring::Ring;
 use super::streams::Numbers;
@@ -103,6 +105,8 @@ pub struct Family {
 #[derive(Debug)]
 struct Shared {
     making: Making,
+    /// How programs are reached that have allocators of their own. Nothing if that cannot be.
+    reaching: Option<Reaching>,
     /// The first one's code is patched, and so is that of those that are forked from it.
     patches: bool,
     /// The program itself.
@@ -135,7 +139,7 @@ struct Kin {
     names: Names,
     /// It is another program by now, which has asked for a ring of its own.
     replaced: bool,
-    /// It was forked by one that has the library in its code, and has a copy of that.
+    /// Its code may be patched: it was, or it has a copy of its parent's.
     patched: bool,
     /// How many forks it was known to have made.
     forks: AtomicU32,
@@ -146,15 +150,18 @@ struct Kin {
 pub struct Relatives {
     /// Those that could not be.
     pub unrecorded: u64,
-    /// Those that run on, with a library of hound's in their code, as the first one had it.
-    pub patched: Vec<u32>,
+    /// Those that run on and whose code could not be restored, and why.
+    pub not_left: Vec<(u32, hound_inject::Error)>,
 }
 
 impl Family {
     /// Of a program that is recorded. `first`: the program's own ring; `patches`: its code is patched.
     pub fn start(door: Door, making: Making, patches: bool, members: Members, first: Arc<Ring>, recording: &Recording) -> io::Result<Self> {
+        let reaching =
+            Reaching::by(&door).inspect_err(|error| eprintln!("hound: programs with allocators of their own are not reached: {error:#}"));
         let shared = Arc::new(Shared {
             making,
+            reaching: reaching.ok(),
             patches,
             pid: recording.session().pid,
             members,
@@ -198,20 +205,26 @@ impl Family {
         for thread in self.threads {
             let _ = thread.join(); // a panic was printed
         }
+        let left = patched.into_iter().filter_map(|pid| Some((pid, reaching::restore(pid).err()?))).collect();
         self.beat.stop();
         let (_, missed) = self.shared.members.counted();
-        Relatives { unrecorded: missed + u64::from(self.shared.unrecorded.load(Ordering::Relaxed)), patched }
+        Relatives { unrecorded: missed + u64::from(self.shared.unrecorded.load(Ordering::Relaxed)), not_left: left }
     }
 
+    /// Those whose code may be patched.
     fn patched(&self) -> Vec<u32> {
-        if !self.shared.patches {
-            return Vec::new();
-        }
         self.shared.look_for_forks();
         let kin = self.shared.kin();
-        let forked = kin.iter().filter(|kin| kin.patched && !kin.replaced && !kin.process.is_over()).map(|kin| kin.pid);
-        // Those that have recorded nothing so far have it as well, if they are not another program by now.
-        forked.chain(self.shared.silent().keys().copied()).collect()
+        let some = kin.iter().filter(|kin| kin.patched && !kin.replaced && !kin.process.is_over()).map(|kin| kin.pid);
+        // Those that have recorded nothing so far have their parent's.
+        let may_be = self.shared.patches || kin.iter().any(|kin| kin.patched);
+        some.chain(self.shared.silent().keys().copied().filter(|_| may_be)).collect()
+    }
+
+    /// Says to what was brought into the first process where its children find hound. Whether the programs that it begins will.
+    pub fn tell_first(&self, entered: &mut hound_inject::Entered) -> anyhow::Result<bool> {
+        let reaching = self.shared.reaching.as_ref().context("libhound.so cannot be found or read")?;
+        Ok(reaching.tell(self.shared.pid, entered)?)
     }
 }
 
@@ -291,7 +304,18 @@ impl Shared {
             return Ok(());
         }
         let process = ProcessFd::open(pid).with_context(|| format!("cannot watch process {pid}"))?;
-        let ring = Ring::create().context("cannot make the shared memory")?;
+        let reached = match &self.reaching {
+            Some(reaching) if greeting.kind == PROGRAM && reaching.is_needed(pid) => {
+                let patched = reaching.patch(pid, &self.making);
+                patched.inspect_err(|error| eprintln!("hound: only a part of what process {pid} allocates is recorded: {error:#}")).ok()
+            }
+            _ => None,
+        };
+        let is_reached = reached.is_some();
+        let ring = match reached {
+            Some(ring) => ring,
+            None => Ring::create().context("cannot make the shared memory")?,
+        };
         ring.keep()?;
         let now = clock::ticks(self.clock);
         let (from, began, ticks) = match (greeting.kind, greeting.from.checked_sub(1)) {
@@ -304,11 +328,19 @@ impl Shared {
         };
         let (number, notes) = self.members.join(pid, from, began, &self.numbers, &self.orders, ticks)?;
         let control = ring.control();
-        control.interval.store(self.making.interval, Ordering::Relaxed);
-        control.patience_ms.store(self.making.patience_ms, Ordering::Relaxed);
-        control.drainer.store(std::process::id(), Ordering::Relaxed);
         control.member.store(number.0 + 1, Ordering::Relaxed);
-        control.initialise(greeting.pid, self.making.options, self.making.clock, self.making.max_wait_ms);
+        if !is_reached {
+            control.interval.store(self.making.interval, Ordering::Relaxed);
+            control.patience_ms.store(self.making.patience_ms, Ordering::Relaxed);
+            control.drainer.store(std::process::id(), Ordering::Relaxed);
+            control.initialise(greeting.pid, self.making.options, self.making.clock, self.making.max_wait_ms);
+        }
+        // A library that was mapped by hound does not know what modules are called; one that was preloaded says it by itself.
+        let patched = is_reached || greeting.kind == FORKED;
+        if patched {
+            let library = if is_reached { control } else { self.first.0.control() };
+            self.orders.send(Order::Paths(number, files::module_paths(pid, library)));
+        }
         let ring = Arc::new(ring);
         let drain = Drain::new(&ring, self.numbers.clone());
         let kin = Kin {
@@ -321,7 +353,7 @@ impl Shared {
             threads: Threads::of(pid),
             names: Names::default(),
             replaced: false,
-            patched: self.patches && greeting.kind == FORKED,
+            patched,
             forks: AtomicU32::new(0),
         };
         {
@@ -331,6 +363,10 @@ impl Shared {
                 return Ok(());
             }
             all.push(kin);
+        }
+        if is_reached {
+            ring.control().change(true);
+            return Ok(()); // and no ring for the library that waits
         }
         let fds = [ring.as_fd().as_raw_fd()];
         sendmsg::<()>(stream.as_raw_fd(), &[io::IoSlice::new(&[1])], &[ControlMessage::ScmRights(&fds)], MsgFlags::MSG_NOSIGNAL, None)

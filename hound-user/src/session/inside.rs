@@ -1,7 +1,5 @@
 //! hound's hold on a target that it attached to: how it gets in, in each mode, and from one mode to another.
 
-use std::os::fd::AsFd;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -17,6 +15,7 @@ use super::files::Holder;
 use super::leave;
 use super::members::Members;
 use super::pipeline::Order;
+use super::reaching;
 use super::recording::Recording;
 use super::ring::Ring;
 use super::sampling::{Costs, Ready, Sampling};
@@ -415,7 +414,7 @@ impl Inside {
                 return Err(error);
             }
         };
-        if let Err(error) = self.begin_family(attach, &mut entered, &ring) {
+        if let Err(error) = self.begin_family(attach, mode, &mut entered, &ring) {
             let _ = self.recording.undrain(); // nothing was recorded there
             back_out(self.pid, entered);
             return Err(error.context("its children cannot be recorded"));
@@ -432,34 +431,21 @@ impl Inside {
     }
 
     /// Has the target know where its children find hound, if they are to.
-    fn begin_family(&mut self, attach: &Attach, entered: &mut Entered, ring: &Arc<Ring>) -> anyhow::Result<()> {
+    fn begin_family(&mut self, attach: &Attach, mode: Mode, entered: &mut Entered, ring: &Arc<Ring>) -> anyhow::Result<()> {
         let Some(door) = self.door.take() else {
             return if entered.is_fresh() { Ok(()) } else { entered.tell_of_family(None, None).map_err(Into::into) };
         };
-        let control = ring.control();
-        control.member.store(1, Ordering::Relaxed);
-        control.forks.store(0, Ordering::Relaxed);
-        control.unrecorded.store(0, Ordering::Relaxed);
-        let making = Making {
-            options: options(attach),
-            clock: control.clock.load(Ordering::Relaxed),
-            max_wait_ms: MAX_WAIT_MS,
-            interval: control.interval.load(Ordering::Relaxed),
-            patience_ms: control.patience_ms.load(Ordering::Relaxed),
-        };
-        let (name, value) = door.variable();
-        // Programs that the target begins load it themselves, if they see it where hound does.
-        let library = std::path::absolute(launch::library()?)?;
-        let is_seen = is_same_file(&library, &Path::new("/proc").join(self.pid.to_string()).join("root").join(library.strip_prefix("/")?));
-        if !is_seen {
+        ring.control().member.store(1, Ordering::Relaxed);
+        let family = Family::start(door, making(attach, mode), true, self.members.clone(), Arc::clone(ring), &self.recording)?;
+        let told = family.tell_first(entered);
+        self.family = Some(family);
+        if !told? {
             eprintln!(
-                "hound: process {} does not see {}: of what it begins, only processes that are forked and stay what they are can be recorded",
-                self.pid,
-                library.display()
+                "hound: process {} does not see hound's library: of what it begins, only processes that are forked and stay what they are can be \
+                 recorded",
+                self.pid
             );
         }
-        entered.tell_of_family(Some(&format!("{name}={value}")), is_seen.then_some(&library))?;
-        self.family = Some(Family::start(door, making, true, self.members.clone(), Arc::clone(ring), &self.recording)?);
         Ok(())
     }
 
@@ -486,17 +472,8 @@ impl Inside {
     }
 
     fn drain(&mut self, attach: &Attach, mode: Mode, entered: &Entered) -> anyhow::Result<Arc<Ring>> {
-        let ring = Ring::adopt(entered.ring().as_fd().try_clone_to_owned()?)
-            .context("cannot map the shared memory; hound needs 161 MiB of address space for it (see `ulimit -v`)")?;
-        let control = ring.control();
         moment();
-        control.options.store(options(attach), Ordering::Relaxed);
-        control.interval.store(interval(attach, mode), Ordering::Relaxed);
-        control.clock.store(clock::choose(), Ordering::Relaxed);
-        control.max_wait_ms.store(MAX_WAIT_MS, Ordering::Relaxed);
-        control.patience_ms.store(if attach.started { BELIEF_OF_STARTED_MS } else { BELIEF_MS }, Ordering::Relaxed);
-        control.bow_out.store(0, Ordering::Relaxed);
-        control.drainer.store(std::process::id(), Ordering::Release);
+        let ring = reaching::take_ring(entered, &making(attach, mode))?;
         moment();
         ring.prefault();
         let ring = Arc::new(ring);
@@ -619,6 +596,17 @@ impl Inside {
     }
 }
 
+/// How the rings are made.
+fn making(attach: &Attach, mode: Mode) -> Making {
+    Making {
+        options: options(attach),
+        clock: clock::choose(),
+        max_wait_ms: MAX_WAIT_MS,
+        interval: interval(attach, mode),
+        patience_ms: if attach.started { BELIEF_OF_STARTED_MS } else { BELIEF_MS },
+    }
+}
+
 fn interval(attach: &Attach, mode: Mode) -> u64 {
     if mode == Mode::Sampled { attach.interval } else { 0 }
 }
@@ -631,12 +619,6 @@ fn back_out(pid: u32, entered: Entered) {
             "hound: what was brought into process {pid} stays there, asleep: {error}; `hound detach -p {pid} --unload` tries again"
         ),
     }
-}
-
-fn is_same_file(one: &Path, other: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let file = |path: &Path| path.metadata().map(|file| (file.dev(), file.ino())).ok();
-    file(one).is_some() && file(one) == file(other)
 }
 
 #[cfg(test)]

@@ -358,12 +358,23 @@ pub(super) fn not_recorded(unrecorded: u64) -> Option<String> {
     })
 }
 
+/// What is said of those of them that run on and could not be left as they were.
+pub(super) fn not_left(left: &[(u32, hound_inject::Error)]) -> Option<String> {
+    left.first().map(|(pid, error)| {
+        format!(
+            "process {pid} (one of {}) records nothing any more, but its code could not be restored: {error}; `hound detach -p {pid}` tries again",
+            left.len()
+        )
+    })
+}
+
 /// What went otherwise than asked for; that nothing was recorded comes last.
 fn warnings(ring: &Ring, written: &Written, relatives: Relatives, quiet: bool) -> Vec<String> {
     let control = ring.control();
     let mut warnings = Vec::new();
     let unrecorded = relatives.unrecorded + u64::from(control.unrecorded.load(Ordering::Relaxed));
     warnings.extend(not_recorded(unrecorded));
+    warnings.extend(not_left(&relatives.not_left));
     if written.lost_on_disk > 0 {
         let lost = written.lost_on_disk;
         warnings.push(format!(

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use hound_common::event::{END_DETACH, END_EXEC, END_EXIT, END_NO_MEMORY, END_SIGNAL, LOST_UNFINISHED, MODE_OFF, tag};
 use hound_common::ring::{LIBRARY_OUT, OUT_NO_HEARTBEAT};
-use hound_inject::{Entered, Error, Refusal, moment};
+use hound_inject::{Entered, Error, moment};
 
 use super::attach::Attached;
 use super::family::Family;
@@ -90,33 +90,9 @@ async fn leave_family(
 ) -> anyhow::Result<Option<String>> {
     let Some(family) = family else { return Ok(None) };
     let unrecorded = u64::from(first.control().unrecorded.load(Ordering::Relaxed));
-    let (relatives, left) = watch
-        .patiently("detaching", move || {
-            let relatives = family.finish();
-            let left: Vec<(u32, Error)> = relatives.patched.iter().filter_map(|pid| Some((*pid, restore_forked(*pid).err()?))).collect();
-            (relatives, left)
-        })
-        .await?;
+    let relatives = watch.patiently("detaching", move || family.finish()).await?;
     warnings.extend(super::launch::not_recorded(relatives.unrecorded + unrecorded));
-    Ok(left.first().map(|(pid, error)| {
-        format!(
-            "process {pid} (one of {}) records nothing any more, but its code could not be restored: {error}; `hound detach -p {pid}` tries again",
-            left.len()
-        )
-    }))
-}
-
-/// The child of a fork has its parent's patched code.
-fn restore_forked(pid: u32) -> Result<(), Error> {
-    let pid = i32::try_from(pid).map_err(|_| Error::Gone)?;
-    let restored = hound_inject::find(pid).and_then(|found| match found {
-        Some(mut existing) => existing.unpatch(Instant::now() + PATIENCE).map(drop),
-        None => Ok(()), // another program by now
-    });
-    match restored {
-        Err(Error::Gone | Error::Refused(Refusal::NoProcess { .. })) => Ok(()),
-        restored => restored,
-    }
+    Ok(super::launch::not_left(&relatives.not_left))
 }
 
 /// Who has asked for the end hears of it.

@@ -42,6 +42,7 @@ mod preload;
 mod processes;
 mod program;
 mod reach;
+mod reaching;
 mod recording;
 mod ring;
 mod sampler;

@@ -54,7 +54,7 @@ pub enum Order {
     /// Whose stream it is, unless it is the first process'. Before anything else of the stream.
     Whose(StreamId, ProcessId),
     /// What modules are called, for the streams that begin after this.
-    Paths(ModulePaths),
+    Paths(ProcessId, ModulePaths),
     /// All that was recorded until then has been sent.
     Read(u64),
     /// Give everything encoded so far to the file.
@@ -151,7 +151,7 @@ impl Pipeline {
         let encoder = Encoder {
             session: session.clone(),
             live,
-            paths: Arc::default(),
+            paths: HashMap::new(),
             streams: HashMap::new(),
             whose: HashMap::new(),
             finished: Vec::new(),
@@ -194,7 +194,7 @@ pub fn packed(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
 struct Encoder {
     session: SessionInfo,
     live: Option<LiveFeed>,
-    paths: Arc<ModulePaths>,
+    paths: HashMap<u32, Arc<ModulePaths>>,
     streams: HashMap<u32, StreamEncoder>,
     /// Whose streams are, of other processes than the first.
     whose: HashMap<u32, ProcessId>,
@@ -240,7 +240,7 @@ impl Encoder {
                     self.whose.insert(stream.0, process);
                 }
                 Order::Read(_) => {}
-                Order::Paths(paths) => self.paths = Arc::new(paths),
+                Order::Paths(process, paths) => drop(self.paths.insert(process.0, Arc::new(paths))),
                 Order::Flush => self.finished.extend(self.streams.values_mut().filter_map(StreamEncoder::flush)),
                 Order::Barrier(tell) => {
                     self.finished.extend(self.streams.values_mut().filter_map(StreamEncoder::flush));
@@ -260,9 +260,10 @@ impl Encoder {
     }
 
     fn stream(&mut self, id: StreamId, tid: u32, level: u32) -> (&mut StreamEncoder, &mut Vec<Section>) {
-        let (session, paths) = (&self.session, &self.paths);
+        let session = &self.session;
         let process = self.whose.get(&id.0).copied().unwrap_or_default();
-        let new = || StreamEncoder::new(StreamMeta { process, ..StreamMeta::new(id, tid, level, session) }).with_paths(Arc::clone(paths));
+        let paths = || self.paths.get(&process.0).map(Arc::clone).unwrap_or_default();
+        let new = || StreamEncoder::new(StreamMeta { process, ..StreamMeta::new(id, tid, level, session) }).with_paths(paths());
         (self.streams.entry(id.0).or_insert_with(new), &mut self.finished)
     }
 

@@ -147,7 +147,7 @@ impl Recording {
 
     /// What the target's modules are called, for streams of a library that does not know. Before their ring is drained.
     pub fn name_modules(&self, paths: ModulePaths) {
-        self.orders.send(Order::Paths(paths));
+        self.orders.send(Order::Paths(crate::capture::model::ProcessId::FIRST, paths));
     }
 
     /// What is alive is counted no longer: not every allocation is recorded from here on.

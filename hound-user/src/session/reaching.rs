@@ -1,0 +1,126 @@
+//! Programs that a recorded one begins, and of which a preloaded library would not see what they allocate: they are patched as by attaching,
+//! while the library waits in them for its ring. It gets none then.
+
+use std::collections::HashMap;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use hound_inject::{Beneath, Entered, Error, Plan, Refusal};
+
+use super::family::{Door, Making};
+use super::launch;
+use super::program::Program;
+use super::ring::Ring;
+
+/// The library waits for its ring for two seconds; what it allocates later is seen all the same.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Each try to restore a program's code.
+const TO_RESTORE: Duration = Duration::from_secs(10);
+
+/// Device, inode and time of a program's file.
+type Identity = (u64, u64, i64, i64);
+
+/// How they are reached.
+#[derive(Debug)]
+pub struct Reaching {
+    library: PathBuf,
+    bytes: Vec<u8>,
+    /// What their own children find hound by.
+    entry: String,
+    /// Whether these files are to be patched: there are few programs, and many processes.
+    judged: Mutex<HashMap<Identity, bool>>,
+}
+
+impl Reaching {
+    /// By the library beside hound. `door`: where their children ask.
+    pub fn by(door: &Door) -> anyhow::Result<Self> {
+        let library = std::path::absolute(launch::library()?)?;
+        let bytes = std::fs::read(&library).with_context(|| format!("cannot read {}", library.display()))?;
+        let (name, value) = door.variable();
+        Ok(Reaching { library, bytes, entry: format!("{name}={value}"), judged: Mutex::default() })
+    }
+
+    /// Whether the program in a process has allocators of its own that a preloaded library does not get between.
+    pub fn is_needed(&self, pid: u32) -> bool {
+        let path = PathBuf::from(format!("/proc/{pid}/exe"));
+        let Ok(file) = path.metadata() else { return false };
+        let identity = (file.dev(), file.ino(), file.mtime(), file.mtime_nsec());
+        let judged = || self.judged.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = judged().get(&identity).copied();
+        known.unwrap_or_else(|| {
+            let is_needed = Program::has_own_allocator(path.as_os_str());
+            judged().insert(identity, is_needed);
+            is_needed
+        })
+    }
+
+    /// Brings the library into a process and patches it. Recording is off in its ring.
+    ///
+    /// # Errors
+    /// As attaching. The process is as it was then.
+    pub fn patch(&self, pid: u32, making: &Making) -> anyhow::Result<Ring> {
+        let until = Instant::now() + PATIENCE;
+        let target = hound_inject::look(i32::try_from(pid)?)?;
+        let plan = Plan::beneath(&target, &[], &Beneath::default(), true)?;
+        let mut entered = hound_inject::enter(&target, &self.bytes, until)?;
+        let armed = take_ring(&entered, making).and_then(|ring| {
+            self.tell(pid, &mut entered)?;
+            let staged = entered.stage(&plan, until)?;
+            entered.patch_staged(staged, until)?;
+            Ok(ring)
+        });
+        if armed.is_err() {
+            let _ = entered.unload(Instant::now() + PATIENCE); // else it stays there, asleep
+        }
+        armed
+    }
+
+    /// Says where the processes find hound that this one begins. Whether the programs among them can load the library.
+    pub fn tell(&self, pid: u32, entered: &mut Entered) -> Result<bool, Error> {
+        let root = Path::new("/proc").join(pid.to_string()).join("root");
+        let there = self.library.strip_prefix("/").is_ok_and(|path| is_same_file(&self.library, &root.join(path)));
+        entered.tell_of_family(Some(&self.entry), there.then_some(self.library.as_path()))?;
+        Ok(there)
+    }
+}
+
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    let file = |path: &Path| path.metadata().map(|file| (file.dev(), file.ino())).ok();
+    file(one).is_some() && file(one) == file(other)
+}
+
+/// The ring of a library that was just brought into a process, as it is to be made.
+pub fn take_ring(entered: &Entered, making: &Making) -> anyhow::Result<Ring> {
+    let ring = Ring::adopt(entered.ring().as_fd().try_clone_to_owned()?)
+        .context("cannot map the shared memory; hound needs 161 MiB of address space for it (see `ulimit -v`)")?;
+    let control = ring.control();
+    control.options.store(making.options, Ordering::Relaxed);
+    control.interval.store(making.interval, Ordering::Relaxed);
+    control.clock.store(making.clock, Ordering::Relaxed);
+    control.max_wait_ms.store(making.max_wait_ms, Ordering::Relaxed);
+    control.patience_ms.store(making.patience_ms, Ordering::Relaxed);
+    control.bow_out.store(0, Ordering::Relaxed);
+    control.forks.store(0, Ordering::Relaxed);
+    control.unrecorded.store(0, Ordering::Relaxed);
+    control.drainer.store(std::process::id(), Ordering::Release);
+    Ok(ring)
+}
+
+/// Restores the code of a process that was patched, or forked from one that was. What it is by now needs not be.
+pub fn restore(pid: u32) -> Result<(), Error> {
+    let pid = i32::try_from(pid).map_err(|_| Error::Gone)?;
+    let restored = hound_inject::find(pid).and_then(|found| match found {
+        Some(mut existing) => existing.unpatch(Instant::now() + TO_RESTORE).map(drop),
+        None => Ok(()), // another program by now
+    });
+    match restored {
+        // Gone, or a program that the library was preloaded into: it has no patches.
+        Err(Error::Gone | Error::Refused(Refusal::NoProcess { .. } | Refusal::Launched)) => Ok(()),
+        restored => restored,
+    }
+}
