@@ -8,6 +8,7 @@ use core::sync::atomic::Ordering;
 
 use hound_common::attach::{ENTRY_FREES, ENTRY_GLIBC, Entry, NO_ARGUMENT};
 use hound_common::event::{ALLOC_MMAPPED, PROCESS_EXEC, tag};
+use hound_common::ring::{LIBRARY_OUT, STATE_RECORDING};
 
 use crate::attached::{self, Patched};
 use crate::nesting::{self, Call, Entered};
@@ -560,10 +561,14 @@ fn of(frame: &Frame) -> Patched<false> {
 pub extern "C" fn exec(frame: &mut Frame) {
     // As in `fork`.
     let is_target = attached::is_target() && process::ready();
-    if is_target && process::control().target_pid.load(Ordering::Relaxed) == sys::getpid() {
+    let control = process::control();
+    let is_recorded = is_target && control.state.load(Ordering::Relaxed) & STATE_RECORDING != 0;
+    if is_recorded && control.target_pid.load(Ordering::Relaxed) == sys::getpid() {
         record::process(frame.caller(), of(frame), tag::PROCESS, PROCESS_EXEC, clock::now());
     }
+    // Where the library is out there is nobody to be found.
     if family::is_known()
+        && control.library.load(Ordering::Relaxed) != LIBRARY_OUT
         && let Some(given) = frame.args.get_mut(usize::from(frame.entry.block_argument))
         && let Some(other) = family::environment_with_us(*given as *const *const c_char)
     {

@@ -68,13 +68,16 @@ const REAL: usize = offset_of!(Entry, real);
 /// A stub whose body takes up to three arguments of the function, then the entry, the slot and bp, in the registers named.
 macro_rules! narrow {
     ($name:ident => $body:path, $entry:literal, $slot:literal, $bp:literal) => {
+        narrow!($name => $body, $entry, $slot, $bp, gate: [
+            "mov r10, qword ptr [rip + {attachment} + {ring}]", "test byte ptr [r10 + {state}], {recording}", "jz 9f"
+        ]);
+    };
+    ($name:ident => $body:path, $entry:literal, $slot:literal, $bp:literal, gate: [$($gate:literal),*]) => {
         #[unsafe(naked)]
         unsafe extern "C" fn $name() {
             naked_asm!(
                 ".cfi_startproc",
-                "mov r10, qword ptr [rip + {attachment} + {ring}]",
-                "test byte ptr [r10 + {state}], {recording}",
-                "jz 9f",
+                $($gate,)*
                 concat!("mov ", $entry, ", r11"),
                 concat!("mov ", $slot, ", rsp"),
                 concat!("mov ", $bp, ", rbp"),
@@ -87,6 +90,7 @@ macro_rules! narrow {
                 "9:",
                 "jmp qword ptr [r11 + {real}]",
                 ".cfi_endproc",
+                "/* {attachment} {ring} {state} {recording} */",
                 attachment = sym hound_attachment, ring = const RING, state = const STATE, recording = const STATE_RECORDING,
                 real = const REAL, body = sym $body,
             )
@@ -96,7 +100,8 @@ macro_rules! narrow {
 
 narrow!(reallocarr => bodies::reallocarr, "rcx", "r8", "r9");
 narrow!(munmap => bodies::munmap, "rdx", "rcx", "r8");
-narrow!(fork => bodies::fork, "rdi", "rsi", "rdx");
+// What a process begins is of interest also while nothing is recorded of it: it may go on later.
+narrow!(fork => bodies::fork, "rdi", "rsi", "rdx", gate: []);
 
 const FRAME: usize = size_of::<Frame>();
 const ENTRY: usize = offset_of!(Frame, entry);
@@ -149,12 +154,9 @@ macro_rules! framed {
             "jnz 8f", "jmp qword ptr [r11 + {real}]", "8:"
         ], after: ["leave", ".cfi_def_cfa rsp, 8", "ret"]);
     };
-    // Jumps to the real function when the body has returned, as if nothing had been.
+    // Jumps to the real function when the body has returned, as if nothing had been. Whether anything is recorded or not.
     (jump $name:ident => $body:path) => {
-        framed!($name => $body, gate: [
-            "mov r10, qword ptr [rip + {attachment} + {ring}]", "test byte ptr [r10 + {state}], {recording}",
-            "jnz 8f", "jmp qword ptr [r11 + {real}]", "8:"
-        ], after: [
+        framed!($name => $body, gate: [], after: [
             "mov rdi, qword ptr [rsp]", "mov rsi, qword ptr [rsp + 8]", "mov rdx, qword ptr [rsp + 16]", "mov rcx, qword ptr [rsp + 24]",
             "mov r8, qword ptr [rsp + 32]", "mov r9, qword ptr [rsp + 40]", "mov r11, qword ptr [rsp + {entry}]",
             "mov rax, qword ptr [rsp + {ax}]", "leave", ".cfi_def_cfa rsp, 8", "jmp qword ptr [r11 + {real}]"

@@ -182,3 +182,40 @@ fn samples_come_from_all_of_them() {
     assert!(sampled.count() > 5, "{}", all["processes"]);
     service.end();
 }
+
+#[test]
+fn the_mode_of_all_of_them_is_changed_together() {
+    if !requirement::root() {
+        return;
+    }
+    let service = Service::start(&[]);
+    let session = attach::attach(service.pid(), &service.dir.path().join("modes.hound"), &["--children"]);
+    let mode = |to: &str| {
+        let asked = hound(["mode", "-p", &service.pid().to_string(), to]);
+        assert!(asked.status.success(), "hound mode {to}: {}", asked.err());
+    };
+    let stays = service.begin(Signal::SIGUSR1);
+    must_be_recorded(stays);
+    service.must_go_on();
+    mode("off");
+    let meanwhile = service.begin(Signal::SIGUSR2);
+    service.must_go_on();
+    mode("full");
+    service.must_go_on();
+    let refused = hound(["mode", "-p", &service.pid().to_string(), "faults"]);
+    assert!(!refused.status.success() && refused.err().contains("each by a library of its own"), "{}", refused.err());
+    let capture = session.detach(&[]);
+    let events = capture.events();
+    let modes: Vec<u64> = events.iter().filter(|event| event.event == "mode").map(|event| event.t).collect();
+    let [_, off, on, _] = modes[..] else { panic!("{modes:?}") };
+    let allocations = |pid: i32, from: u64, to: u64| {
+        events.iter().filter(|event| event.event == "alloc" && event.pid == pid as u32 && (from..to).contains(&event.t)).count()
+    };
+    for (pid, before) in [(service.pid(), true), (stays, true), (meanwhile, false)] {
+        assert_eq!(allocations(pid, 0, off) > 0, before, "process {pid}, before");
+        assert!(allocations(pid, on, u64::MAX) > 0, "process {pid}, after");
+    }
+    let unexpected = events.iter().find(|event| event.event == "alloc" && (off..on).contains(&event.t));
+    assert!(unexpected.is_none(), "{unexpected:?} while it was off");
+    service.end();
+}

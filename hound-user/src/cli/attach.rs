@@ -77,7 +77,7 @@ pub struct Args {
     tree: bool,
     /// Record the processes that it begins from now on, too, and what they replace themselves by: each completely, by the library. Blocks that
     /// a child has from before its fork are told of as its own. With --mode full or --engine library; --tree is the kernel's way.
-    #[arg(long, conflicts_with_all = ["kernel", "tree", "cgroup", "then", "cull", "max_capture"])]
+    #[arg(long, conflicts_with_all = ["kernel", "tree", "cgroup", "cull", "max_capture"])]
     children: bool,
     /// All processes of this control group (cgroup v2) and of those below it, also those that come later.
     #[arg(long, value_name = "PATH", conflicts_with_all = ["kernel", "name", "pid", "tree"])]
@@ -181,6 +181,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     if args.children && (!others.is_empty() || !needs_the_library(args)) {
         anyhow::bail!("--children needs one -p PID and --mode full (or --engine library); the kernel follows children by --tree");
+    }
+    let samples = args.then.iter().any(|(mode, _)| matches!(mode, session::Mode::Sampled | session::Mode::Faults));
+    if args.children && samples && args.engine == Engine::Kernel {
+        anyhow::bail!("--children with --then needs a library that samples: --engine library, or leave out sampled and faults");
     }
     let records_all = args.mode == Mode::Full || args.then.iter().any(|(mode, _)| *mode == session::Mode::Full);
     if args.culling.asked().is_some() && !records_all {

@@ -276,9 +276,6 @@ fn by_patches(args: &Args, why: &str) -> anyhow::Result<Launched> {
     let mode = if args.mode == Some(Mode::Sampled) { session::Mode::Sampled } else { session::Mode::Full };
     let (interval, cull) = (interval.unwrap_or(DEFAULT_INTERVAL), cull(args)?);
     let children = records_children(args);
-    if children && !args.then.is_empty() {
-        bail!("--then is for one process: leave out --children");
-    }
     let follow = Follow::default();
     let attach = Attach { interval, cull, children, follow, engine: session::Engine::Library, ..attach(args, mode)? };
     launch_held(&args.command, attach, args.meanwhile.shown(&name, Place::Errors))

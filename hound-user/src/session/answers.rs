@@ -177,12 +177,6 @@ impl Answers {
 
 /// Changes the mode of a library that is in its target for good. Each thread sees it at its next event.
 fn switch_library(pid: u32, to: Mode, recording: &Recording) -> Result<(), String> {
-    if recording.session().several {
-        return Err(format!(
-            "process {pid} is recorded with the processes that it begins, each by a library of its own, whose modes stay as they are; without \
-             --children the mode can be changed"
-        ));
-    }
     let Some(ring) = recording.ring() else { return Err(format!("the recording of process {pid} is ending")) };
     let control = ring.control();
     let now = match (control.state.load(Ordering::Relaxed) & STATE_RECORDING, control.interval.load(Ordering::Relaxed)) {
@@ -203,13 +197,16 @@ fn switch_library(pid: u32, to: Mode, recording: &Recording) -> Result<(), Strin
     };
     if to == Mode::Off {
         control.change(false);
+        recording.switch_others(None);
         recording.note(tag::MODE, mode, vec![0]);
         return Ok(());
     }
     let option = |option: &String| option.strip_prefix("interval=")?.parse().ok();
     let asked = recording.session().options.iter().find_map(option).unwrap_or(DEFAULT_INTERVAL);
-    control.interval.store(if to == Mode::Full { 0 } else { asked }, Ordering::Relaxed);
+    let interval = if to == Mode::Full { 0 } else { asked };
+    control.interval.store(interval, Ordering::Relaxed);
     recording.note(tag::MODE, mode, vec![0]);
     control.change(true);
+    recording.switch_others(Some(interval));
     Ok(())
 }

@@ -105,6 +105,8 @@ pub struct Family {
 #[derive(Debug)]
 struct Shared {
     making: Making,
+    /// The mean interval now; nothing while recording is off.
+    interval: Mutex<Option<u64>>,
     /// How programs are reached that have allocators of their own. Nothing if that cannot be.
     reaching: Option<Reaching>,
     /// The first one's code is patched, and so is that of those that are forked from it.
@@ -161,6 +163,7 @@ impl Family {
             Reaching::by(&door).inspect_err(|error| eprintln!("hound: programs with allocators of their own are not reached: {error:#}"));
         let shared = Arc::new(Shared {
             making,
+            interval: Mutex::new(Some(making.interval)),
             reaching: reaching.ok(),
             patches,
             pid: recording.session().pid,
@@ -183,6 +186,11 @@ impl Family {
         ];
         let beat = beside::beat_all(move || alive.kin().iter().map(|kin| Arc::clone(&kin.ring)).collect())?;
         Ok(Family { threads, beat, shared })
+    }
+
+    /// Their rings, to be switched with the program's own.
+    pub fn rings(&self) -> Rings {
+        Rings(Arc::clone(&self.shared))
     }
 
     /// How many live.
@@ -226,6 +234,28 @@ impl Family {
         let reaching = self.shared.reaching.as_ref().context("libhound.so cannot be found or read")?;
         Ok(reaching.tell(self.shared.pid, entered)?)
     }
+}
+
+/// The rings of the processes that were begun.
+#[derive(Clone, Debug)]
+pub struct Rings(Arc<Shared>);
+
+impl Rings {
+    /// Records everything from here on (interval 0), samples, or nothing; so do those that are yet to come.
+    pub fn switch(&self, interval: Option<u64>) {
+        // Whoever is admitted meanwhile is switched by one or the other: both hold the list.
+        let kin = self.0.kin();
+        *self.0.interval.lock().unwrap_or_else(PoisonError::into_inner) = interval;
+        kin.iter().for_each(|kin| switch(&kin.ring, interval));
+    }
+}
+
+fn switch(ring: &Ring, interval: Option<u64>) {
+    let control = ring.control();
+    if let Some(interval) = interval {
+        control.interval.store(interval, Ordering::Relaxed);
+    }
+    control.change(interval.is_some());
 }
 
 impl Shared {
@@ -363,9 +393,12 @@ impl Shared {
                 return Ok(());
             }
             all.push(kin);
+            let interval = *self.interval.lock().unwrap_or_else(PoisonError::into_inner);
+            if is_reached || interval != Some(self.making.interval) {
+                switch(&ring, interval);
+            }
         }
         if is_reached {
-            ring.control().change(true);
             return Ok(()); // and no ring for the library that waits
         }
         let fds = [ring.as_fd().as_raw_fd()];

@@ -437,6 +437,7 @@ impl Inside {
         };
         ring.control().member.store(1, Ordering::Relaxed);
         let family = Family::start(door, making(attach, mode), true, self.members.clone(), Arc::clone(ring), &self.recording)?;
+        self.recording.switch_also(family.rings());
         let told = family.tell_first(entered);
         self.family = Some(family);
         if !told? {
@@ -487,16 +488,27 @@ impl Inside {
         if self.mode == to {
             bail!("it is in that mode already");
         }
-        if attach.children {
-            bail!("it is recorded with the processes that it begins, each by a library of its own, whose modes stay as they are");
-        }
         let by_library = to == Mode::Full || to == Mode::Sampled && attach.engine == Engine::Library;
-        if let (Hold::Library(library), true) = (&self.hold, by_library) {
-            // One word, which every thread sees at its next event.
+        if attach.children && !by_library && to != Mode::Off {
+            bail!(
+                "it is recorded with the processes that it begins, each by a library of its own; full, sampled (with --engine library) and off they can do"
+            );
+        }
+        if let (Hold::Library(library), true) = (&self.hold, by_library || attach.children) {
+            // One word of each ring, which every thread sees at its next event.
             self.recording.stop_counting();
-            library.ring.control().interval.store(interval(attach, to), Ordering::Relaxed);
-            self.recording.note(tag::MODE, if to == Mode::Full { MODE_FULL } else { MODE_SAMPLED }, vec![0]);
-            library.ring.control().change(true);
+            let control = library.ring.control();
+            if to == Mode::Off {
+                // The code stays as it is, in the children, too: it passes through.
+                control.change(false);
+                self.recording.switch_others(None);
+                self.recording.note(tag::MODE, MODE_OFF, vec![0]);
+            } else {
+                control.interval.store(interval(attach, to), Ordering::Relaxed);
+                self.recording.note(tag::MODE, if to == Mode::Full { MODE_FULL } else { MODE_SAMPLED }, vec![0]);
+                control.change(true);
+                self.recording.switch_others(Some(interval(attach, to)));
+            }
             self.mode = to;
             return Ok(());
         }

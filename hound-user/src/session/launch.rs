@@ -268,7 +268,12 @@ fn begin_family(door: Door, launch: &Launch, ring: &Arc<Ring>, pid: u32, recordi
     let members = Members::of_own(pid, true, Follow::default(), OtherFiles::default(), None)?;
     let perf_map = Some(PathBuf::from(format!("/tmp/perf-{pid}.map")));
     recording.set_files(Files { perf_map, others: members.files(), ..Files::of_command(&recording.session().command) });
-    Family::start(door, making, false, members, Arc::clone(ring), recording)
+    let family = Family::start(door, making, false, members, Arc::clone(ring), recording)?;
+    if launch.begins_off {
+        family.rings().switch(None); // each begins at its own word
+    }
+    recording.switch_also(family.rings());
+    Ok(family)
 }
 
 /// A capture that may have so many bytes.

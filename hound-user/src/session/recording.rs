@@ -13,6 +13,7 @@ use hound_inject::moment;
 
 use super::beside::{self, Repeated};
 use super::drain::{Drain, Parcel, Places, lost_without_stream};
+use super::family::Rings;
 use super::live::{self, Live};
 use super::pipeline::{OWN_STREAM, Order, Orders, Pipeline, Progress};
 use super::reach::{self, Hold};
@@ -50,6 +51,8 @@ pub struct Recording {
     session: SessionInfo,
     path: PathBuf,
     files: Option<Files>,
+    /// Rings of processes that the target has begun.
+    others: Option<Rings>,
     /// Lost before it came to a ring: see [`Recording::count_lost`].
     lost_elsewhere: Arc<AtomicU64>,
     /// Waits for the target's end, if that is looked at.
@@ -139,6 +142,7 @@ impl Recording {
             session,
             path,
             files: None,
+            others: None,
             lost_elsewhere: Arc::default(),
             reach: None,
             looking: None,
@@ -318,6 +322,16 @@ impl Recording {
     /// Another hand on the recording, for other threads.
     pub fn flusher(&self) -> Flusher {
         Flusher { orders: self.orders.clone(), sources: self.sources.clone(), clock: self.session.clock, pid: self.session.pid }
+    }
+
+    /// What is to be switched with the target's own ring.
+    pub fn switch_also(&mut self, others: Rings) {
+        self.others = Some(others);
+    }
+
+    /// Switches that: see [`Rings::switch`].
+    pub fn switch_others(&self, interval: Option<u64>) {
+        self.others.iter().for_each(|others| others.switch(interval));
     }
 
     /// The shared memory that is drained, if any is.
