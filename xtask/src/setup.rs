@@ -39,6 +39,7 @@ const PACKAGES: &[(&str, &[Purpose])] = &[
     ("musl-tools", &[Test, Bench]),
     // Frames as another compiler makes them.
     ("clang", &[Test]),
+    ("iproute2", &[Test]),
     ("libtcmalloc-minimal4", &[Test, Bench]),
     ("libgoogle-perftools-dev", &[Test]),
     ("libjemalloc2", &[Test, Bench]),

@@ -15,6 +15,7 @@ use super::meanwhile::{Meanwhile, Place};
 use super::probing::Probing;
 use super::report::{parse_duration, parse_size};
 use super::run::{Overload, parse_interval};
+use super::serving::Serving;
 use super::{FAILED, setting, switch};
 use crate::session::kernel_memory::{self, KernelAttach, Memory};
 use crate::session::{self, Attach, Attached, Follow, NotOne, attach, control_group, find_by_name};
@@ -131,6 +132,8 @@ pub struct Args {
     on_overload: Overload,
     #[command(flatten)]
     culling: Culling,
+    #[command(flatten)]
+    serving: Serving,
     /// At the end, take the library out of the program, too. Else it stays, asleep, and the next attach is quicker.
     #[arg(long)]
     unload: bool,
@@ -212,6 +215,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         interval,
         cull: args.culling.asked(),
         max_capture: args.culling.max_capture,
+        serve: args.serving.asked(),
         shadow_stack: switch("SHADOW_STACK").or_else(|| switch("USE_SHADOW_STACK")).unwrap_or(true),
         drop_on_overload: args.on_overload == Overload::Drop,
         every: args.meanwhile.every(),

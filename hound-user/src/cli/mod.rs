@@ -10,6 +10,7 @@ mod doctor;
 mod dump;
 mod ending;
 mod flame;
+mod gather;
 mod graph;
 mod index;
 mod info;
@@ -22,6 +23,7 @@ mod repl;
 mod report;
 mod run;
 mod script;
+mod serving;
 mod strip;
 
 use std::ffi::OsString;
@@ -71,6 +73,7 @@ enum Command {
     Repl(repl::Args),
     Index(index::Args),
     Strip(strip::Args),
+    Gather(gather::Args),
     Info(info::Args),
     Check(check::Args),
     Dump(dump::Args),
@@ -113,6 +116,7 @@ pub fn main() -> ExitCode {
         Command::Repl(args) => repl::run(&args),
         Command::Index(args) => index::run(&args),
         Command::Strip(args) => strip::run(&args),
+        Command::Gather(args) => gather::run(&args),
         Command::Info(args) => info::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Dump(args) => dump::run(&args),

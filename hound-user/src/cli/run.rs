@@ -15,6 +15,7 @@ use super::ending;
 use super::meanwhile::{Meanwhile, Place};
 use super::probing::Probing;
 use super::report::parse_size;
+use super::serving::{self, Serving};
 use super::{setting, switch};
 use crate::capture::Cull;
 use crate::session::{self, Attach, Collect, Follow, Hold, Launch, Launched, Program, collect as collect_ring, launch, launch_held};
@@ -136,6 +137,8 @@ pub struct Args {
     hold_exit: Hold,
     #[command(flatten)]
     culling: Culling,
+    #[command(flatten)]
+    serving: Serving,
     /// No status line and no report at the end.
     #[arg(short, long)]
     quiet: bool,
@@ -206,6 +209,7 @@ fn by_the_library(args: &Args) -> anyhow::Result<Launched> {
         hold: args.hold_exit,
         cull,
         max_capture: args.culling.max_capture,
+        serve: args.serving.of_program()?,
         shadow_stack: shadow_stack(),
         drop_on_overload: args.on_overload == Overload::Drop,
         begins_off: begins_off(),
@@ -329,6 +333,7 @@ fn attach(args: &Args, mode: session::Mode) -> anyhow::Result<Attach> {
         interval: DEFAULT_INTERVAL,
         cull: None,
         max_capture: args.culling.max_capture,
+        serve: args.serving.of_program()?,
         shadow_stack: shadow_stack(),
         drop_on_overload: args.on_overload == Overload::Drop,
         every: args.meanwhile.every(),
@@ -370,6 +375,7 @@ pub fn collect(args: &CollectArgs) -> anyhow::Result<ExitCode> {
     let output = setting("OUTPUT");
     let cull = culling::of_environment()?;
     let (program, begins_off) = (args.program.clone(), begins_off());
-    collect_ring(&Collect { ring_fd: args.ring_fd, pid: args.pid, program, output, begins_off, cull })?;
+    let serve = serving::of_environment()?;
+    collect_ring(&Collect { ring_fd: args.ring_fd, pid: args.pid, program, output, begins_off, cull, serve })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -19,6 +19,7 @@ use super::inside::{Inside, PATIENCE, Way};
 use super::members::{Follow, Members};
 use super::processes::{self, ProcessFd};
 use super::recording::{Recording, Start};
+use super::server::Serve;
 use super::signals::{self, Signals};
 use super::talk::{Answer, Occupied, Talk, must_not_be_held, own_folder};
 use super::watch::{Reply, Watch, Why};
@@ -67,6 +68,8 @@ pub struct Attach {
     pub shadow_stack: bool,
     /// Drop events instead of making the target wait when hound cannot keep up.
     pub drop_on_overload: bool,
+    /// The growing capture is to be had over the network.
+    pub serve: Option<Serve>,
     /// Look at the growing capture so often.
     pub every: Option<Duration>,
     /// At the end, take the library out of the target.
@@ -282,7 +285,10 @@ fn begin(attach: &Attach, way: Way, writer: CaptureWriter, session: SessionInfo,
         }
     });
     match joined.and_then(|()| inside.enter(attach, way, attach.mode)) {
-        Ok(()) => Ok(inside),
+        Ok(()) => {
+            inside.recording.serve(attach.serve, false);
+            Ok(inside)
+        }
         Err(error) => {
             inside.family.take().map(Family::finish);
             let _ = inside.recording.finish(End { reason: hound_common::event::END_DETACH, ..End::default() });

@@ -15,6 +15,7 @@ use super::answers::Answers;
 use super::processes::{self, ProcessFd};
 use super::recording::{Recording, Start};
 use super::ring::Ring;
+use super::server::Serve;
 use super::{clock, launch, output};
 use crate::capture::{Calibration, CaptureWriter, Cull, End, SessionInfo};
 
@@ -33,6 +34,8 @@ pub struct Collect {
     pub begins_off: bool,
     /// What is left out.
     pub cull: Option<Cull>,
+    /// The growing capture is to be had over the network.
+    pub serve: Option<Serve>,
 }
 
 /// Records until the target is gone.
@@ -90,6 +93,7 @@ fn record(collect: &Collect, ring: &Arc<Ring>, target: Option<ProcessFd>, starte
     })?;
     recording.begin_mode(interval, collect.begins_off);
     recording.drain(Arc::clone(ring), false)?;
+    recording.serve(collect.serve, collect.begins_off);
     if let Some(target) = target {
         wait(target, collect.pid, &recording)?;
     }

@@ -27,6 +27,7 @@ use super::program::Program;
 use super::reach::Hold;
 use super::recording::{Recording, Start, Written};
 use super::ring::Ring;
+use super::server::Serve;
 use super::signals::{self, Signals};
 use super::status::StatusLine;
 use super::{clock, output};
@@ -60,6 +61,8 @@ pub struct Launch {
     pub drop_on_overload: bool,
     /// Recording begins when the program says so (`memory_profiler_start`, or a signal).
     pub begins_off: bool,
+    /// The growing capture is to be had over the network.
+    pub serve: Option<Serve>,
     /// No status line.
     pub quiet: bool,
 }
@@ -134,6 +137,7 @@ pub fn launch(launch: &Launch) -> anyhow::Result<Launched> {
                 Recording::start(Start { writer, session, path, pid, count_live: false, maps: launch.maps, cull: launch.cull })?;
             recording.drain(Arc::clone(&ring), false)?;
             recording.look_at_exit(&ring, hold);
+            recording.serve(launch.serve, launch.begins_off);
             let family = door.map(|door| begin_family(door, launch, &ring, pid, &mut recording)).transpose()?;
             Ok((recording, family))
         });

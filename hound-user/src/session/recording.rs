@@ -9,19 +9,22 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use hound_common::event::{END_DETACH, END_EXEC, METRIC_PROCESS_RSS, MODE_FULL, MODE_OFF, MODE_SAMPLED, PROCESS_EXEC, tag};
+use hound_common::ring::STATE_RECORDING;
 use hound_inject::moment;
 
 use super::beside::{self, Repeated};
 use super::drain::{Drain, Parcel, Places, lost_without_stream};
 use super::family::Rings;
 use super::live::{self, Live};
+use super::output;
 use super::pipeline::{OWN_STREAM, Order, Orders, Pipeline, Progress};
 use super::reach::{self, Hold};
 use super::ring::Ring;
+use super::server::{Serve, Server};
 use super::streams::Numbers;
 use super::threads::Threads;
 use super::{before, clock, surroundings};
-use crate::capture::model::{Alloc, Event, Free, Stamped, StreamId};
+use crate::capture::model::{Alloc, Event, Free, ProcessId, Stamped, StreamId};
 use crate::capture::{Before, Capture, CaptureWriter, Clock, Cull, End, ModulePaths, SessionInfo, Visitor};
 use crate::symbols::{Files, SymbolTable, symbolise};
 
@@ -51,6 +54,8 @@ pub struct Recording {
     session: SessionInfo,
     path: PathBuf,
     files: Option<Files>,
+    /// The capture is to be had over the network.
+    server: Option<Server>,
     /// Rings of processes that the target has begun.
     others: Option<Rings>,
     /// Lost before it came to a ring: see [`Recording::count_lost`].
@@ -142,6 +147,7 @@ impl Recording {
             session,
             path,
             files: None,
+            server: None,
             others: None,
             lost_elsewhere: Arc::default(),
             reach: None,
@@ -151,7 +157,7 @@ impl Recording {
 
     /// What the target's modules are called, for streams of a library that does not know. Before their ring is drained.
     pub fn name_modules(&self, paths: ModulePaths) {
-        self.orders.send(Order::Paths(crate::capture::model::ProcessId::FIRST, paths));
+        self.orders.send(Order::Paths(ProcessId::FIRST, paths));
     }
 
     /// What is alive is counted no longer: not every allocation is recorded from here on.
@@ -324,6 +330,20 @@ impl Recording {
         Flusher { orders: self.orders.clone(), sources: self.sources.clone(), clock: self.session.clock, pid: self.session.pid }
     }
 
+    /// Has the capture to be had over the network, from when on recording is on. That it cannot be is no reason not to record.
+    pub fn serve(&mut self, serve: Option<Serve>, begins_off: bool) {
+        let Some(serve) = serve else { return };
+        let ring = self.drains.last().map(|draining| Arc::clone(&draining.ring));
+        let is_on =
+            move || !begins_off || ring.as_ref().is_none_or(|ring| ring.control().state.load(Ordering::Relaxed) & STATE_RECORDING != 0);
+        let name = self.session.command.first().map_or("program", String::as_str);
+        let name = output::program_name(Path::new(name)).to_string_lossy().into_owned();
+        match Server::start(serve, &self.path, Arc::clone(&self.progress), (self.session.pid, name), is_on) {
+            Ok(server) => self.server = Some(server),
+            Err(error) => eprintln!("hound: the capture cannot be had over the network: {error:#}"),
+        }
+    }
+
     /// What is to be switched with the target's own ring.
     pub fn switch_also(&mut self, others: Rings) {
         self.others = Some(others);
@@ -379,6 +399,9 @@ impl Recording {
         end.waited_ns = u64::try_from(u128::from(waited) * 1_000_000_000 / u128::from(self.session.ticks_per_second.max(1))).unwrap_or(0);
         written.lost_on_disk = writer.lost_events();
         writer.finish(end)?;
+        if let Some(server) = self.server.take() {
+            server.finish();
+        }
         Ok(written)
     }
 }
