@@ -1,7 +1,7 @@
 //! `hound gather`: takes a capture from another machine while it is recorded there.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 
 use super::FAILED;
@@ -43,7 +43,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(told(&path, args.quiet))
 }
 
-fn told(path: &PathBuf, quiet: bool) -> ExitCode {
+fn told(path: &Path, quiet: bool) -> ExitCode {
     let complete = match Capture::open(path) {
         Ok(capture) => capture.end().is_some(),
         Err(error) => {
