@@ -27,7 +27,7 @@ pub const LOST_REASONS: usize = 16;
 /// First word of a control page: "HOUNDRNG" in ASCII.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"HOUNDRNG");
 /// Changes with every incompatible change of this file or of `event`.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// Bytes of data in a segment. Small enough that an idle thread's is cheap, large enough that taking one (about 100 ns) is nothing
 /// beside filling it (some 800 allocate/free pairs).
@@ -190,6 +190,12 @@ pub struct Control {
     pub exit_ms: AtomicU32,
     /// Futex: one of `EXIT_…`.
     pub exit_state: AtomicU32,
+    /// Threads that wait for a stream: those of threads that have ended are free when hound has looked for them, so it looks at once.
+    pub seekers: AtomicU32,
+    /// How often hound has looked which threads have ended, and given back their streams.
+    pub looks: AtomicU32,
+    /// 1 if at the last such look all streams were those of threads that live: nobody waits for one then.
+    pub crowded: AtomicU32,
 }
 
 /// Counters of a stream, in the order of the `METRIC_UNWINDING` record.

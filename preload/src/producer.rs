@@ -13,6 +13,49 @@ use crate::{clock, process, sys};
 /// otherwise.
 const PATIENCE_MS: u32 = 2000;
 
+/// Whether a thread that has waited for so long already may wait for hound at all.
+pub fn may_wait(waited_ms: u32) -> bool {
+    let control = process::control();
+    let dropping = control.options.load(Ordering::Relaxed) & OPTION_DROP != 0;
+    !dropping && waited_ms < control.max_wait_ms.load(Ordering::Relaxed)
+}
+
+/// For how long a waiting thread goes on believing in hound.
+pub struct Patience {
+    beat: u32,
+    still_ms: u32,
+}
+
+impl Patience {
+    /// It does now.
+    pub fn begin() -> Self {
+        Patience { beat: process::control().heartbeat.load(Ordering::Relaxed), still_ms: 0 }
+    }
+
+    /// Waits until hound has freed something, a millisecond at most. False if hound is gone: the library has bowed out.
+    pub fn wait(&mut self) -> bool {
+        let control = process::control();
+        let freed = control.freed.load(Ordering::Acquire); // pairs with hound's release after freeing
+        let before = clock::now();
+        control.waiters.fetch_add(1, Ordering::AcqRel);
+        sys::futex_wait_1ms(&control.freed, freed);
+        control.waiters.fetch_sub(1, Ordering::AcqRel);
+        control.waited_ticks.fetch_add(clock::now().wrapping_sub(before), Ordering::Relaxed);
+        let beat = control.heartbeat.load(Ordering::Relaxed);
+        self.still_ms = if beat == self.beat { self.still_ms + 1 } else { 0 };
+        self.beat = beat;
+        let allowed_ms = match control.patience_ms.load(Ordering::Relaxed) {
+            0 => PATIENCE_MS,
+            given => given,
+        };
+        if self.still_ms > allowed_ms {
+            process::bow_out(OUT_NO_HEARTBEAT);
+            return false;
+        }
+        true
+    }
+}
+
 /// The writing end of one stream.
 #[repr(C)]
 pub struct Producer {
@@ -154,12 +197,7 @@ impl Producer {
 
     fn acquire(&mut self) -> Option<(u32, &'static Segment)> {
         let control = process::control();
-        let mut beat = control.heartbeat.load(Ordering::Relaxed);
-        let allowed_ms = match control.patience_ms.load(Ordering::Relaxed) {
-            0 => PATIENCE_MS,
-            given => given,
-        };
-        let mut patience = 0;
+        let mut patience = Patience::begin();
         loop {
             let in_use = control.segments_in_use.load(Ordering::Relaxed);
             let allowed = control.segment_limit.load(Ordering::Relaxed).saturating_add(control.streams_high.load(Ordering::Relaxed));
@@ -169,30 +207,14 @@ impl Producer {
             {
                 return Some(found);
             }
-            let dropping = control.options.load(Ordering::Relaxed) & OPTION_DROP != 0;
-            if dropping || self.waited_ms >= control.max_wait_ms.load(Ordering::Relaxed) {
+            if !may_wait(self.waited_ms) {
                 return None;
             }
-            self.wait();
-            let now = control.heartbeat.load(Ordering::Relaxed);
-            patience = if now == beat { patience + 1 } else { 0 };
-            beat = now;
-            if patience > allowed_ms {
-                process::bow_out(OUT_NO_HEARTBEAT);
+            self.waited_ms = self.waited_ms.saturating_add(1);
+            if !patience.wait() {
                 return None;
             }
         }
-    }
-
-    fn wait(&mut self) {
-        let control = process::control();
-        let freed = control.freed.load(Ordering::Acquire); // pairs with hound's release after freeing
-        let before = clock::now();
-        control.waiters.fetch_add(1, Ordering::AcqRel);
-        sys::futex_wait_1ms(&control.freed, freed);
-        control.waiters.fetch_sub(1, Ordering::AcqRel);
-        control.waited_ticks.fetch_add(clock::now().wrapping_sub(before), Ordering::Relaxed);
-        self.waited_ms = self.waited_ms.saturating_add(1);
     }
 
     fn claim(&self) -> Option<(u32, &'static Segment)> {

@@ -8,12 +8,12 @@ use core::mem::offset_of;
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use hound_common::attach;
-use hound_common::ring::{Counter, STATE_SAMPLED, STREAM_FREE, STREAM_OWNED, STREAMS, Stream};
+use hound_common::ring::{Counter, STATE_RECORDING, STATE_SAMPLED, STREAM_FREE, STREAM_OWNED, STREAMS, Stream};
 use hound_common::sampling;
 
 use crate::nesting::{Inside, Released};
 use crate::path::Path;
-use crate::producer::Producer;
+use crate::producer::{Patience, Producer, may_wait};
 use crate::stack::Window;
 use crate::{attached, clock, directory, process, sys};
 
@@ -296,7 +296,7 @@ pub fn line_bytes(size: usize) -> i64 {
 }
 
 fn claim(level: u32) -> Option<*mut Thread> {
-    let (index, stream) = claim_stream(tid(), level)?;
+    let (index, stream) = claim_stream(tid(), level).or_else(|| await_stream(level))?;
     let place = place(index);
     // SAFETY: the stream is ours, so its state is nobody else's: all zero, or as the thread that had it before has left it.
     unsafe { (*place).path.release() };
@@ -318,6 +318,34 @@ fn claim(level: u32) -> Option<*mut Thread> {
     // SAFETY: the rest of the page belongs to this state and lives as long.
     unsafe { thread.path.start(rest, THREAD_BYTES - size_of::<Thread>()) };
     Some(place)
+}
+
+/// Waits for a stream where none is free. Most are those of threads that have ended then, which come and go faster than hound looks for them: it
+/// gives them back when it does. `None` if all belong to threads that live, or if hound is not to be waited for.
+#[cold]
+#[inline(never)]
+fn await_stream(level: u32) -> Option<(u32, &'static Stream)> {
+    let control = process::control();
+    // Of a look that is under way nothing is known.
+    let enough = control.looks.load(Ordering::Acquire).wrapping_add(2);
+    let mut patience = Patience::begin();
+    let mut waited_ms = 0;
+    control.seekers.fetch_add(1, Ordering::AcqRel);
+    let found = loop {
+        if let Some(found) = claim_stream(tid(), level) {
+            break Some(found);
+        }
+        let recording = control.state.load(Ordering::Relaxed) & STATE_RECORDING != 0;
+        // Acquire pairs with hound's release after a look: what that has freed was tried for above, or will be the next time.
+        let looked = control.looks.load(Ordering::Acquire).wrapping_sub(enough) as i32 >= 0;
+        let crowded = control.crowded.load(Ordering::Relaxed) != 0;
+        if !recording || crowded && (looked || waited_ms == 0) || !may_wait(waited_ms) || !patience.wait() {
+            break None;
+        }
+        waited_ms += 1;
+    };
+    control.seekers.fetch_sub(1, Ordering::AcqRel);
+    found
 }
 
 fn claim_stream(tid: u32, level: u32) -> Option<(u32, &'static Stream)> {

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use hound_common::event::LOST_DAMAGED;
 use hound_common::ring::{
-    COUNTERS, SEGMENT_BYTES, SEGMENT_FREE, SEGMENT_OWNED, SEGMENT_SEALED, STREAM_FREE, STREAM_OWNED, Segment, Stream,
+    COUNTERS, SEGMENT_BYTES, SEGMENT_FREE, SEGMENT_OWNED, SEGMENT_SEALED, STREAM_FREE, STREAM_OWNED, STREAMS, Segment, Stream,
 };
 
 use super::ring::Ring;
@@ -14,6 +14,9 @@ use crate::capture::model::StreamId;
 
 /// What an event usually takes: the estimate for bytes that cannot be read.
 const EVENT_BYTES: u64 = 24;
+
+/// When so many streams have come since the last look at who is gone, it is time for the next: a few thousand threads a second are no trouble.
+const MANY_ARRIVED: usize = STREAMS / 8;
 
 /// What the drain hands on.
 #[derive(Debug)]
@@ -93,6 +96,8 @@ pub struct Drain {
     spare: Vec<Vec<u8>>,
     /// Streams taken over without a segment: the first one met is the one to begin with.
     anew: HashSet<u32>,
+    /// Streams met since the last look at who is gone.
+    arrived: usize,
 }
 
 impl Drain {
@@ -105,6 +110,7 @@ impl Drain {
             order: Vec::new(),
             spare: Vec::new(),
             anew: HashSet::new(),
+            arrived: 0,
         }
     }
 
@@ -201,6 +207,7 @@ impl Drain {
             let id = self.numbers.next();
             let (tid, level) = (head.tid.load(Ordering::Relaxed), head.level.load(Ordering::Relaxed));
             hand_on(Parcel::Start { stream: id, tid, level });
+            self.arrived += 1;
             // Segments are looked at in order, so this one is the stream's oldest.
             let first = if self.anew.remove(&stream) { sequence } else { 0 };
             Known { sequence: first, ..Known::new(id, generation, head) }
@@ -276,6 +283,16 @@ impl Drain {
         let mut dead: Vec<(u32, u32)> = gone.map(|(index, known)| (*index, known.tid)).collect();
         dead.extend(self.silent(ring, &mut alive));
         self.end(ring, &dead, Places::Free, &mut hand_on);
+        self.arrived = 0;
+        let (control, mut streams) = (ring.control(), ring.streams().iter());
+        let crowded = streams.all(|head| head.state.load(Ordering::Relaxed) == STREAM_OWNED);
+        control.crowded.store(u32::from(crowded), Ordering::Relaxed);
+        control.looks.fetch_add(1, Ordering::Release); // pairs with the acquire of who waits for a stream
+    }
+
+    /// Whether to look who is gone now, and not when it is time: somebody waits for a stream, or soon will.
+    pub fn is_pressed(&self, ring: &Ring) -> bool {
+        self.arrived >= MANY_ARRIVED || ring.control().seekers.load(Ordering::Acquire) > 0
     }
 
     /// Streams, with their thread ids, whose thread is gone and which were never read from.
@@ -309,6 +326,14 @@ impl Drain {
             return;
         }
         self.round(ring, &mut *hand_on);
+        // Once for all of them: thousands may have ended since the last look.
+        let mut held = HashMap::<u32, Vec<usize>>::new();
+        for (index, segment) in ring.segments().iter().enumerate() {
+            let state = segment.state.load(Ordering::Acquire);
+            if state == SEGMENT_OWNED || state == SEGMENT_SEALED {
+                held.entry(segment.stream.load(Ordering::Relaxed)).or_default().push(index);
+            }
+        }
         for (stream, tid) in streams {
             let Some(head) = ring.streams().get(*stream as usize) else { continue };
             let Some(known) = self.known.remove(stream) else {
@@ -323,7 +348,8 @@ impl Drain {
             let counters = std::array::from_fn(|i| head.counters.get(i).map_or(0, |c| since(counted, i, c.load(Ordering::Relaxed))));
             let lost = head.lost.iter().enumerate().map(|(reason, c)| (reason as u8, since(lost, reason, c.load(Ordering::Relaxed))));
             let mut lost: Vec<(u8, u64)> = lost.filter(|(_, count)| *count > 0).collect();
-            for (index, segment) in ring.segments().iter().enumerate() {
+            for index in held.remove(stream).unwrap_or_default() {
+                let Some(segment) = ring.segments().get(index) else { continue };
                 // State first: the other fields of a segment that is being taken are not valid.
                 let state = segment.state.load(Ordering::Acquire);
                 let theirs =
@@ -480,6 +506,41 @@ mod tests {
         fill(&ring, 0, 9, 16, SEGMENT_SEALED);
         fill(&ring, 1, 10, 8, SEGMENT_OWNED);
         assert_eq!(bytes(&mut drain, &ring), [16, 8]);
+    }
+
+    #[test]
+    fn who_waits_for_a_stream_is_told_whether_one_came_free() {
+        let ring = ring();
+        let mut drain = Drain::new(&ring, Numbers::from(1));
+        assert!(!drain.is_pressed(&ring));
+        ring.streams().iter().for_each(|head| head.state.store(STREAM_OWNED, Ordering::Relaxed));
+        ring.control().seekers.store(1, Ordering::Relaxed);
+        assert!(drain.is_pressed(&ring));
+        let said = |drain: &mut Drain, alive: bool| {
+            drain.reap(&ring, |_| alive, |_| {});
+            (ring.control().looks.load(Ordering::Relaxed), ring.control().crowded.load(Ordering::Relaxed))
+        };
+        assert_eq!((said(&mut drain, true), said(&mut drain, false)), ((1, 1), (2, 0)));
+        assert_eq!(ring.streams()[0].state.load(Ordering::Relaxed), STREAM_FREE);
+    }
+
+    #[test]
+    fn many_streams_at_a_time_are_a_reason_to_look_who_is_gone() {
+        let ring = ring();
+        let mut drain = Drain::new(&ring, Numbers::from(1));
+        for index in 0..MANY_ARRIVED {
+            let (segment, head) = (&ring.segments()[index], &ring.streams()[index]);
+            segment.stream.store(index as u32, Ordering::Relaxed);
+            head.tid.store(7 + index as u32, Ordering::Relaxed);
+            head.state.store(STREAM_OWNED, Ordering::Relaxed);
+            fill(&ring, index, 0, 8, SEGMENT_OWNED);
+        }
+        assert_eq!(bytes(&mut drain, &ring).len(), MANY_ARRIVED);
+        assert!(drain.is_pressed(&ring));
+        let mut ended = 0;
+        drain.reap(&ring, |_| false, |parcel| ended += usize::from(matches!(parcel, Parcel::End { lost, .. } if lost.is_empty())));
+        assert_eq!((ended, drain.is_pressed(&ring)), (MANY_ARRIVED, false));
+        assert!(ring.segments().iter().all(|segment| segment.state.load(Ordering::Relaxed) == SEGMENT_FREE));
     }
 
     #[test]

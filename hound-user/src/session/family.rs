@@ -432,6 +432,8 @@ impl Shared {
                         gone.push(kin.swap_remove(at));
                     } else if look {
                         kin[at].look(&self.orders);
+                    } else if kin[at].drain.is_pressed(&kin[at].ring) {
+                        kin[at].reap(&self.orders);
                     }
                 }
             }
@@ -495,12 +497,17 @@ impl Kin {
         self.drain.round(&self.ring, |parcel| hand_on(orders, number, parcel))
     }
 
-    /// Which threads have ended, and what the others are called.
-    fn look(&mut self, orders: &Orders) {
+    /// Which threads have ended.
+    fn reap(&mut self, orders: &Orders) {
         let number = self.number;
         self.threads.refresh(self.drain.streams().map(|(_, tid)| tid));
         let threads = &mut self.threads;
         self.drain.reap(&self.ring, |tid| threads.is_alive(tid), |parcel| hand_on(orders, number, parcel));
+    }
+
+    /// Which threads have ended, and what the others are called.
+    fn look(&mut self, orders: &Orders) {
+        self.reap(orders);
         self.names.look(&self.threads, self.drain.streams(), |stream, name| orders.send(Order::Name(stream, name)));
     }
 }

@@ -553,10 +553,13 @@ impl Watcher {
                 _ => break Places::Free,
             }
             spare.iter().flat_map(Receiver::try_iter).for_each(|buffer| drain.recycle(buffer));
-            if reaped.elapsed() >= REAP_EVERY {
-                reaped = Instant::now();
+            let is_time = reaped.elapsed() >= REAP_EVERY;
+            if is_time || drain.is_pressed(&ring) {
                 threads.refresh(drain.streams().map(|(_, tid)| tid));
                 drain.reap(&ring, |tid| threads.is_alive(tid), |parcel| orders.send(Order::Parcel(parcel)));
+            }
+            if is_time {
+                reaped = Instant::now();
                 names.look(&threads, drain.streams(), |stream, name| orders.send(Order::Name(stream, name)));
             }
             if bytes < FLOOD_BYTES {
