@@ -1,7 +1,9 @@
 //! What breaks other profilers, and builds that differ from the usual: each program is exact and cannot tell.
 
+use hound_tests::capture::Site;
 use hound_tests::compile::Build;
-use hound_tests::record::{Target, Way};
+use hound_tests::oracle::Oracle;
+use hound_tests::record::{Recording, Target, Way};
 use hound_tests::requirement;
 
 const BUILDS: [Build; 3] = [Build::Plain, Build::Optimised, Build::FramePointers];
@@ -49,6 +51,78 @@ fn two_thousand_threads_at_once_on_the_smallest_stacks() {
         assert_eq!(recording.outcome.shell_status(), 0, "{}", recording.outcome.err());
         let (oracle, _) = recording.must_be_unharmed().must_be_exact();
         assert_eq!(oracle.by_thread().len() as u64, oracle.facts[0], "every thread noted something");
+    }
+}
+
+/// So many that the kernel gives thread ids out anew, and each place in the ring has been many threads'.
+fn a_hundred_thousand_threads(way: Way) -> (Recording, Oracle) {
+    let recording = Target::new("many_threads.c", Build::Optimised).record(way);
+    let (oracle, _) = recording.must_be_unharmed().must_be_exact();
+    assert_eq!(oracle.facts[0], 100_000, "threads");
+    (recording, oracle)
+}
+
+/// What is told of them is what the program has counted itself, without its notes.
+#[test]
+fn a_hundred_thousand_threads_launched() {
+    let (recording, oracle) = a_hundred_thousand_threads(Way::Run);
+    let [_, blocks, bytes, frees, ..] = oracle.facts[..] else { panic!("four facts") };
+    let report = recording.capture.report();
+    let sum = |of: fn(&Site) -> u64| report.sites.iter().filter(|site| site.passes("brief")).map(of).sum::<u64>();
+    assert_eq!((sum(|s| s.allocations), sum(|s| s.allocated_bytes)), (blocks, bytes));
+    assert_eq!((blocks, sum(|s| s.live_blocks)), (200_000, blocks - frees));
+}
+
+#[test]
+fn a_hundred_thousand_threads_preloaded() {
+    a_hundred_thousand_threads(Way::Preload);
+}
+
+#[test]
+fn a_hundred_thousand_threads_of_a_patched_program() {
+    if requirement::root() {
+        a_hundred_thousand_threads(Way::Patched);
+    }
+}
+
+/// 8 KiB are no thread's with glibc, and any thread's with musl.
+#[test]
+fn threads_of_eight_kilobytes_of_stack_and_handlers_on_as_much() {
+    let recording = |target: Target, way: Way| {
+        // What the hooks may need (docs/safety.md), and some hundred bytes for the callers.
+        let recording = target.args(&["3584"]).record(way);
+        assert_eq!(recording.outcome.shell_status(), 0, "{way:?}: {}", recording.outcome.err());
+        let (oracle, _) = recording.must_be_unharmed().must_be_exact();
+        assert_eq!(oracle.by_thread().len() as u64, oracle.facts[0], "every thread noted something");
+    };
+    // The loader's own look for a function, at its first call, would not fit.
+    recording(Target::new("little_stacks.c", Build::Optimised).with(&["-Wl,-z,now"]), Way::Run);
+    if requirement::root() && requirement::program("musl-gcc") {
+        for flags in [&[][..], &["-static", "-DSTATIC"]] {
+            for build in [Build::Plain, Build::Optimised] {
+                recording(Target::new("little_stacks.c", build).by("musl-gcc").with(flags), Way::Run);
+            }
+        }
+        recording(Target::new("little_stacks.c", Build::Optimised).with(&["-Wl,-z,now"]), Way::Patched);
+    }
+}
+
+/// The kernel reads and writes blocks of the heap while the program goes on allocating; with a thread of the kernel's own in the process, too.
+#[test]
+fn requests_of_io_uring_under_way() {
+    for how in [&[][..], &["poll"]] {
+        let target = |build| Target::new("io_uring.c", build).args(how);
+        if !requirement::fulfilled(&format!("io_uring {how:?}"), target(Build::Optimised).alone().shell_status() != 77) {
+            continue;
+        }
+        for build in BUILDS {
+            let recording = target(build).record(Way::Run);
+            let (oracle, _) = recording.must_be_unharmed().must_be_exact();
+            assert_eq!(oracle.facts[0], 1024, "requests came back");
+        }
+        if requirement::root() {
+            exact(target(Build::Optimised), Way::Patched);
+        }
     }
 }
 
