@@ -192,9 +192,13 @@ impl Environment {
         let text = unsafe { core::slice::from_raw_parts_mut(start, length + 1) };
         let Some(list) = text.get_mut(NAME.len()..) else { return false };
         let (mut read, mut write) = (0, 0);
+        let is_own = |path: &[u8]| path.ends_with(b"libhound.so");
+        if list.split(|b| matches!(b, b':' | b' ' | 0)).all(|path| path.is_empty() || is_own(path)) {
+            return true; // the string is left as it is: `/proc/self/environ` goes on showing what the kernel was given
+        }
         while let Some(rest) = list.get(read..).filter(|rest| rest.first().is_some_and(|b| *b != 0)) {
             let end = rest.iter().position(|b| matches!(b, b':' | b' ' | 0)).unwrap_or(rest.len());
-            let own = rest.get(..end).is_some_and(|path| path.ends_with(b"libhound.so"));
+            let own = rest.get(..end).is_some_and(is_own);
             // The separator belongs to the entry before it.
             let upto = end + usize::from(rest.get(end).is_some_and(|b| *b != 0));
             if !own {
@@ -206,10 +210,11 @@ impl Environment {
         while write > 0 && list.get(write - 1).is_some_and(|b| matches!(b, b':' | b' ')) {
             write -= 1;
         }
-        if let Some(end) = list.get_mut(write) {
-            *end = 0;
+        // All of the rest: whoever reads `/proc/self/environ` finds no piece of a path there.
+        if let Some(rest) = list.get_mut(write..) {
+            rest.fill(0);
         }
-        write == 0
+        false
     }
 
     fn remove(&mut self, index: usize) {

@@ -27,8 +27,8 @@ use nix::unistd::Pid;
 use object::{Object, ObjectSegment, ObjectSymbol};
 use procfs::process::{MMapPath, Process};
 
-use super::before;
 use super::program::Program;
+use super::{before, begin};
 
 /// Of the auxiliary vector: where the loader is, 0 for static programs.
 const AT_BASE: u64 = 7;
@@ -47,8 +47,12 @@ pub fn command(program: &Program, words: &[OsString]) -> tokio::process::Command
     use std::os::unix::process::CommandExt;
     let mut command = std::process::Command::new(&program.path);
     command.arg0(&words[0]).args(&words[1..]);
-    // SAFETY: one system call, which allocates nothing and takes no lock.
-    unsafe { command.pre_exec(|| ptrace::traceme().map_err(std::io::Error::from)) };
+    let begin = || {
+        begin::give_back_sigpipe();
+        ptrace::traceme().map_err(std::io::Error::from)
+    };
+    // SAFETY: two system calls, which allocate nothing and take no lock.
+    unsafe { command.pre_exec(begin) };
     command.into()
 }
 

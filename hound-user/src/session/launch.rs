@@ -30,7 +30,7 @@ use super::ring::Ring;
 use super::server::Serve;
 use super::signals::{self, Signals};
 use super::status::StatusLine;
-use super::{clock, output};
+use super::{begin, clock, output};
 use crate::capture::{CaptureWriter, Clock, Cull, End, SessionInfo};
 use crate::symbols::{Files, OtherFiles};
 
@@ -120,7 +120,7 @@ pub fn launch(launch: &Launch) -> anyhow::Result<Launched> {
         let signals = Signals::catch().context("cannot catch signals")?;
         let started = Instant::now();
         let start = clock::calibrate(session.clock);
-        let mut child = match command(launch, &program, &library.path, &ring, door.as_ref()).spawn() {
+        let mut child = match command(launch, &program, &library.path, &ring, door.as_ref()).and_then(|mut command| command.spawn()) {
             Ok(child) => child,
             Err(error) => {
                 let _ = std::fs::remove_file(&provisional);
@@ -236,27 +236,27 @@ pub(super) fn library() -> anyhow::Result<PathBuf> {
     found.cloned().with_context(|| format!("libhound.so is not beside {}; build both with 'cargo xtask build'", own.display()))
 }
 
-fn command(launch: &Launch, program: &Program, library: &Path, ring: &Ring, door: Option<&Door>) -> tokio::process::Command {
-    use std::os::unix::process::CommandExt;
+fn command(launch: &Launch, program: &Program, library: &Path, ring: &Ring, door: Option<&Door>) -> io::Result<tokio::process::Command> {
     let mut preload = library.as_os_str().to_owned();
     if let Some(others) = std::env::var_os("LD_PRELOAD").filter(|others| !others.is_empty()) {
         preload.push(":");
         preload.push(others);
     }
-    let mut command = std::process::Command::new(&program.path);
-    command.arg0(&launch.command[0]).args(&launch.command[1..]);
-    command.env("LD_PRELOAD", preload).env("HOUND_RING_FD", ring.as_fd().as_raw_fd().to_string());
-    // That of another hound, which records this one.
-    command.env_remove(VARIABLE);
-    if let Some((name, value)) = door.map(Door::variable) {
-        command.env(name, value);
+    let ring = ring.as_fd().as_raw_fd().to_string();
+    // Without a door: not that of another hound, which records this one.
+    let mut changes = vec![
+        ("LD_PRELOAD", Some(preload)),
+        ("HOUND_RING_FD", Some(ring.into())),
+        (VARIABLE, door.map(|door| door.variable().1.into())),
+    ];
+    if door.is_some() {
         let (name, value) = SANITIZER;
         let given = std::env::var_os(name).filter(|given| !given.is_empty());
         let mut value = OsString::from(value);
         given.iter().for_each(|given| value.extend([OsStr::new(":"), given]));
-        command.env(name, value);
+        changes.push((name, Some(value)));
     }
-    command.into()
+    Ok(begin::command(&program.path, &launch.command, &changes)?.into())
 }
 
 /// The program's children are recorded, too, from the first on.

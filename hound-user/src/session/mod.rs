@@ -9,6 +9,7 @@ mod areas;
 mod arrivals;
 mod attach;
 pub mod before;
+mod begin;
 mod beside;
 mod budget;
 pub mod calibrate;
