@@ -148,6 +148,42 @@ fn what_outlives_the_program_is_recorded_to_its_end() {
     }
 }
 
+/// Four images, one process: each is recorded as it was noted, the one behind the other.
+#[test]
+fn a_program_that_replaces_itself_by_itself_is_exact_in_each_image() {
+    for build in Build::ALL {
+        let target = Target::new("replaces_itself.c", build).args(&["3"]);
+        let started = target.clone().hound(&["--children"]).start(Way::Run);
+        let notes = started.oracle_file();
+        let recording = started.finish();
+        let lines = |outcome: &Outcome| -> Vec<String> {
+            let ours = |line: &&str| !line.starts_with("env LD_PRELOAD=") && !line.starts_with("env HOUND_FAMILY=");
+            outcome.out().lines().filter(ours).map(str::to_owned).collect()
+        };
+        let alone = target.alone();
+        assert_eq!((lines(&recording.outcome), recording.outcome.shell_status()), (lines(&alone), 7), "{}", recording.outcome.err());
+        let mut images = (0..4).map(|number| match number {
+            0 => Oracle::read(&notes),
+            _ => Oracle::read(&notes.with_extension(number.to_string())),
+        });
+        let mut oracle = images.next().expect("four of them");
+        for image in images {
+            assert_eq!(image.pid, oracle.pid, "an exec keeps the process");
+            oracle.notes.extend(image.notes);
+            oracle.own.extend(image.own);
+        }
+        let events = recording.capture.events();
+        // Each image lies elsewhere: one list of functions does not fit them all.
+        let differences = compare::differences(&oracle, &events, &compare::Rules::default());
+        assert!(differences.is_empty(), "{build:?}: the capture differs from what was noted:\n{}", differences.join("\n"));
+        assert_eq!(compare::noted(&oracle), 4 * 201, "each image notes the same");
+        let report = report(&recording.capture.path, &[]);
+        assert_eq!((&report["totals"]["lost_events"], &report["totals"]["unknown_frees"]), (&0.into(), &0.into()));
+        let ends: Vec<String> = processes(&report).into_iter().map(|(.., end)| end).collect();
+        assert_eq!(ends, ["exec", "exec", "exec", "exit"]);
+    }
+}
+
 fn run(options: &[&str], script: &str) -> (TempDir, Outcome, Value) {
     let dir = TempDir::new().expect("a temporary directory can be made");
     let path = dir.path().join("tree.hound");

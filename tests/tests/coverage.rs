@@ -6,6 +6,8 @@
 
 use std::fmt::Write;
 use std::fs;
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,6 +18,9 @@ use hound_tests::compile::{Build, Program, sources};
 use hound_tests::process::{self, Outcome};
 use hound_tests::record::{Target, Way};
 use tempfile::TempDir;
+
+/// Without rights.
+const NOBODY: u32 = 65534;
 
 /// What is run.
 struct Row {
@@ -107,6 +112,7 @@ const ROWS: &[Row] = &[
     row("posix_spawn", "exec.c").args(&["spawn"]),
     row("exec that fails", "exec.c").args(&["fail"]),
     row("exec", "exec.c").args(&["exec"]),
+    row("replaces itself by itself: its first image", "replaces_itself.c").once(),
     row("_exit", "die.c").args(&["_exit"]),
     row("quick_exit", "die.c").args(&["quick_exit"]),
     row("abort", "die.c").args(&["abort"]),
@@ -172,6 +178,11 @@ fn heaptrack((command, args, within): (&Path, &[&str], &Path), dir: &Path, alone
     let mut run = Command::new("timeout");
     run.args(["-k", "1", "20", "heaptrack", "-o"]).arg(dir.join("h")).arg(command).args(args);
     let ended = process::run(run.env("ORACLE_FILE", dir.join("oracle")).current_dir(within));
+    counted_by_heaptrack(&ended, dir, alone, truth)
+}
+
+/// What it has left in a directory.
+fn counted_by_heaptrack(ended: &Outcome, dir: &Path, alone: &Outcome, truth: u64) -> String {
     let status = ended.shell_status();
     if matches!(status, 124 | 137) && alone.shell_status() != status {
         return "hangs".into();
@@ -183,13 +194,56 @@ fn heaptrack((command, args, within): (&Path, &[&str], &Path), dir: &Path, alone
     let counted =
         printed.lines().find_map(|line| line.strip_prefix("calls to allocation functions: ")?.split(' ').next()?.parse::<u64>().ok());
     let told = |o: &Outcome| o.out().lines().filter(|line| !line.contains("heaptrack")).count();
-    let changed = if told(&ended) < told(alone) { "; the program's output is cut" } else { "" };
+    let changed = if told(ended) < told(alone) { "; the program's output is cut" } else { "" };
     match counted {
         None | Some(0) => format!("sees nothing{changed}"),
         Some(counted) if counted == truth => format!("all {truth}{changed}"),
         // Signals come when they come.
         Some(counted) if counted > truth + truth / 100 => format!("{counted} allocations in a run of its own{changed}"),
         Some(counted) => format!("{counted} of {truth} allocations{changed}"),
+    }
+}
+
+/// Programs with others below them, and what gives them something to do (`programs/loads`).
+const LOADS: &[(&str, &str)] = &[
+    ("postgres, four clients of pgbench", "postgres.sh"),
+    ("nginx, two workers", "nginx.sh"),
+    ("git gc", "git_gc.sh"),
+    ("make -j2, g++", "make.sh"),
+];
+
+/// As [`real`], each with all processes that it begins.
+fn loads(out: &mut String) {
+    let for_everybody = binaries::for_everybody();
+    let hound = for_everybody.path().join("hound");
+    // A directory of nobody's own: a database server refuses to run as root.
+    let place = || {
+        let dir = TempDir::new().expect("a temporary directory can be made");
+        chown(dir.path(), Some(NOBODY), Some(NOBODY)).expect("the page is made by root");
+        dir
+    };
+    for (name, script) in LOADS {
+        let run = |dir: &Path, under: &str| {
+            let mut command = Command::new("timeout");
+            // The workspace may be where nobody else may read.
+            let its = dir.join(script);
+            fs::copy(sources().join("loads").join(script), &its).expect("the test's own directory");
+            command.args(["-k", "1", "50", "sh"]).arg(its).env("UNDER", under);
+            process::run(command.env("HOME", dir).current_dir(dir).uid(NOBODY).gid(NOBODY))
+        };
+        let (beside, within, apart) = (place(), place(), place());
+        let alone = run(beside.path(), "");
+        assert_eq!(alone.shell_status(), 0, "{script}: {}", alone.err());
+        let file = within.path().join("c.hound");
+        let recorded = run(within.path(), &format!("{} run --quiet --children -o {} --", hound.display(), file.display()));
+        let same = recorded.shell_status() == alone.shell_status() && recorded.out() == alone.out();
+        let capture = Capture { path: file };
+        let (of, check) = (capture.report().totals, capture.check());
+        let is_whole = same && check.status.success() && of.lost_events == 0 && of.unknown_frees == 0 && of.allocations > 0;
+        let said = if is_whole { "whole".to_owned() } else { format!("NOT: same {same}, {of:?}, {}", recorded.err()) };
+        let ended = run(apart.path(), &format!("heaptrack -o {}/h", apart.path().display()));
+        let peer = counted_by_heaptrack(&ended, apart.path(), &alone, of.allocations);
+        writeln!(out, "| {name} | {said} | {} | {peer} |", of.allocations).expect("memory");
     }
 }
 
@@ -254,6 +308,7 @@ fn made() -> String {
     }
     out.push_str(REAL);
     real(&mut out);
+    loads(&mut out);
     out.push_str(TAIL);
     for (source, test) in ELSEWHERE {
         writeln!(out, "| `{source}` | `tests/tests/{test}` |").expect("memory");
@@ -279,6 +334,7 @@ const REAL: &str = "
 ## Real programs
 
 They note nothing themselves: *whole* says that output and status are the same, that no event was lost, and that no release lacks its allocation.
+The last four are recorded with all processes that they begin (`--children`); their scripts are in `tests/programs/loads`.
 
 | program | `hound run` | allocations | heaptrack |
 |---|---|---|---|
@@ -303,6 +359,9 @@ fn the_page_has_every_hazard_and_each_is_exact() {
         let line = line.unwrap_or_else(|| panic!("'{}' is not in docs/coverage.md: make it anew with HOUND_BLESS=1", row.what));
         let cells: Vec<&str> = line.split(" | ").collect();
         assert!(cells[2].starts_with("exact") && cells[3].starts_with("exact"), "{line}");
+    }
+    for (name, _) in LOADS {
+        assert!(page.contains(&format!("| {name} | whole |")), "'{name}' is not in docs/coverage.md: make it anew with HOUND_BLESS=1");
     }
     assert!(!page.contains("DIFFERS") && !page.contains("NOT:"), "a row is not exact");
     let programs = fs::read_dir(sources())

@@ -81,8 +81,11 @@ const PACKAGES: &[(&str, &[Purpose])] = &[
     ("varnish", &[Verdicts]),
     // Makes the key of the one that encrypts.
     ("openssl", &[Verdicts]),
-    ("perl", &[Verdicts]),
-    ("git", &[Verdicts]),
+    // docs/coverage.md is made with these, beside programs that are there for other reasons.
+    ("perl", &[Test, Verdicts]),
+    ("git", &[Test, Verdicts]),
+    ("make", &[Test]),
+    ("curl", &[Test]),
     // An extension of sqlite3 is compiled that leaks.
     ("libsqlite3-dev", &[Verdicts]),
     // Libraries that programs of ours forget something of, and a module for python.
@@ -103,7 +106,7 @@ const PACKAGES: &[(&str, &[Purpose])] = &[
     ("ghostscript", &[Verdicts]),
     ("imagemagick-6.q16", &[Verdicts]),
     ("ffmpeg", &[Verdicts]),
-    ("heaptrack", &[Bench]),
+    ("heaptrack", &[Test, Bench]),
     ("bpfcc-tools", &[Memleak]),
     ("linux-headers-amd64", &[Memleak]),
     // A compiler with a core library for the kernel's machine.

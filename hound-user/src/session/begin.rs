@@ -4,8 +4,8 @@
 //! `std::process::Command` sorts the environment by name as soon as it is changed, which `env` and whoever lists it would show, and begins a
 //! program by `posix_spawn`, which leaves two signals of the C library's ignored. So the last step before the exec does the exec itself.
 //!
-//! Whether SIGPIPE is ignored is inherited, too. Rust's runtime ignores it in hound, and lets no child begin so: what hound was given is noted
-//! before the runtime begins.
+//! Which signals are ignored is inherited, too. Rust's runtime ignores SIGPIPE in hound, and lets no child begin so; the C library handles one of its
+//! own where there are threads: what hound was given is noted before either begins.
 
 use std::ffi::{CString, OsStr, OsString, c_char};
 use std::io;
@@ -13,7 +13,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A variable that is set, or (`None`) taken out.
 pub(super) type Change = (&'static str, Option<OsString>);
@@ -29,39 +29,55 @@ pub(super) fn command(program: &Path, words: &[OsString], changes: &[Change]) ->
     let environment = Words::of(changed(std::env::vars_os(), changes).into_iter())?;
     let mut command = Command::new(program);
     let begin = move || {
-        give_back_sigpipe();
+        give_back_ignored();
         exec(&path, &words, &environment)
     };
-    // SAFETY: the closure allocates nothing and takes no lock: it makes two system calls, with memory that was made before the fork.
+    // SAFETY: the closure allocates nothing and takes no lock: it makes system calls, with memory that was made before the fork.
     unsafe { command.pre_exec(begin) };
     Ok(command)
 }
 
-/// Whether hound was begun with SIGPIPE ignored.
-static IGNORES_SIGPIPE: AtomicBool = AtomicBool::new(false);
+/// Signals that were ignored when hound was begun, the lowest bit being signal 1.
+static IGNORED: AtomicU64 = AtomicU64::new(0);
+const SIGNALS: i32 = 64;
 
 #[expect(unsafe_code, reason = "runs before main")]
 #[used]
 // SAFETY: the C library calls what stands there once, with arguments that the function leaves alone; it needs nothing of Rust's runtime.
 #[unsafe(link_section = ".init_array")]
-static AT_START: extern "C" fn() = note_sigpipe;
+static AT_START: extern "C" fn() = note_ignored;
 
-#[expect(unsafe_code, reason = "the disposition of a signal has no safe reader")]
-extern "C" fn note_sigpipe() {
-    // SAFETY: all zero is a valid `sigaction`.
-    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    // SAFETY: only asks, into a place of the right type.
-    let asked = unsafe { libc::sigaction(libc::SIGPIPE, std::ptr::null(), &raw mut action) };
-    IGNORES_SIGPIPE.store(asked == 0 && action.sa_sigaction == libc::SIG_IGN, Ordering::Relaxed);
+/// As the kernel takes it: the C library keeps two signals to itself, and would refuse to tell of them.
+#[repr(C)]
+struct Action {
+    handler: usize,
+    flags: u64,
+    restorer: usize,
+    mask: u64,
 }
 
-/// Between fork and exec: SIGPIPE is ignored if hound was begun so.
-#[expect(unsafe_code, reason = "the disposition of a signal has no safe setter")]
-pub(super) fn give_back_sigpipe() {
-    if IGNORES_SIGPIPE.load(Ordering::Relaxed) {
-        // SAFETY: one system call; no handler is set.
-        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+extern "C" fn note_ignored() {
+    let is_ignored = |signal: &i32| {
+        let mut action = Action { handler: 0, flags: 0, restorer: 0, mask: 0 };
+        rt_sigaction(*signal, std::ptr::null(), &raw mut action) && action.handler == libc::SIG_IGN
+    };
+    let ignored = (1..=SIGNALS).filter(is_ignored).fold(0, |all, signal| all | 1 << (signal - 1));
+    IGNORED.store(ignored, Ordering::Relaxed);
+}
+
+/// Between fork and exec: signals are ignored that were when hound was begun. Those that hound or its C library handles are no more; all others
+/// are inherited.
+pub(super) fn give_back_ignored() {
+    let ignored = IGNORED.load(Ordering::Relaxed);
+    for signal in (1..=SIGNALS).filter(|signal| ignored >> (signal - 1) & 1 == 1) {
+        rt_sigaction(signal, &Action { handler: libc::SIG_IGN, flags: 0, restorer: 0, mask: 0 }, std::ptr::null_mut());
     }
+}
+
+#[expect(unsafe_code, reason = "the disposition of a signal has no safe interface")]
+fn rt_sigaction(signal: i32, new: *const Action, old: *mut Action) -> bool {
+    // SAFETY: both point to an action or to nothing; none of them names a handler.
+    unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, new, old, size_of::<u64>()) == 0 }
 }
 
 #[expect(unsafe_code, reason = "std's own exec sorts the environment")]

@@ -48,10 +48,10 @@ pub fn command(program: &Program, words: &[OsString]) -> tokio::process::Command
     let mut command = std::process::Command::new(&program.path);
     command.arg0(&words[0]).args(&words[1..]);
     let begin = || {
-        begin::give_back_sigpipe();
+        begin::give_back_ignored();
         ptrace::traceme().map_err(std::io::Error::from)
     };
-    // SAFETY: two system calls, which allocate nothing and take no lock.
+    // SAFETY: system calls alone, which allocate nothing and take no lock.
     unsafe { command.pre_exec(begin) };
     command.into()
 }

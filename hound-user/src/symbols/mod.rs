@@ -15,6 +15,7 @@ mod files;
 mod kernel;
 mod perf_map;
 mod resolve;
+mod split;
 mod table;
 
 pub use bytes::TableError;

@@ -7,6 +7,7 @@ use super::demangle::demangle;
 use super::files::Files;
 use super::kernel::{KernelNames, boot, cache_of, is_kernels};
 use super::perf_map::PerfMap;
+use super::split::{Place, Split};
 use super::table::{NOWHERE, StoredFrame, SymbolTable};
 use crate::capture::ModuleSpan;
 use crate::capture::model::{Module, ProcessId, StackId, StackNode, StackTree};
@@ -81,7 +82,7 @@ pub fn symbolise(
             let path = path.clone();
             unresolved.push(if sources.changed { Unresolved::Changed(path) } else { Unresolved::Missing(path) });
         }
-        let mut lookup = Lookup { symbolizer: &symbolizer, files: &sources.files, failure: None };
+        let mut lookup = Lookup { symbolizer: &symbolizer, files: &sources.files, failure: None, split: BTreeMap::new() };
         for batch in ips.chunks(BATCH) {
             // The call, not what follows it.
             let svmas: Vec<u64> = batch.iter().map(|ip| ip.wrapping_sub(1).wrapping_sub(module.bias)).collect();
@@ -165,6 +166,8 @@ struct Lookup<'a> {
     symbolizer: &'a Symbolizer,
     files: &'a [PathBuf],
     failure: Option<String>,
+    /// What stands apart from a file, looked for once.
+    split: BTreeMap<PathBuf, Option<Split>>,
 }
 
 impl Lookup<'_> {
@@ -185,8 +188,10 @@ impl Lookup<'_> {
                 match self.symbolizer.symbolize(&Source::Elf(elf), Input::VirtOffset(&addresses)) {
                     Ok(symbols) => {
                         for (index, symbol) in open.into_iter().zip(symbols) {
-                            if let Symbolized::Sym(symbol) = symbol {
-                                found[index] = stored_frames(table, &symbol, module);
+                            let Symbolized::Sym(symbol) = symbol else { continue };
+                            found[index] = stored_frames(table, &symbol, module);
+                            if let (true, Some(split)) = (debug_syms, self.split.entry(path.clone()).or_insert_with(|| Split::of(path))) {
+                                add_places(table, &mut found[index], &split.places(svmas[index]));
                             }
                         }
                     }
@@ -218,6 +223,21 @@ fn stored_frames(table: &mut SymbolTable, symbol: &Sym<'_>, module: &str) -> Vec
     let mut frames: Vec<_> = inlined.map(|function| frame(&plain(&function.name), function.code_info.as_ref(), true)).collect();
     frames.push(frame(&plain(&symbol.name), symbol.code_info.as_deref(), false));
     frames
+}
+
+/// What stands apart from the file of a function: what was inlined in it, and where all of them are.
+fn add_places(table: &mut SymbolTable, frames: &mut Vec<StoredFrame>, places: &[Place]) {
+    let (Some((outer, inlined)), Some(symbol)) = (places.split_last(), frames.last().copied()) else { return };
+    if outer.function.is_none() && symbol.file != 0 {
+        return; // its other file is not here: no more is known than there was
+    }
+    frames.clear();
+    for place in inlined {
+        let Some(name) = place.function.as_deref() else { continue };
+        let (function, file) = (table.string(&demangle(name)), table.string(&place.file) + 1);
+        frames.push(StoredFrame { function, file, line: place.line, module: symbol.module, inlined: true });
+    }
+    frames.push(StoredFrame { file: table.string(&outer.file) + 1, line: outer.line, ..symbol });
 }
 
 /// `module+0xsvma`: enough for a person with the file to find the place.

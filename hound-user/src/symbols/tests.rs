@@ -114,6 +114,24 @@ fn a_stripped_program_is_named_from_its_debug_file_by_build_id_or_link() {
     }
 }
 
+/// The compiler leaves `.dwo` files beside the program; a package of them lies there, too.
+#[test]
+fn split_debug_information_names_functions_files_and_lines() {
+    for (flags, packed) in
+        [(&["-g", "-gsplit-dwarf"][..], false), (&["-gdwarf-4", "-gsplit-dwarf"], false), (&["-gdwarf-4", "-gsplit-dwarf"], true)]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let program = compile(dir.path(), flags);
+        if packed {
+            run("dwp", &["-e", program.to_str().unwrap(), "-o", &path(dir.path(), "fixture.dwp")]);
+            std::fs::remove_file(dir.path().join("fixture.dwo")).unwrap();
+        }
+        let (svma, id) = (return_svma(&program), build_id(&program));
+        let (table, unresolved) = named(&[module(&program, id)], BIAS + svma, &Files::default());
+        assert_eq!((names(&table, BIAS + svma, 0), unresolved), (inlined_chain(), vec![]), "{flags:?}, packed: {packed}");
+    }
+}
+
 #[test]
 fn without_debug_information_the_symbol_table_names_the_function_and_without_that_the_module() {
     let dir = tempfile::tempdir().unwrap();
