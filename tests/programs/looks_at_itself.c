@@ -103,7 +103,7 @@ static void maps(void) {
         memcpy(other, files[i], sizeof other), memcpy(files[i], files[k], sizeof other), memcpy(files[k], other, sizeof other);
       }
   for (size_t i = 0; i < known; i++)
-    if (!is_hounds(files[i]) && strcmp(files[i], "[uprobes]")) o_say("mapped %s\n", files[i]);
+    if (!is_hounds(files[i]) && strcmp(files[i], "[uprobes]") && !strstr(files[i], "/oracle")) o_say("mapped %s\n", files[i]);
   o_fact(0, lines);
   o_free(block);
 }
