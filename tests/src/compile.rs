@@ -17,16 +17,18 @@ pub enum Build {
     FramePointers,
     /// `-O2`, then stripped of symbols and debug information.
     Stripped,
+    /// The same, with a link to a file that has them, which lies beside it.
+    Linked,
 }
 
 impl Build {
-    /// All of them.
+    /// All that unwinders fail differently on.
     pub const ALL: [Build; 4] = [Build::Plain, Build::Optimised, Build::FramePointers, Build::Stripped];
 
     fn flags(self) -> &'static [&'static str] {
         match self {
             Build::Plain => &["-O0"],
-            Build::Optimised | Build::Stripped => &["-O2"],
+            Build::Optimised | Build::Stripped | Build::Linked => &["-O2"],
             Build::FramePointers => &["-O2", "-fno-omit-frame-pointer"],
         }
     }
@@ -82,6 +84,14 @@ impl Program {
     /// If the compiler refuses it, with the compiler's message.
     pub fn path(&self) -> PathBuf {
         let full = self.compiled();
+        if self.build == Build::Linked {
+            let debug = self.debug_file();
+            return cached(&full.with_extension("linked"), |out| {
+                let mut strip = Command::new("objcopy");
+                strip.arg("--strip-all").arg(format!("--add-gnu-debuglink={}", debug.display())).arg(&full).arg(out);
+                strip
+            });
+        }
         if self.build != Build::Stripped || self.source.ends_with(".rs") {
             return full;
         }
@@ -89,6 +99,16 @@ impl Program {
             let mut strip = Command::new("strip");
             strip.arg("-o").arg(out).arg(&full);
             strip
+        })
+    }
+
+    /// Its symbols and debug information in a file of their own.
+    pub fn debug_file(&self) -> PathBuf {
+        let full = self.compiled();
+        cached(&full.with_extension("debug"), |out| {
+            let mut keep = Command::new("objcopy");
+            keep.arg("--only-keep-debug").arg(&full).arg(out);
+            keep
         })
     }
 
@@ -130,6 +150,10 @@ impl Program {
             }
         }
         command.args(&self.extra);
+        if self.extra.iter().any(|flag| flag == "-gsplit-dwarf") {
+            // What is split off stays where the program is looked for, not where it is made.
+            command.arg("-dumpdir").arg(directory().join(format!("{:016x}-", self.content_hash())));
+        }
         if !self.own_section {
             command.arg("-o").arg(out).arg(source);
             return command;

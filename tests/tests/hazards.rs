@@ -1,7 +1,10 @@
 //! What breaks other profilers, and builds that differ from the usual: each program is exact and cannot tell.
 
+use std::fs;
+use std::path::Path;
+
 use hound_tests::capture::Site;
-use hound_tests::compile::Build;
+use hound_tests::compile::{Build, Program};
 use hound_tests::oracle::Oracle;
 use hound_tests::record::{Recording, Target, Way};
 use hound_tests::requirement;
@@ -124,6 +127,45 @@ fn requests_of_io_uring_under_way() {
             exact(target(Build::Optimised), Way::Patched);
         }
     }
+}
+
+/// Symbols and lines in files of their own: found by a link, by the build's id, in `.dwo` files. Whichever it is, the report is that of the
+/// program that has them all.
+#[test]
+fn debug_information_that_is_elsewhere() {
+    type Told = Vec<(Vec<(Option<String>, Option<String>, Option<u64>, bool)>, u64)>;
+    let told = |target: &Target| -> Told {
+        let recording = target.record(Way::Run);
+        recording.must_be_unharmed().must_be_exact();
+        let name = |path: String| path.rsplit('/').next().map(str::to_owned);
+        let frames = |site: &Site| {
+            let own = site.frames.iter().filter(|frame| frame.file.as_ref().is_some_and(|file| file.ends_with("shapes.c")));
+            own.map(|frame| (frame.function.clone(), frame.file.clone().and_then(name), frame.line, frame.inlined)).collect()
+        };
+        let mut sites: Told = recording.capture.report().sites.iter().map(|site| (frames(site), site.allocations)).collect();
+        sites.sort();
+        sites
+    };
+    let target = |build, flags: &[&str]| Target::new("shapes.c", build).with(flags);
+    let expected = told(&target(Build::Optimised, &[]));
+    assert!(expected.iter().filter(|(frames, _)| frames.len() >= 3 && frames.iter().all(|(.., line, _)| *line > Some(0))).count() > 10);
+    assert!(told(&target(Build::Linked, &[])) == expected, "by its debug link");
+    for flags in [&["-gsplit-dwarf"][..], &["-gdwarf-4", "-gsplit-dwarf"]] {
+        assert!(told(&target(Build::Optimised, flags)) == expected, "{flags:?}");
+    }
+    if !requirement::root() {
+        return;
+    }
+    // A build of its own, whose file nobody has linked to.
+    let flags = ["-Wl,--build-id=0x686f756e64207465737473206974"];
+    let folder = Path::new("/usr/lib/debug/.build-id/68");
+    fs::create_dir_all(folder).expect("root may");
+    let file = folder.join("6f756e64207465737473206974.debug");
+    fs::copy(Program::new("shapes.c", Build::Stripped).with(&flags).debug_file(), &file).expect("root may");
+    let by_id = std::panic::catch_unwind(|| told(&target(Build::Stripped, &flags)));
+    fs::remove_file(&file).expect("it was put there");
+    let _ = fs::remove_dir(folder); // others may have files there
+    assert!(by_id.is_ok_and(|told| told == expected), "by its build-id");
 }
 
 /// Frames that compilers make in other ways: clang's, those of higher levels, of whole-program optimisation, with checks in between.

@@ -282,10 +282,11 @@ impl Drain {
         let gone = self.known.iter().filter(|(_, known)| known.tid != 0 && !alive(known.tid));
         let mut dead: Vec<(u32, u32)> = gone.map(|(index, known)| (*index, known.tid)).collect();
         dead.extend(self.silent(ring, &mut alive));
+        // Not afterwards: what is freed may be taken again long before the last of it is.
+        let (control, mut streams) = (ring.control(), ring.streams().iter());
+        let crowded = dead.is_empty() && streams.all(|head| head.state.load(Ordering::Relaxed) == STREAM_OWNED);
         self.end(ring, &dead, Places::Free, &mut hand_on);
         self.arrived = 0;
-        let (control, mut streams) = (ring.control(), ring.streams().iter());
-        let crowded = streams.all(|head| head.state.load(Ordering::Relaxed) == STREAM_OWNED);
         control.crowded.store(u32::from(crowded), Ordering::Relaxed);
         control.looks.fetch_add(1, Ordering::Release); // pairs with the acquire of who waits for a stream
     }

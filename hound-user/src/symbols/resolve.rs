@@ -232,12 +232,12 @@ fn add_places(table: &mut SymbolTable, frames: &mut Vec<StoredFrame>, places: &[
         return; // its other file is not here: no more is known than there was
     }
     frames.clear();
-    for place in inlined {
-        let Some(name) = place.function.as_deref() else { continue };
-        let (function, file) = (table.string(&demangle(name)), table.string(&place.file) + 1);
-        frames.push(StoredFrame { function, file, line: place.line, module: symbol.module, inlined: true });
-    }
-    frames.push(StoredFrame { file: table.string(&outer.file) + 1, line: outer.line, ..symbol });
+    let mut frame = |place: &Place, unnamed: Option<u32>, inlined: bool| {
+        let function = place.function.as_deref().map(|name| table.string(&demangle(name))).or(unnamed)?;
+        Some(StoredFrame { function, file: table.string(&place.file) + 1, line: place.line, module: symbol.module, inlined })
+    };
+    frames.extend(inlined.iter().filter_map(|place| frame(place, None, true)));
+    frames.extend(frame(outer, Some(symbol.function), false));
 }
 
 /// `module+0xsvma`: enough for a person with the file to find the place.
