@@ -71,15 +71,16 @@ fn inherited(oracle: &Oracle, events: &[Event]) -> u64 {
     inherited
 }
 
+/// What it printed, without the variables that its children find hound by.
+fn but_for_hound(outcome: &Outcome) -> Vec<String> {
+    const OURS: [&str; 3] = ["env LD_PRELOAD=", "env HOUND_FAMILY=", "env ASAN_OPTIONS=verify_asan_link_order=0"];
+    outcome.out().lines().filter(|line| OURS.iter().all(|ours| !line.starts_with(ours))).map(str::to_owned).collect()
+}
+
 /// As without hound, but for what its children find hound by, and what hound itself says.
 fn must_be_unharmed(recording: &Recording, how: &str, build: Build) {
     let alone = Target::new("tree.c", build).args(&[how]).alone();
-    let lines = |outcome: &Outcome| -> Vec<String> {
-        const OURS: [&str; 3] = ["env LD_PRELOAD=", "env HOUND_FAMILY=", "env ASAN_OPTIONS=verify_asan_link_order=0"];
-        let ours = |line: &&str| OURS.iter().all(|ours| !line.starts_with(ours));
-        outcome.out().lines().filter(ours).map(str::to_owned).collect()
-    };
-    assert_eq!(lines(&recording.outcome), lines(&alone), "{how}: other output");
+    assert_eq!(but_for_hound(&recording.outcome), but_for_hound(&alone), "{how}: other output");
     assert_eq!(recording.outcome.shell_status(), alone.shell_status(), "{how}: other status: {}", recording.outcome.err());
 }
 
@@ -156,12 +157,13 @@ fn a_program_that_replaces_itself_by_itself_is_exact_in_each_image() {
         let started = target.clone().hound(&["--children"]).start(Way::Run);
         let notes = started.oracle_file();
         let recording = started.finish();
-        let lines = |outcome: &Outcome| -> Vec<String> {
-            let ours = |line: &&str| !line.starts_with("env LD_PRELOAD=") && !line.starts_with("env HOUND_FAMILY=");
-            outcome.out().lines().filter(ours).map(str::to_owned).collect()
-        };
         let alone = target.alone();
-        assert_eq!((lines(&recording.outcome), recording.outcome.shell_status()), (lines(&alone), 7), "{}", recording.outcome.err());
+        assert_eq!(
+            (but_for_hound(&recording.outcome), recording.outcome.shell_status()),
+            (but_for_hound(&alone), 7),
+            "{}",
+            recording.outcome.err()
+        );
         let mut images = (0..4).map(|number| match number {
             0 => Oracle::read(&notes),
             _ => Oracle::read(&notes.with_extension(number.to_string())),

@@ -244,11 +244,8 @@ fn command(launch: &Launch, program: &Program, library: &Path, ring: &Ring, door
     }
     let ring = ring.as_fd().as_raw_fd().to_string();
     // Without a door: not that of another hound, which records this one.
-    let mut changes = vec![
-        ("LD_PRELOAD", Some(preload)),
-        ("HOUND_RING_FD", Some(ring.into())),
-        (VARIABLE, door.map(|door| door.variable().1.into())),
-    ];
+    let mut changes =
+        vec![("LD_PRELOAD", Some(preload)), ("HOUND_RING_FD", Some(ring.into())), (VARIABLE, door.map(|door| door.variable().1.into()))];
     if door.is_some() {
         let (name, value) = SANITIZER;
         let given = std::env::var_os(name).filter(|given| !given.is_empty());
