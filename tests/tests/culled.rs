@@ -163,7 +163,6 @@ fn what_cannot_be_culled_is_refused() {
         (&["--cull", "1s", "--mode", "sampled"][..], "samples are few"),
         (&["--cull", "1s", "--engine", "kernel"], "needs the library"),
         (&["--cull", "1s", "--children"], "of one process"),
-        (&["--max-capture", "1M", "--children"], "of one process"),
     ] {
         let outcome = run(options, &file, &[]);
         assert_eq!(outcome.status.code(), Some(2), "{options:?}");
@@ -177,14 +176,20 @@ fn what_cannot_be_culled_is_refused() {
 #[test]
 fn a_capture_of_a_given_size_ends_there() {
     const LIMIT: u64 = 200_000;
-    for via in ["preload", "patch"] {
+    for (via, children) in [("preload", false), ("preload", true), ("patch", false), ("patch", true)] {
         if via == "patch" && !requirement::root() {
             continue;
         }
         let (_dir, file) = place();
         let mut command = Command::new(binaries::hound());
-        command.args(["run", "--via", via, "--max-capture", &LIMIT.to_string(), "-o"]).arg(&file).arg("--").arg(program());
-        let outcome = process::run(command.args(["20000", "500"]));
+        command.args(["run", "--via", via, "--max-capture", &LIMIT.to_string(), "-o"]).arg(&file);
+        if children {
+            // All of it by a child of a shell's.
+            command.args(["--children", "--", "/bin/sh", "-c", "\"$@\"; exit $?", "sh"]);
+        } else {
+            command.arg("--");
+        }
+        let outcome = process::run(command.arg(program()).args(["20000", "500"]));
         assert_eq!(told(&outcome).len(), 3);
         assert!(outcome.err().contains("recording ends here, and the program runs on"), "{}", outcome.err());
         let bytes = std::fs::metadata(&file).expect("it is there").len();

@@ -231,9 +231,6 @@ fn cull(args: &Args) -> anyhow::Result<Option<Cull>> {
     if cull.is_some() && children {
         bail!("--cull is of one process: leave out --children, or make the capture smaller afterwards (`hound strip`)");
     }
-    if args.culling.max_capture.is_some() && children {
-        bail!("--max-capture is of one process: leave out --children");
-    }
     Ok(cull)
 }
 

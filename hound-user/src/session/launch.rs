@@ -290,6 +290,7 @@ impl Full<'_> {
         self.at = None;
         recording.note(tag::MODE, MODE_OFF, vec![0]);
         self.ring.control().change(false);
+        recording.switch_others(None);
         eprintln!("hound: {}", full(at));
     }
 }
