@@ -288,9 +288,9 @@ impl Full<'_> {
     fn look(&mut self, recording: &Recording) {
         let Some(at) = self.at.filter(|at| recording.progress.bytes.load(Ordering::Relaxed) >= *at) else { return };
         self.at = None;
-        recording.note(tag::MODE, MODE_OFF, vec![0]);
         self.ring.control().change(false);
         recording.switch_others(None);
+        recording.note(tag::MODE, MODE_OFF, vec![0]); // behind all that was recorded
         eprintln!("hound: {}", full(at));
     }
 }
