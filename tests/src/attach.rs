@@ -379,9 +379,10 @@ pub fn changed_bytes(pid: i32) -> usize {
 /// # Panics
 /// If it has not by the deadline.
 pub fn must_have_probes_as(pid: i32, other: i32) {
-    let all = changed_bytes(other);
-    assert!(all > 0, "process {other} is not probed");
-    assert!(process::wait_until(|| changed_bytes(pid) == all), "process {pid} has {} of {all} probes", changed_bytes(pid));
+    // Both anew each time: one of the other's own may have been on its way at the first look.
+    let both = || (changed_bytes(pid), changed_bytes(other));
+    let are_equal = process::wait_until(|| matches!(both(), (own, all) if all > 0 && own == all));
+    assert!(are_equal, "process {pid} and process {other} have {:?} probes", both());
 }
 
 /// Bytes of this mapping of a file that are not what the file holds.
