@@ -15,7 +15,7 @@ use crate::journal::Journal;
 use crate::look::{Target, look};
 use crate::memory::Memory;
 use crate::place::mappings;
-use crate::site::{Site, is_launched, left_open, own_rings, ring_mapping};
+use crate::site::{Inside, Site, is_launched, left_open, own_rings, ring_mapping};
 use crate::thunk::Row;
 
 /// How long a heartbeat may stand still: hound reads rounds far more often.
@@ -154,11 +154,26 @@ impl Existing {
     /// entries cannot be read.
     pub fn unpatch(&mut self, deadline: Instant) -> Result<Duration, Error> {
         self.refuse_what_is_not_ours()?;
-        let (stall, _) = self.site.unpatch(deadline)?;
+        Ok(self.restore(deadline)?.0)
+    }
+
+    /// Restores every patched function for the hound that calls this and drains the ring meanwhile, and waits until no thread writes to it
+    /// any more. Turn recording off before. Returns how many threads have not come to the end of an event: it is lost.
+    ///
+    /// # Errors
+    /// As [`crate::Entered::unpatch`]; [`Refusal::LeftBehind`] when another version's entries cannot be read.
+    pub fn settle(&mut self, deadline: Instant) -> Result<u64, Error> {
+        self.refuse_other_versions()?;
+        let (_, inside) = self.restore(deadline)?;
+        self.site.wait_until_written(inside, deadline)
+    }
+
+    fn restore(&mut self, deadline: Instant) -> Result<(Duration, Vec<Inside>), Error> {
+        let restored = self.site.unpatch(deadline)?;
         if matches!(self.state, State::Armed { .. }) {
             self.state = State::Dormant;
         }
-        Ok(stall)
+        Ok(restored)
     }
 
     /// Takes everything out of the target.
@@ -170,12 +185,17 @@ impl Existing {
         self.site.unload(deadline)
     }
 
-    fn refuse_what_is_not_ours(&self) -> Result<(), Error> {
+    fn refuse_other_versions(&self) -> Result<(), Error> {
         if self.state == State::OtherVersion {
             let (ring, attachment) = self.version;
             let why = format!("its version ({ring}.{attachment}) is not this one's ({}.{})", ring::VERSION, attach::VERSION);
             return Err(Refusal::LeftBehind { why }.into());
         }
+        Ok(())
+    }
+
+    fn refuse_what_is_not_ours(&self) -> Result<(), Error> {
+        self.refuse_other_versions()?;
         if self.is_drained()? {
             return Err(Refusal::Occupied { by: self.site.journal().half(offset_of!(Control, drainer))? }.into());
         }

@@ -227,11 +227,20 @@ impl Site {
     fn unfinished(&self) -> Result<u64, Error> {
         let attachment = self.attachment()?;
         let states = self.word(attachment, offset_of!(Attachment, states))?;
-        let streams = self.journal().half(offset_of!(Control, streams_high))?.min(ring::STREAMS as u32) as usize;
+        let ring = match self.inherited {
+            false => self.ring,
+            // The one that it was given, if it was.
+            true => self.word(attachment, offset_of!(Attachment, ring))?,
+        };
+        if self.inherited && !own_rings(&mappings(self.target.pid)?).any(|own| own.start == ring) {
+            return Ok(0);
+        }
+        let control = Journal::at(&self.memory, ring);
+        let streams = control.half(offset_of!(Control, streams_high))?.min(ring::STREAMS as u32) as usize;
         let mut unfinished = 0;
         for stream in 0..streams {
             let head = ring::STREAMS_OFFSET + stream * size_of::<ring::Stream>();
-            if self.journal().half(head + offset_of!(ring::Stream, state))? != ring::STREAM_OWNED {
+            if control.half(head + offset_of!(ring::Stream, state))? != ring::STREAM_OWNED {
                 continue;
             }
             let state = states + (stream * attach::STATE_BYTES) as u64;

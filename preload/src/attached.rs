@@ -65,9 +65,9 @@ pub fn is_target() -> bool {
     unsafe { mark.as_ref() }.is_some_and(|mark| mark.load(Ordering::Acquire) == TARGET)
 }
 
-/// What a fork's mark says: this is the target; a thread of this child asks for a ring just now. A fork wipes it.
+/// What a fork's mark says: this is the target; a thread of this child asks for a ring just now, or has got none. A fork wipes it.
 const TARGET: u64 = 1;
-const ASKING: u64 = 2;
+const ASKED: u64 = 2;
 
 /// The child of a fork, at its first event: it gets a ring of its own, if children are recorded, or runs on unrecorded.
 #[cold]
@@ -75,8 +75,8 @@ const ASKING: u64 = 2;
 fn child(attachment: &Attachment, mark: Option<&AtomicU64>) -> bool {
     follow_session(attachment); // one that has begun since the parent's last event
     if let Some(mark) = mark.filter(|_| family::is_known()) {
-        // Two of its threads, or one and its signal handler.
-        if mark.compare_exchange(0, ASKING, Ordering::AcqRel, Ordering::Acquire).is_err() {
+        // Two of its threads, or one and its signal handler; or nobody has answered, which is not to be waited for again.
+        if mark.compare_exchange(0, ASKED, Ordering::AcqRel, Ordering::Acquire).is_err() {
             return false;
         }
         let parent = process::control();
@@ -91,7 +91,6 @@ fn child(attachment: &Attachment, mark: Option<&AtomicU64>) -> bool {
             return true;
         }
         process::count_unrecorded();
-        mark.store(0, Ordering::Relaxed);
     }
     // The stubs look no further than here.
     attachment.ring.store(process::no_ring() as u64, Ordering::Relaxed);

@@ -4,18 +4,18 @@
 //! Whoever asks must know the password, which the program has in its environment, or in memory that hound has given it. The kernel says who it is: a child may be in another pid
 //! namespace than hound, and of another user.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use hound_common::event::{END_DETACH, PROCESS_FORKED, PROCESS_JOINED, PROCESS_NEW_PROGRAM, tag};
+use hound_common::event::{END_DETACH, LOST_UNFINISHED, PROCESS_FORKED, PROCESS_JOINED, PROCESS_NEW_PROGRAM, tag};
 use hound_common::family::{self, FORKED, GREETING_BYTES, Greeting, PASSWORD_BYTES, PROGRAM, UNRECORDED};
 use hound_common::ring::VERSION;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -46,6 +46,8 @@ const ENDS_EVERY: Duration = Duration::from_millis(10);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Who asks has begun to speak; it needs no longer.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// An event is written in less, by far.
+const LAST_EVENTS: Duration = Duration::from_millis(20);
 
 /// Where the program's children ask.
 #[derive(Debug)]
@@ -125,6 +127,8 @@ struct Shared {
     first: (Arc<Ring>, AtomicU32),
     lost: Arc<AtomicU64>,
     unrecorded: AtomicU32,
+    /// Nobody is admitted any more. Held for reading by whoever is being admitted.
+    closed: RwLock<bool>,
     over: AtomicBool,
 }
 
@@ -176,6 +180,7 @@ impl Family {
             first: (first, AtomicU32::new(0)),
             lost: recording.count_lost(),
             unrecorded: AtomicU32::new(0),
+            closed: RwLock::new(false),
             over: AtomicBool::new(false),
         });
         let rounds = recording.sources().add();
@@ -207,16 +212,40 @@ impl Family {
 
     /// Records no more, and reads what is left.
     pub fn finish(self) -> Relatives {
-        let patched = self.patched();
+        // Nobody is admitted any more, and nobody is being admitted.
+        *self.shared.closed.write().unwrap_or_else(PoisonError::into_inner) = true;
         self.shared.kin().iter().for_each(|kin| kin.ring.control().change(false));
+        let left = self.restore();
         self.shared.over.store(true, Ordering::Release);
         for thread in self.threads {
             let _ = thread.join(); // a panic was printed
         }
-        let left = patched.into_iter().filter_map(|pid| Some((pid, reaching::restore(pid).err()?))).collect();
         self.beat.stop();
         let (_, missed) = self.shared.members.counted();
         Relatives { unrecorded: missed + u64::from(self.shared.unrecorded.load(Ordering::Relaxed)), not_left: left }
+    }
+
+    /// Restores the code of all, while their rings are drained: what threads are writing just now they write to its end. Why that of some could
+    /// not be.
+    fn restore(&self) -> Vec<(u32, hound_inject::Error)> {
+        let (mut done, mut left) = (BTreeSet::new(), Vec::new());
+        loop {
+            let some: Vec<u32> = self.patched().into_iter().filter(|pid| done.insert(*pid)).collect();
+            for pid in &some {
+                match reaching::restore(*pid) {
+                    Ok(unfinished) => self.shared.count_unfinished(*pid, unfinished),
+                    Err(error) => left.push((*pid, error)),
+                }
+            }
+            if self.alive() == 0 {
+                return left;
+            }
+            // Who was just then forking tells of it now; and of what a preloaded library writes nothing else says when it is written.
+            std::thread::sleep(LAST_EVENTS);
+            if some.is_empty() {
+                return left;
+            }
+        }
     }
 
     /// Those whose code may be patched.
@@ -287,6 +316,15 @@ impl Shared {
         silent.retain(|pid, process| !process.is_over() && !kin.iter().any(|kin| kin.pid == *pid));
     }
 
+    /// Events that no stream has counted.
+    fn count_unfinished(&self, pid: u32, events: u64) {
+        let kin = self.kin();
+        let control = kin.iter().find(|kin| kin.pid == pid && !kin.replaced).map(|kin| kin.ring.control());
+        if let Some(lost) = control.and_then(|control| control.lost.get(usize::from(LOST_UNFINISHED))) {
+            lost.fetch_add(events, Ordering::Relaxed);
+        }
+    }
+
     /// Gives rings to those who ask.
     fn answer(self: &Arc<Self>, door: &Door) {
         while !self.over.load(Ordering::Acquire) {
@@ -320,8 +358,12 @@ impl Shared {
             return Ok(()); // it has gone, or is somebody else
         }
         let greeting = Greeting::from_bytes(&bytes);
-        // Who is none of ours gets no answer.
-        if greeting.password != *password || self.over.load(Ordering::Acquire) {
+        // Who is none of ours gets no answer, and keeps nobody waiting below.
+        if greeting.password != *password {
+            return Ok(());
+        }
+        let closed = self.closed.read().unwrap_or_else(PoisonError::into_inner);
+        if *closed {
             return Ok(());
         }
         let pid = u32::try_from(peer.pid()).ok().filter(|pid| *pid != 0).context("it is in another world of process ids")?;
@@ -387,11 +429,7 @@ impl Shared {
             forks: AtomicU32::new(0),
         };
         {
-            // Before the last look at all of them, or not at all.
             let mut all = self.kin();
-            if self.over.load(Ordering::Acquire) {
-                return Ok(());
-            }
             all.push(kin);
             let interval = *self.interval.lock().unwrap_or_else(PoisonError::into_inner);
             if is_reached || interval != Some(self.making.interval) {

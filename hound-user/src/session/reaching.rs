@@ -111,16 +111,17 @@ pub fn take_ring(entered: &Entered, making: &Making) -> anyhow::Result<Ring> {
     Ok(ring)
 }
 
-/// Restores the code of a process that was patched, or forked from one that was. What it is by now needs not be.
-pub fn restore(pid: u32) -> Result<(), Error> {
+/// Restores the code of a process that was patched, or forked from one that was, and waits for the events that it is writing. What it is by now
+/// needs not be. Returns how many of these are lost.
+pub fn restore(pid: u32) -> Result<u64, Error> {
     let pid = i32::try_from(pid).map_err(|_| Error::Gone)?;
     let restored = hound_inject::find(pid).and_then(|found| match found {
-        Some(mut existing) => existing.unpatch(Instant::now() + TO_RESTORE).map(drop),
-        None => Ok(()), // another program by now
+        Some(mut existing) => existing.settle(Instant::now() + TO_RESTORE),
+        None => Ok(0), // another program by now
     });
     match restored {
         // Gone, or a program that the library was preloaded into: it has no patches.
-        Err(Error::Gone | Error::Refused(Refusal::NoProcess { .. } | Refusal::Launched)) => Ok(()),
+        Err(Error::Gone | Error::Refused(Refusal::NoProcess { .. } | Refusal::Launched)) => Ok(0),
         restored => restored,
     }
 }
