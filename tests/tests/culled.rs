@@ -176,7 +176,9 @@ fn what_cannot_be_culled_is_refused() {
 #[test]
 fn a_capture_of_a_given_size_ends_there() {
     const LIMIT: u64 = 200_000;
-    for (via, children) in [("preload", false), ("preload", true), ("patch", false), ("patch", true)] {
+    // Of the last one's threads some are in the middle of an event when it ends: in one round of forty.
+    let several = [("patch", true); 6];
+    for (via, children) in [("preload", false), ("preload", true), ("patch", false)].into_iter().chain(several) {
         if via == "patch" && !requirement::root() {
             continue;
         }
