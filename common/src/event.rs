@@ -141,6 +141,8 @@ pub const PROCESS_JOINED: u8 = 2;
 pub const PROCESS_FORKED: u8 = 3;
 /// `PROCESS`: the same, from its exec on: the process that it comes from is over, and nothing of it is left.
 pub const PROCESS_NEW_PROGRAM: u8 = 4;
+/// `PROCESS`: the process forks, or tries to: what it holds is its child's as well, which may be recorded from then on.
+pub const PROCESS_FORKS: u8 = 5;
 
 /// `MARKER`: somebody outside the program set it, with a text: `[value: 0][text length][text bytes, padded]`.
 pub const MARKER_TEXT: u8 = 1;

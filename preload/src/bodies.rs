@@ -577,12 +577,12 @@ pub extern "C" fn exec(frame: &mut Frame) {
 }
 
 /// `Shape::Fork`
-pub unsafe extern "C" fn fork(entry: &'static Entry, _slot: u64, _bp: u64) -> i32 {
+pub unsafe extern "C" fn fork(entry: &'static Entry, slot: u64, bp: u64) -> i32 {
     // SAFETY: as in `alloc_body`.
     let real = unsafe { real::<unsafe extern "C" fn() -> i32>(entry) };
     // A session that began since the last event is taken over, for what it says of the family.
     let _ = attached::is_target() && process::ready();
-    family::begin_fork();
+    family::begin_fork(Caller { slot, bp }, Patched::<false> { entry, state: core::ptr::null_mut() });
     // SAFETY: the caller's own call, passed on.
     let child = unsafe { real() };
     family::end_fork(child);

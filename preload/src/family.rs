@@ -7,13 +7,15 @@ use core::ffi::{CStr, c_char};
 use core::mem::size_of;
 use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
+use hound_common::event::{PROCESS_FORKS, tag};
 use hound_common::family::{
     self, Entries, FORKED, GREETING_BYTES, Greeting, NAME_BYTES, PASSWORD_BYTES, PRELOAD_BYTES, PROGRAM, UNRECORDED, VARIABLE, write,
 };
 use hound_common::ring::{self, Control};
 
+use crate::record::{self, Caller, Function};
 use crate::sys::{self, syscall};
-use crate::{clock, own, process, real};
+use crate::{clock, own, process};
 
 const SOCKET: usize = 41;
 const CONNECT: usize = 42;
@@ -316,30 +318,14 @@ fn again(mut call: impl FnMut() -> isize) -> isize {
     EINTR
 }
 
-/// Hook of `fork`. The child begins to record at its first event, if it has one: most replace themselves by a program at once.
-///
-/// # Safety
-/// As fork(2).
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn fork() -> i32 {
-    let Some(real) = real::fork::get().or_else(|| {
-        process::ready();
-        real::fork::get()
-    }) else {
-        return -1; // no libc without it
-    };
-    begin_fork();
-    // SAFETY: the caller's own call, passed on.
-    let child = unsafe { real() };
-    end_fork(child);
-    child
-}
-
-/// A fork is about to be made by this thread.
-pub fn begin_fork() {
+/// A fork is about to be made by this thread. The child begins to record at its first event, if it has one: most replace themselves by a
+/// program at once.
+pub fn begin_fork(caller: Caller, function: impl Function) {
     if is_known() && process::ready() {
+        let now = clock::now();
         FORK_THREAD.store(sys::thread_pointer(), Ordering::Relaxed);
-        FORK_TICKS.store(clock::now(), Ordering::Relaxed);
+        FORK_TICKS.store(now, Ordering::Relaxed);
+        record::process(caller, function, tag::PROCESS, PROCESS_FORKS, now);
     }
 }
 

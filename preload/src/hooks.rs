@@ -11,7 +11,7 @@ use hound_common::hook::Kind;
 use hound_common::ring::STATE_RECORDING;
 
 use crate::record::{self, Caller, Draw, Glance, Resize};
-use crate::{api, clock, modules, process, real, rows, samples, stack, thread};
+use crate::{api, clock, family, modules, process, real, rows, samples, stack, thread};
 
 /// The real function; found now if this is the first call of all.
 macro_rules! real {
@@ -57,6 +57,7 @@ export!(/** Hook of `realloc`. */ realloc => realloc_body, "rdx", "rcx");
 export!(/** Hook of `reallocarray`. */ reallocarray => reallocarray_body, "rcx", "r8");
 export!(/** Hook of `posix_memalign`. */ posix_memalign => posix_memalign_body, "rcx", "r8");
 export!(/** Hook of `memalign`. */ memalign => memalign_body, "rdx", "rcx");
+export!(/** Hook of `fork`. */ fork => fork_body, "rdi", "rsi");
 export!(/** Hook of `aligned_alloc`. */ aligned_alloc => aligned_alloc_body, "rdx", "rcx");
 export!(/** Hook of `valloc`. */ valloc => valloc_body, "rsi", "rdx");
 export!(/** Hook of `pvalloc`. */ pvalloc => pvalloc_body, "rsi", "rdx");
@@ -138,6 +139,15 @@ alloc_body!(memalign_body, memalign_every, memalign_sampled, memalign, Kind::Mem
 alloc_body!(aligned_alloc_body, aligned_alloc_every, aligned_alloc_sampled, aligned_alloc, Kind::AlignedAlloc, (align, size), size);
 alloc_body!(valloc_body, valloc_every, valloc_sampled, valloc, Kind::Valloc, (size), size);
 alloc_body!(pvalloc_body, pvalloc_every, pvalloc_sampled, pvalloc, Kind::Pvalloc, (size), size);
+
+unsafe extern "C" fn fork_body(slot: u64, bp: u64) -> i32 {
+    let Some(real) = real!(fork) else { return -1 }; // no libc without it
+    family::begin_fork(Caller { slot, bp }, Kind::Malloc);
+    // SAFETY: the caller's own call, passed on.
+    let child = unsafe { real() };
+    family::end_fork(child);
+    child
+}
 
 unsafe extern "C" fn posix_memalign_body(out: *mut *mut c_void, align: usize, size: usize, slot: u64, bp: u64) -> i32 {
     const ENOMEM: i32 = 12;

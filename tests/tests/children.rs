@@ -116,6 +116,39 @@ fn what_a_child_has_from_before_its_fork_is_neither_allocated_anew_nor_leaked_tw
     }
 }
 
+/// What a process holds when it forks is kept, however short it lives: its copies' releases are recorded.
+#[test]
+fn what_lives_short_is_left_out_of_each_process_and_all_else_is_as_without() {
+    for (how, way) in
+        [("raw", Way::Run), ("forks", Way::Run), ("threads", Way::Run), ("short", Way::Run), ("forks", Way::Patched), ("raw", Way::Patched)]
+    {
+        let whole = recorded(how, Build::Optimised, way);
+        let culled = Target::new("tree.c", Build::Optimised).hound(&["--children", "--cull", "60s"]).args(&[how]).record(way);
+        must_be_unharmed(&culled, how, Build::Optimised);
+        let check = culled.capture.check();
+        assert!(check.status.success(), "hound check: {}{}", check.out(), check.err());
+        let (whole, culled) = (report(&whole.capture.path, &[]), report(&culled.capture.path, &[]));
+        let left_out = &culled["session"]["stripped"];
+        assert!(left_out["blocks"].as_u64() > Some(0), "{how} {way:?}: {left_out}");
+        // In the others the program goes on for as long as its children do.
+        for (what, out) in [("allocations", "blocks"), ("allocated_bytes", "bytes"), ("frees", "blocks")]
+            .into_iter()
+            .filter(|_| matches!(how, "raw" | "short"))
+        {
+            let (before, now) = (&whole["totals"][what], &culled["totals"][what]);
+            assert_eq!(before.as_u64(), Some(now.as_u64().unwrap_or(0) + left_out[out].as_u64().unwrap_or(0)), "{how} {way:?}: {what}");
+        }
+        for what in ["live_blocks", "live_bytes", "unknown_frees", "inherited_frees", "lost_events"] {
+            assert_eq!(whole["totals"][what], culled["totals"][what], "{how} {way:?}: {what}");
+        }
+        let sums = |report: &Value| -> Vec<(String, Value)> {
+            let all = report["processes"].as_array().cloned().unwrap_or_default();
+            all.iter().map(|one| (one["began"].to_string(), one["live_blocks"].clone())).collect()
+        };
+        assert_eq!(sums(&whole), sums(&culled), "{how} {way:?}");
+    }
+}
+
 #[test]
 fn children_without_descriptors_root_or_rights_are_recorded_and_one_that_cannot_ask_is_counted() {
     if !requirement::root() {

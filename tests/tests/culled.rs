@@ -125,6 +125,50 @@ fn what_lives_short_is_left_out_and_all_else_is_exact() {
     must_be_exact(&run(&[], &file, &variables), &file, &whole);
 }
 
+/// Two at once that have blocks at the same addresses: none is taken for the other's.
+#[test]
+fn each_process_of_a_tree_is_culled_for_itself() {
+    for via in ["preload", "patch"].into_iter().filter(|via| *via == "preload" || requirement::root()) {
+        let (_dir, file) = place();
+        let mut command = Command::new("/usr/bin/setarch");
+        command
+            .args(["-R"])
+            .arg(binaries::hound())
+            .args(["run", "--quiet", "--via", via, "--children", "--cull", THRESHOLD, "-o"])
+            .arg(&file);
+        command
+            .args(["--", "/bin/sh", "-c", "\"$@\" & \"$@\"; status=$?; wait; exit $status", "sh"])
+            .arg(program())
+            .args([ROUNDS, HELD_MS]);
+        let outcome = process::run(&mut command);
+        assert_eq!(outcome.shell_status(), 0, "{}", outcome.err());
+        let sum = |sort: &str| -> u64 {
+            let of = |line: &str| line.strip_prefix(sort)?.split_whitespace().next()?.parse::<u64>().ok();
+            let both: Vec<u64> = outcome.out().lines().filter_map(of).collect();
+            assert_eq!(both.len(), 2, "{}", outcome.out());
+            both.iter().sum()
+        };
+        let (short, long, leaked) = (sum("short "), sum("long "), sum("leaked "));
+        let capture = Capture { path: file.clone() };
+        assert!(capture.check().status.success(), "{}", capture.check().out());
+        let report = json(&file, &["report", "--all"]);
+        let totals = &report["totals"];
+        assert_eq!((&totals["lost_events"], &totals["unknown_frees"]), (&Value::from(0), &Value::from(0)), "{via}: {totals}");
+        let stripped = &report["session"]["stripped"];
+        let gone = stripped["blocks"].as_u64().unwrap_or_default();
+        // Some are the shell's.
+        assert!(gone <= short + 200 && gone > short * 9 / 10, "{via}: {gone} of {short} are gone");
+        let events = capture.events();
+        let allocated =
+            |sizes: std::ops::Range<u64>| events.iter().filter(|e| e.event == "alloc" && sizes.contains(&e.size)).count() as u64;
+        assert_eq!((allocated(2000..2050), allocated(4000..4001)), (long, leaked), "{via}");
+        assert_eq!(sites(&report, "work")[2], leaked, "{via}: what lives at the end");
+        // What was left out is told of the process that it was of.
+        let of = events.iter().filter(|event| event.event == "culled").map(|event| event.pid).collect::<std::collections::BTreeSet<u32>>();
+        assert!(of.len() >= 2, "{via}: {of:?}");
+    }
+}
+
 #[test]
 fn plain_preloading_obeys_the_documented_variables() {
     let (_dir, file) = place();
@@ -159,11 +203,9 @@ fn a_look_meanwhile_is_of_all_that_lives() {
 #[test]
 fn what_cannot_be_culled_is_refused() {
     let (_dir, file) = place();
-    for (options, about) in [
-        (&["--cull", "1s", "--mode", "sampled"][..], "samples are few"),
-        (&["--cull", "1s", "--engine", "kernel"], "needs the library"),
-        (&["--cull", "1s", "--children"], "of one process"),
-    ] {
+    for (options, about) in
+        [(&["--cull", "1s", "--mode", "sampled"][..], "samples are few"), (&["--cull", "1s", "--engine", "kernel"], "needs the library")]
+    {
         let outcome = run(options, &file, &[]);
         assert_eq!(outcome.status.code(), Some(2), "{options:?}");
         assert!(outcome.err().contains(about) && outcome.err().trim_end().lines().count() == 1, "{about}: {}", outcome.err());

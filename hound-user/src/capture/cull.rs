@@ -17,7 +17,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use hound_common::event::{self, REORDER_NS, tag};
 
-use super::model::StreamId;
+use super::model::{ProcessId, StreamId};
 use lane::{Fate, Lane};
 pub use scale::Scale;
 
@@ -51,7 +51,11 @@ impl Cull {
     }
 }
 
-type Key = (u8, u64);
+/// Process and pool, and the address there.
+type Key = (u64, u64);
+fn process_of((process_and_pool, _): Key) -> u32 {
+    (process_and_pool >> 8) as u32
+}
 /// A record: its stream, and its number there.
 type Place = (u32, u64);
 
@@ -96,6 +100,15 @@ impl Gone {
     }
 }
 
+/// A moment at which nothing that lives may be left out.
+#[derive(Clone, Copy, Debug, Default)]
+struct Mark {
+    /// Whether anything may from then on, if that changes.
+    exact: Option<bool>,
+    /// Only of this process.
+    of: Option<u32>,
+}
+
 /// What comes out.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Out {
@@ -103,8 +116,8 @@ pub enum Out {
     Bytes(StreamId, Vec<u8>),
     /// A stream has ended, and nothing of it comes any more.
     Ended(StreamId),
-    /// For hound's own stream: the words of a `CULLED` record.
-    Culled(Vec<u64>),
+    /// For a stream of hound's own about this process: the words of a `CULLED` record.
+    Culled(ProcessId, Vec<u64>),
 }
 
 /// Leaves out what lives a short time.
@@ -117,14 +130,16 @@ pub struct Culler {
     lateness: u64,
     reorder: u64,
     lanes: HashMap<u32, Lane, BuildHasherDefault<AddressHasher>>,
+    /// Whose streams are, of other processes than the first.
+    whose: HashMap<u32, u32>,
     young: HashMap<Key, Young, BuildHasherDefault<AddressHasher>>,
     /// Until then everything was looked at.
     frontier: u64,
-    /// Moments at which nothing that lives may be left out, and whether anything may from then on, if that changes.
-    marks: BTreeMap<u64, Option<bool>>,
+    marks: BTreeMap<u64, Mark>,
     /// Every allocation is recorded: something may be left out.
     is_exact: bool,
-    gone: BTreeMap<u64, Gone>,
+    /// By second and process.
+    gone: BTreeMap<(u64, u32), Gone>,
     late: u64,
     overflows: u64,
 }
@@ -140,6 +155,7 @@ impl Culler {
             lateness: ticks(cull.lateness_ns),
             reorder: ticks(REORDER_NS),
             lanes: HashMap::default(),
+            whose: HashMap::new(),
             young: HashMap::default(),
             frontier: 0,
             marks: BTreeMap::new(),
@@ -152,14 +168,30 @@ impl Culler {
 
     /// Takes a run of a stream's records.
     pub fn take(&mut self, stream: StreamId, bytes: &[u8]) {
-        self.lanes.entry(stream.0).or_insert_with(Lane::new).take(bytes);
+        self.lane(stream).take(bytes);
     }
 
-    /// What lives at this time is kept: recording is switched, or a process forks. `exact`: whether every allocation is recorded from then on,
-    /// if that changes; samples are kept.
+    fn lane(&mut self, stream: StreamId) -> &mut Lane {
+        self.lanes.entry(stream.0).or_insert_with(|| Lane::of(self.whose.get(&stream.0).copied().unwrap_or_default()))
+    }
+
+    /// Whose a stream is, unless it is the first process'. Before anything of it is taken.
+    pub fn belongs(&mut self, stream: StreamId, process: ProcessId) {
+        self.whose.insert(stream.0, process.0);
+    }
+
+    /// What lives at this time is kept: recording is switched. `exact`: whether every allocation is recorded from then on, if that changes;
+    /// samples are kept.
     pub fn keep_at(&mut self, ticks: u64, exact: Option<bool>) {
         let known = self.marks.entry(ticks).or_default();
-        *known = exact.or(*known);
+        *known = Mark { exact: exact.or(known.exact), of: None };
+    }
+
+    /// What this process holds at this time is kept: it forks, and what it held has copies.
+    pub fn keep_of(&mut self, process: ProcessId, ticks: u64) {
+        let of = Some(process.0);
+        let known = self.marks.entry(ticks).or_insert(Mark { exact: None, of });
+        known.of = known.of.filter(|known| Some(*known) == of);
     }
 
     /// All that was recorded until `read` has been taken in: decides what can be decided, and hands on what waits no longer.
@@ -189,7 +221,7 @@ impl Culler {
 
     /// A stream has ended: [`Out::Ended`] says when nothing of it waits any more.
     pub fn end(&mut self, stream: StreamId) {
-        self.lanes.entry(stream.0).or_insert_with(Lane::new).ended = true;
+        self.lane(stream).ended = true;
     }
 
     /// Looks at everything up to this time, in the order of time.
@@ -198,8 +230,9 @@ impl Culler {
         let mut heap: BinaryHeap<Reverse<(u64, u32)>> = self.lanes.iter().filter_map(first).filter(|next| next.0.0 <= until).collect();
         while let Some(Reverse((ticks, id))) = heap.pop() {
             while let Some(mark) = self.marks.first_entry().filter(|mark| *mark.key() <= ticks) {
-                self.is_exact = mark.remove().unwrap_or(self.is_exact);
-                self.keep_young();
+                let mark = mark.remove();
+                self.is_exact = mark.exact.unwrap_or(self.is_exact);
+                self.keep_young(mark.of);
             }
             // Its own records up to the next of another.
             let turn = heap.peek().map_or(until, |Reverse((other, _))| until.min(*other));
@@ -224,7 +257,10 @@ impl Culler {
         match entry.head.0 {
             tag::ALLOC => self.allocated(id, at, is_late),
             tag::FREE => self.released(id, at),
-            tag::MODE | tag::RATE | tag::PROCESS => self.keep_young(),
+            tag::MODE | tag::RATE | tag::PROCESS => {
+                let of = Some(lane.process);
+                self.keep_young(of);
+            }
             _ => {}
         }
     }
@@ -232,7 +268,7 @@ impl Culler {
     fn allocated(&mut self, id: u32, at: usize, is_late: bool) {
         let Some(lane) = self.lanes.get_mut(&id) else { return };
         let entry = &mut lane.queue[at];
-        let (key, place, ticks) = (entry.key(), (id, entry.number), entry.ticks);
+        let (key, place, ticks) = (entry.key(lane.process), (id, entry.number), entry.ticks);
         let is_realloc = entry.head.2 & event::ALLOC_REALLOC != 0;
         let wide = usize::from(entry.head.2 & event::ALLOC_WIDE != 0);
         let previous = entry.words.at(2 + wide);
@@ -261,8 +297,9 @@ impl Culler {
     }
 
     fn released(&mut self, id: u32, at: usize) {
-        let entry = &self.lanes[&id].queue[at];
-        let (key, place, ticks) = (entry.key(), (id, entry.number), entry.ticks);
+        let lane = &self.lanes[&id];
+        let entry = &lane.queue[at];
+        let (key, place, ticks) = (entry.key(lane.process), (id, entry.number), entry.ticks);
         let is_realloc = entry.head.2 & event::FREE_REALLOC != 0;
         let young = self.young.remove(&key);
         // A chain that a realloc to nothing has ended.
@@ -310,10 +347,12 @@ impl Culler {
         }
         for (alloc, free) in &chain.links {
             let (Some((from, size, pool)), Some((to, ..))) = (self.drop(*alloc), self.drop(*free)) else { continue };
+            let process = self.lanes.get(&alloc.0).map_or(0, |lane| lane.process);
             // Pools are cut from what is counted already.
             if pool == 0 {
                 let lifetime_ns = u128::from(to.saturating_sub(from)) * 1_000_000_000 / u128::from(self.ticks_per_second);
-                self.gone.entry(from / self.ticks_per_second).or_default().add(u64::try_from(lifetime_ns).unwrap_or(u64::MAX), size);
+                let second = self.gone.entry((from / self.ticks_per_second, process)).or_default();
+                second.add(u64::try_from(lifetime_ns).unwrap_or(u64::MAX), size);
             }
         }
     }
@@ -333,13 +372,18 @@ impl Culler {
         Some((entry.ticks, entry.size(), entry.pool()))
     }
 
-    /// Nothing of what lives is left out any more.
-    fn keep_young(&mut self) {
-        for young in std::mem::take(&mut self.young).into_values() {
+    /// Nothing of what lives is left out any more; if one is given, of what lives in this process.
+    fn keep_young(&mut self, of: Option<u32>) {
+        let kept: Vec<Young> = match of {
+            None => std::mem::take(&mut self.young).into_values().collect(),
+            Some(process) => self.young.extract_if(|key, _| process_of(*key) == process).map(|(_, young)| young).collect(),
+        };
+        for young in kept {
             self.keep(young.at);
             self.keep_chain(&young.chain);
         }
-        let ids: Vec<u32> = self.lanes.keys().copied().collect();
+        let theirs = self.lanes.iter().filter(|(_, lane)| of.is_none_or(|process| lane.process == process));
+        let ids: Vec<u32> = theirs.map(|(id, _)| *id).collect();
         for id in ids {
             if let Some((_, chain)) = self.lanes.get_mut(&id).and_then(|lane| lane.reallocated.take()) {
                 self.keep_chain(&chain);
@@ -349,7 +393,7 @@ impl Culler {
 
     /// The same, of all that was looked at.
     fn keep_all(&mut self) {
-        self.keep_young();
+        self.keep_young(None);
         for lane in self.lanes.values_mut() {
             let looked = lane.looked;
             lane.queue.iter_mut().take(looked).filter(|entry| entry.fate == Fate::Open).for_each(|entry| entry.fate = Fate::Keep);
@@ -375,7 +419,7 @@ impl Culler {
                     }
                     Fate::Open | Fate::Keep => {
                         if entry.fate == Fate::Open && entry.head.0 == tag::ALLOC {
-                            let (key, at) = (entry.key(), (id, entry.number));
+                            let (key, at) = (entry.key(lane.process), (id, entry.number));
                             if self.young.get(&key).is_some_and(|young| young.at == at) {
                                 self.young.remove(&key);
                             }
@@ -412,6 +456,7 @@ impl Culler {
             }
             if is_over {
                 out.push(Out::Ended(StreamId(id)));
+                self.whose.remove(&id);
             }
             !is_over
         });
@@ -420,8 +465,8 @@ impl Culler {
     /// Tells what has gone of the seconds that are over.
     fn tell(&mut self, until: u64, out: &mut Vec<Out>) {
         let second = self.ticks_per_second;
-        while let Some((&at, _)) = self.gone.first_key_value().filter(|(at, _)| (**at + 1).saturating_mul(second) <= until) {
-            let Some(gone) = self.gone.remove(&at) else { break };
+        while let Some(first) = self.gone.first_entry().filter(|first| (first.key().0 + 1).saturating_mul(second) <= until) {
+            let ((at, process), gone) = first.remove_entry();
             let mut words =
                 vec![at * second, (at + 1) * second, gone.blocks, gone.bytes, self.cull.threshold_ns, self.late, self.overflows];
             (self.late, self.overflows) = (0, 0);
@@ -430,7 +475,7 @@ impl Culler {
                     words.extend([kind << 56 | place << 48 | (blocks & ((1 << 48) - 1)), bytes]);
                 }
             }
-            out.push(Out::Culled(words));
+            out.push(Out::Culled(ProcessId(process), words));
         }
     }
 }

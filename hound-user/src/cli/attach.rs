@@ -78,7 +78,7 @@ pub struct Args {
     tree: bool,
     /// Record the processes that it begins from now on, too, and what they replace themselves by: each completely, by the library. Blocks that
     /// a child has from before its fork are told of as its own. With --mode full or --engine library; --tree is the kernel's way.
-    #[arg(long, conflicts_with_all = ["kernel", "tree", "cgroup", "cull"])]
+    #[arg(long, conflicts_with_all = ["kernel", "tree", "cgroup"])]
     children: bool,
     /// All processes of this control group (cgroup v2) and of those below it, also those that come later.
     #[arg(long, value_name = "PATH", conflicts_with_all = ["kernel", "name", "pid", "tree"])]

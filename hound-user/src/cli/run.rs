@@ -221,15 +221,11 @@ fn records_children(args: &Args) -> bool {
     args.children || switch("TRACK_CHILD_PROCESSES").unwrap_or(false)
 }
 
-/// What is left out, which is of one process and of every allocation only.
+/// What is left out, of every allocation only.
 fn cull(args: &Args) -> anyhow::Result<Option<Cull>> {
     let cull = args.culling.of_program()?;
     if cull.is_some() && args.mode == Some(Mode::Sampled) {
         bail!("--cull leaves out what every allocation was recorded of: samples are few, and each stands for others");
-    }
-    let children = records_children(args);
-    if cull.is_some() && children {
-        bail!("--cull is of one process: leave out --children, or make the capture smaller afterwards (`hound strip`)");
     }
     Ok(cull)
 }

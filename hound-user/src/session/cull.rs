@@ -5,12 +5,12 @@ use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
-use hound_common::event::{MODE_FULL, tag};
+use hound_common::event::{MODE_FULL, PROCESS_FORKED, tag};
 
 use super::clock;
 use super::drain::Parcel;
 use super::pipeline::{OWN_STREAM, Order};
-use crate::capture::model::StreamId;
+use crate::capture::model::{ProcessId, StreamId};
 use crate::capture::{Cull, Culler, Out, SessionInfo};
 
 /// Orders under way from here to the encoder.
@@ -26,6 +26,7 @@ pub fn start(cull: Cull, session: &SessionInfo, orders: Receiver<Order>, spare: 
     let culling = Culling {
         culler: Culler::new(cull, rate),
         ended: HashMap::new(),
+        notes: HashMap::new(),
         out: Vec::new(),
         on,
         spare,
@@ -41,6 +42,8 @@ struct Culling {
     culler: Culler,
     /// Last words of streams of which something waits.
     ended: HashMap<u32, Parcel>,
+    /// The stream with what is noted about a process: the first that is its.
+    notes: HashMap<u32, StreamId>,
     out: Vec<Out>,
     on: SyncSender<Order>,
     spare: SyncSender<Vec<u8>>,
@@ -95,7 +98,19 @@ impl Culling {
                 self.hand_on(now());
                 self.send(Order::End);
             }
-            Order::Note { ticks, tag: tag @ (tag::MODE | tag::RATE | tag::PROCESS), a, words } => {
+            Order::Whose(stream, process) => {
+                self.culler.belongs(stream, process);
+                self.notes.entry(process.0).or_insert(stream);
+                self.send(Order::Whose(stream, process));
+            }
+            Order::NoteIn { stream, ticks, tag: tag::PROCESS, a: a @ PROCESS_FORKED, words } => {
+                // Of one that was made without the function that tells of it.
+                if let Some(from) = words.get(2).and_then(|from| u32::try_from(from.checked_sub(1)?).ok()) {
+                    self.culler.keep_of(ProcessId(from), ticks);
+                }
+                self.send(Order::NoteIn { stream, ticks, tag: tag::PROCESS, a, words });
+            }
+            Order::Note { ticks, tag: tag @ (tag::MODE | tag::RATE), a, words } => {
                 let exact = (tag == tag::MODE).then_some(a == MODE_FULL);
                 self.is_drained = exact.unwrap_or(self.is_drained);
                 self.culler.keep_at(ticks, exact);
@@ -114,7 +129,10 @@ impl Culling {
                         self.send(Order::Parcel(end));
                     }
                 }
-                Out::Culled(words) => self.send(Order::NoteIn { stream: OWN_STREAM, ticks, tag: tag::CULLED, a: 0, words }),
+                Out::Culled(process, words) => {
+                    let stream = self.notes.get(&process.0).copied().unwrap_or(OWN_STREAM);
+                    self.send(Order::NoteIn { stream, ticks, tag: tag::CULLED, a: 0, words });
+                }
             }
         }
     }

@@ -126,6 +126,8 @@ struct Shared {
     /// The program's own ring, and how many forks it was known to have made.
     first: (Arc<Ring>, AtomicU32),
     lost: Arc<AtomicU64>,
+    /// All that they had recorded until then was handed on.
+    read: Arc<AtomicU64>,
     unrecorded: AtomicU32,
     /// Nobody is admitted any more. Held for reading by whoever is being admitted.
     closed: RwLock<bool>,
@@ -179,6 +181,7 @@ impl Family {
             silent: Mutex::default(),
             first: (first, AtomicU32::new(0)),
             lost: recording.count_lost(),
+            read: recording.read_of_others(),
             unrecorded: AtomicU32::new(0),
             closed: RwLock::new(false),
             over: AtomicBool::new(false),
@@ -460,8 +463,11 @@ impl Shared {
             let (ask, look) = (asked.elapsed() >= ENDS_EVERY || over, looked.elapsed() >= LOOK_EVERY);
             let mut bytes = 0;
             let mut gone = Vec::new();
+            let began;
             {
                 let mut kin = self.kin();
+                // Who comes from here on records later.
+                began = clock::ticks(self.clock);
                 for at in (0..kin.len()).rev() {
                     // Before the round: what was written before the end is in the ring then.
                     let ended = kin[at].replaced || ask && kin[at].process.is_over();
@@ -476,6 +482,7 @@ impl Shared {
                 }
             }
             gone.into_iter().for_each(|kin| self.end(kin));
+            self.read.store(if over { u64::MAX } else { began }, Ordering::Release); // pairs with the acquire of who says it
             rounds.fetch_add(1, Ordering::Release); // pairs with a flusher's acquire
             if over {
                 return;

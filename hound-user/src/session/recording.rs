@@ -60,6 +60,8 @@ pub struct Recording {
     others: Option<Rings>,
     /// Lost before it came to a ring: see [`Recording::count_lost`].
     lost_elsewhere: Arc<AtomicU64>,
+    /// See [`Recording::read_of_others`].
+    read_of_others: Arc<AtomicU64>,
     /// Waits for the target's end, if that is looked at.
     reach: Option<reach::Watch>,
     /// The look at what was there before, under way; it gives the session record as it has stored it.
@@ -150,6 +152,7 @@ impl Recording {
             server: None,
             others: None,
             lost_elsewhere: Arc::default(),
+            read_of_others: Arc::new(AtomicU64::new(u64::MAX)),
             reach: None,
             looking: None,
         })
@@ -212,6 +215,7 @@ impl Recording {
             leave: Arc::clone(&leave),
             threads: Threads::of(self.session.pid),
             clock: self.session.clock,
+            others: Arc::clone(&self.read_of_others),
         };
         let thread = std::thread::Builder::new().name("hound-drain".into()).spawn(move || watcher.run())?;
         self.drains.push(Draining { ring, thread, leave, lost_before });
@@ -245,6 +249,11 @@ impl Recording {
     /// Where losses are counted that no ring knows of, for the status; whoever counts them notes them in the capture, too.
     pub fn count_lost(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.lost_elsewhere)
+    }
+
+    /// Up to when all was handed on (in ticks) of what is read here from other rings than those of [`Recording::drain`].
+    pub fn read_of_others(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.read_of_others)
     }
 
     /// The session record as it is written.
@@ -528,11 +537,13 @@ struct Watcher {
     leave: Arc<AtomicU32>,
     threads: Threads,
     clock: Clock,
+    /// As [`Recording::read_of_others`].
+    others: Arc<AtomicU64>,
 }
 
 impl Watcher {
     fn run(self) {
-        let Watcher { mut drain, ring, orders, spare, rounds, beat, leave: told, mut threads, clock } = self;
+        let Watcher { mut drain, ring, orders, spare, rounds, beat, leave: told, mut threads, clock, others } = self;
         let mut sleep = BUSY;
         let (mut reaped, mut read) = (Instant::now(), Instant::now());
         let mut names = surroundings::Names::default();
@@ -543,7 +554,8 @@ impl Watcher {
             let bytes = drain.round(&ring, |parcel| orders.send(Order::Parcel(parcel)));
             if read.elapsed() >= SAY_READ_EVERY {
                 read = Instant::now();
-                orders.send(Order::Read(began));
+                // Acquire: what others have handed on until then was sent before this is.
+                orders.send(Order::Read(began.min(others.load(Ordering::Acquire))));
             }
             // Release: the round's parcels are on their way. Pairs with a flusher's acquire.
             rounds.fetch_add(1, Ordering::Release);

@@ -76,8 +76,8 @@ impl Entry {
         event::pool_of(self.head.1, self.head.2)
     }
 
-    pub(super) fn key(&self) -> Key {
-        (self.pool(), self.words.at(0))
+    pub(super) fn key(&self, process: u32) -> Key {
+        (u64::from(process) << 8 | u64::from(self.pool()), self.words.at(0))
     }
 
     pub(super) fn size(&self) -> u64 {
@@ -88,6 +88,7 @@ impl Entry {
 /// One stream.
 #[derive(Debug)]
 pub(super) struct Lane {
+    pub(super) process: u32,
     pub(super) clock: u64,
     pub(super) mirror: StackMirror,
     pub(super) nodes: Nodes,
@@ -106,8 +107,10 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new() -> Self {
+    /// An empty one of this process.
+    pub(super) fn of(process: u32) -> Self {
         Lane {
+            process,
             clock: 0,
             mirror: StackMirror::default(),
             nodes: Nodes::default(),

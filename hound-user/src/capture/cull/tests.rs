@@ -97,7 +97,7 @@ fn culled(written: &[Vec<(u64, Vec<u8>)>], cull: Cull, turns: &[(u8, u8)]) -> (B
         match piece {
             Out::Bytes(stream, bytes) => streams.entry(stream.0).or_default().extend(bytes),
             Out::Ended(_) => {}
-            Out::Culled(words) => sums.push(words),
+            Out::Culled(_, words) => sums.push(words),
         }
     }
     assert_eq!((culler.young.len(), culler.lanes.len()), (0, 0), "something still waits");
@@ -198,7 +198,7 @@ proptest! {
             match piece {
                 Out::Bytes(stream, bytes) => streams.entry(stream.0).or_default().extend(bytes),
                 Out::Ended(_) => {}
-                Out::Culled(words) => told_gone += words[2],
+                Out::Culled(_, words) => told_gone += words[2],
             }
         }
         let (found, left_out) = told(capture(&streams));
@@ -241,7 +241,7 @@ fn memory_is_bounded_by_what_lives_and_not_by_what_happens() {
     }
     culler.flush(None, &mut out);
     assert!(most < 20_000, "{most} records waited");
-    let told: u64 = out.iter().map(|piece| if let Out::Culled(words) = piece { words[2] } else { 0 }).sum();
+    let told: u64 = out.iter().map(|piece| if let Out::Culled(_, words) = piece { words[2] } else { 0 }).sum();
     assert_eq!(told, 200_000);
     let bytes: usize = out.iter().map(|piece| if let Out::Bytes(_, bytes) = piece { bytes.len() } else { 0 }).sum();
     assert!(bytes < 2000, "{bytes} bytes for nothing");
