@@ -75,7 +75,7 @@ pub mod tag {
     /// been seen.
     pub const LIVENESS: u8 = 22;
     /// `[header][blocks][bytes][ns]`: since the last such record of this stream, so many of its blocks were left out of the capture, with their
-    /// releases, for they lived shorter than this.
+    /// releases, for they lived shorter than this; where it is 0, for they were released before the capture was begun (`--rotate`).
     pub const STRIPPED: u8 = 23;
     /// What `--cull` has left out of a second: words are two times, blocks, bytes, a threshold, how much came late, how often too much waited;
     /// then two words for each place of a scale.
@@ -146,6 +146,9 @@ pub const PROCESS_FORKS: u8 = 5;
 
 /// `MARKER`: somebody outside the program set it, with a text: `[value: 0][text length][text bytes, padded]`.
 pub const MARKER_TEXT: u8 = 1;
+
+/// `STRIPPED`, in the place of a lifetime: these blocks were released before the capture was begun (`hound run --rotate`).
+pub const STRIPPED_BEFORE: u64 = 0;
 
 /// `MODE`: recording off.
 pub const MODE_OFF: u8 = 0;

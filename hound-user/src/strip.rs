@@ -7,7 +7,7 @@
 //! A chain of reallocs is one block here: it is left out if all of it lived a short time. Samples are kept, whatever they lived: each
 //! stands for others.
 
-use crate::capture::model::{Alloc, Event, Free, StackId, StackTree, Stamped, StreamId};
+use crate::capture::model::{Alloc, Event, Free, StackId, StackTree, Stamped, StreamId, ThreadEvent};
 use crate::capture::{
     Anomaly, Capture, CaptureWriter, Compressor, End, Raw, Rewriter, Section, StreamEncoder, StreamInfo, StreamMeta, Visitor,
 };
@@ -160,26 +160,9 @@ pub fn strip(capture: &mut Capture, file: File, threshold_ns: u64, progress: &dy
     session.options.push(format!("strip={threshold_ns}ns"));
     let mut writer = CaptureWriter::over(file, &session)?;
     let pairs = capture.calibration().to_vec();
-    capture.in_ticks();
-    let shift = capture.time_shift();
-    let streams = capture.streams().to_vec();
-    let mut copy = Copy {
-        verdicts,
-        threshold_ns,
-        next: 0,
-        progress: &|done| progress(events + done),
-        shift,
-        streams: &streams,
-        copies: BTreeMap::new(),
-        stacks: capture.stacks().clone(),
-        sections: Vec::new(),
-        compressor: Compressor::new()?,
-        writer: &mut writer,
-        failure: None,
-        kept: Kept::default(),
-    };
-    let _ = capture.visit(&mut copy); // what is wrong was told by the first pass
-    let mut kept = copy.finish()?;
+    let mut compressor = Compressor::new()?;
+    let mut out = |section: Section| section.compress(&mut compressor).and_then(|chunk| writer.write(&chunk)).map(|_| ());
+    let mut kept = copy(capture, verdicts, threshold_ns, false, &|done| progress(events + done), &mut out)?;
     if !pairs.is_empty() {
         writer.write_calibration(&pairs)?;
     }
@@ -195,6 +178,49 @@ pub fn strip(capture: &mut Capture, file: File, threshold_ns: u64, progress: &dy
         writer.finish(End { lost_on_disk: end.lost_on_disk + missing, ..end.clone() })?;
     }
     Ok(kept)
+}
+
+/// What the next of several captures begins with, where this one ends: what lives, as it was allocated, and what is needed to make sense of it
+/// and of what comes. How much there was besides is told as `STRIPPED`.
+///
+/// # Errors
+/// Those of `out`, and as [`strip`].
+pub fn carry(capture: &mut Capture, out: &mut dyn FnMut(Section) -> io::Result<()>) -> io::Result<Kept> {
+    if capture.counts().heap > u64::from(u32::MAX) {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it has more than 4,294,967,295 allocations and releases"));
+    }
+    let (verdicts, _) = judge(capture, u64::MAX, &|_| ());
+    copy(capture, verdicts, event::STRIPPED_BEFORE, true, &|_| (), out)
+}
+
+fn copy(
+    capture: &mut Capture,
+    verdicts: Verdicts,
+    threshold_ns: u64,
+    carries: bool,
+    progress: &dyn Fn(u64),
+    out: &mut dyn FnMut(Section) -> io::Result<()>,
+) -> io::Result<Kept> {
+    capture.in_ticks();
+    let shift = capture.time_shift();
+    let streams = capture.streams().to_vec();
+    let mut copy = Copy {
+        verdicts,
+        threshold_ns,
+        next: 0,
+        progress,
+        shift,
+        streams: &streams,
+        copies: BTreeMap::new(),
+        stacks: capture.stacks().clone(),
+        sections: Vec::new(),
+        out,
+        carries,
+        failure: None,
+        kept: Kept::default(),
+    };
+    let _ = capture.visit(&mut copy); // what is wrong was told by the first pass
+    copy.finish()
 }
 
 /// What is left out; and how many events the file had lost.
@@ -230,6 +256,8 @@ struct StreamCopy {
     left_out: BTreeMap<u8, (u64, u64)>,
     /// Ticks of the last record that was left out: the recording goes on until then.
     until: u64,
+    /// There is more to it than that its thread came and went.
+    counts: bool,
 }
 
 struct Copy<'a> {
@@ -243,8 +271,10 @@ struct Copy<'a> {
     /// All that the first pass has met.
     stacks: StackTree,
     sections: Vec<Section>,
-    compressor: Compressor,
-    writer: &'a mut CaptureWriter<File>,
+    /// Takes what is written.
+    out: &'a mut dyn FnMut(Section) -> io::Result<()>,
+    /// Only what the next of several captures needs to know is written.
+    carries: bool,
     failure: Option<io::Error>,
     kept: Kept,
 }
@@ -253,7 +283,7 @@ impl StreamCopy {
     fn new(info: Option<&StreamInfo>, id: StreamId, time_shift: u8) -> Self {
         let (tid, level, process) = info.map_or_else(Default::default, |info| (info.tid, info.level, info.process));
         let encoder = StreamEncoder::new(StreamMeta { id, tid, level, process, time_shift });
-        StreamCopy { encoder, records: Rewriter::default(), stack: None, left_out: BTreeMap::new(), until: 0 }
+        StreamCopy { encoder, records: Rewriter::default(), stack: None, left_out: BTreeMap::new(), until: 0, counts: false }
     }
 
     fn push(&mut self, ticks: u64, (tag, a, b): (u8, u8, u8), words: &[u64], out: &mut Vec<Section>) {
@@ -307,21 +337,45 @@ impl Copy<'_> {
     /// Writes one kept record of a stream, with its stack if it has one.
     fn put(&mut self, ticks: u64, stream: StreamId, stack: Option<StackId>, head: (u8, u8, u8), words: &[u64]) {
         let (mut sections, threshold_ns) = (std::mem::take(&mut self.sections), self.threshold_ns);
-        let stacks = std::mem::take(&mut self.stacks);
+        let (stacks, in_place) = (std::mem::take(&mut self.stacks), !self.carries);
         let copy = self.of(stream);
-        copy.tell(ticks, threshold_ns, &mut sections);
+        // All of what is carried on was before.
+        if in_place {
+            copy.tell(ticks, threshold_ns, &mut sections);
+        }
         if let Some(stack) = stack {
             copy.set_stack(ticks, &stacks, stack);
         }
         copy.push(ticks, head, words, &mut sections);
+        copy.counts |= head.0 != tag::THREAD;
         (self.stacks, self.sections) = (stacks, sections);
         self.write();
     }
 
+    /// Whether the next capture can do without this. Of what was left out it is told once.
+    fn is_history(&mut self, event: &Stamped, tag: u8) -> bool {
+        match event.event {
+            Event::Stripped { pool, blocks, bytes, .. } => {
+                let left_out = self.of(event.stream).left_out.entry(pool).or_default();
+                (left_out.0, left_out.1) = (left_out.0 + blocks, left_out.1.saturating_add(bytes));
+                true
+            }
+            Event::Thread(ThreadEvent::Exit) if !self.of(event.stream).counts => {
+                let gone = self.copies.remove(&event.stream);
+                let own = self.of(StreamId(0));
+                for (pool, (blocks, bytes)) in gone.into_iter().flat_map(|gone| gone.left_out) {
+                    let left_out = own.left_out.entry(pool).or_default();
+                    (left_out.0, left_out.1) = (left_out.0 + blocks, left_out.1.saturating_add(bytes));
+                }
+                true
+            }
+            _ => matches!(tag, tag::METRIC | tag::MARKER | tag::CULLED | tag::FAULT),
+        }
+    }
+
     fn write(&mut self) {
         for section in self.sections.drain(..) {
-            let written = section.compress(&mut self.compressor).and_then(|chunk| self.writer.write(&chunk));
-            if let Err(error) = written {
+            if let Err(error) = (self.out)(section) {
                 self.failure.get_or_insert(error);
             }
         }
@@ -379,6 +433,9 @@ impl Visitor for Copy<'_> {
     fn other(&mut self, _: &Stamped) {}
 
     fn record(&mut self, event: &Stamped, raw: Raw<'_>) {
+        if self.carries && self.is_history(event, raw.tag) {
+            return;
+        }
         let stack = match &event.event {
             Event::Map { stack, .. } | Event::Unmap { stack, .. } | Event::Remap { stack, .. } => Some(*stack),
             Event::Fault(fault) => Some(fault.stack),

@@ -205,6 +205,11 @@ impl Culler {
         self.tell(self.frontier.saturating_sub(self.threshold), out);
     }
 
+    /// All that was recorded until then was handed on, as far as it is kept.
+    pub fn handed_on(&self) -> u64 {
+        self.frontier.saturating_sub(self.threshold)
+    }
+
     /// The same, without waiting: nothing that was recorded until `read` waits any longer. `None`: nothing comes any more.
     pub fn flush(&mut self, read: Option<u64>, out: &mut Vec<Out>) {
         self.look(read.unwrap_or(u64::MAX));

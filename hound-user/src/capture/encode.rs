@@ -206,6 +206,25 @@ impl StreamEncoder {
         }
     }
 
+    /// How many of these bytes, which come next, are of records up to this time. A realloc is not cut in two.
+    pub fn until(&self, bytes: &[u8], ticks: u64) -> usize {
+        let (words, _) = bytes.as_chunks::<8>();
+        let (mut at, mut clock) = (0, self.clock);
+        while let Some(first) = words.get(at) {
+            let header = Header::from_word(u64::from_le_bytes(*first));
+            clock = match (header.tag, words.get(at + 1)) {
+                (tag::TIME, Some(ticks)) => u64::from_le_bytes(*ticks),
+                _ => clock.saturating_add(u64::from(header.dt)),
+            };
+            let is_second_half = header.tag == tag::ALLOC && header.b & event::ALLOC_REALLOC != 0;
+            if clock > ticks && !is_second_half {
+                return at * 8;
+            }
+            at += usize::from(header.words).max(1);
+        }
+        bytes.len()
+    }
+
     /// Adds an event that did not come through the ring (`a` and `words` as in the ring's record of this tag). `ticks` before the last
     /// event's start a new section, so keep one encoder for such events and note them in order.
     pub fn note(&mut self, ticks: u64, tag: u8, a: u8, words: &[u64], out: &mut Vec<Section>) {

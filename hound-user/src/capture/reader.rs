@@ -8,7 +8,7 @@ use super::index::{self, Placed, Source};
 use super::merge;
 use super::model::{Alloc, Event, Free, Module, ProcessEvent, ProcessId, StackId, StackTree, Stamped, StreamId, ThreadEvent};
 use super::session::{Calibration, Clock, End, Loss, ModuleSpan, ProcessInfo, Reach, SessionInfo, StreamInfo, UnwindCounters};
-use hound_common::event::{END_THREAD, tag};
+use hound_common::event::{END_THREAD, STRIPPED_BEFORE, tag};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -79,8 +79,11 @@ pub struct Stripped {
     pub blocks: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// They lived shorter than this, in nanoseconds.
+    /// They lived shorter than this, in nanoseconds; 0 if all of them were released before the capture was begun.
     pub threshold_ns: u64,
+    /// Some of them were: it goes on from where another one ended.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub before: bool,
     /// Left out while it was recorded: allocations and releases that came when their time was over. They were kept, and may lack their other half.
     #[serde(skip_serializing_if = "is_zero")]
     pub late: u64,
@@ -237,6 +240,7 @@ impl Capture {
                     let all = self.stripped.get_or_insert_default();
                     (all.blocks, all.bytes) = (all.blocks.saturating_add(blocks), all.bytes.saturating_add(bytes));
                     all.threshold_ns = all.threshold_ns.max(threshold_ns);
+                    all.before |= threshold_ns == STRIPPED_BEFORE;
                 }
                 Event::Culled(of) => {
                     let all = self.stripped.get_or_insert_default();

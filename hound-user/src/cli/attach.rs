@@ -193,6 +193,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if args.culling.asked().is_some() && !records_all {
         anyhow::bail!("--cull needs --mode full: samples are few, and each stands for others");
     }
+    if args.culling.rotate.is_some() && !records_all {
+        anyhow::bail!("--rotate needs --mode full: samples are few, and their capture stays small");
+    }
     let interval = library_interval(args)?;
     let options = Attach {
         pid: *pid,
@@ -215,6 +218,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         interval,
         cull: args.culling.asked(),
         max_capture: args.culling.max_capture,
+        rotate: args.culling.rotate(),
         serve: args.serving.asked(),
         shadow_stack: switch("SHADOW_STACK").or_else(|| switch("USE_SHADOW_STACK")).unwrap_or(true),
         drop_on_overload: args.on_overload == Overload::Drop,

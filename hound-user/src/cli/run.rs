@@ -209,6 +209,7 @@ fn by_the_library(args: &Args) -> anyhow::Result<Launched> {
         hold: args.hold_exit,
         cull,
         max_capture: args.culling.max_capture,
+        rotate: args.culling.rotate(),
         serve: args.serving.of_program()?,
         shadow_stack: shadow_stack(),
         drop_on_overload: args.on_overload == Overload::Drop,
@@ -226,6 +227,9 @@ fn cull(args: &Args) -> anyhow::Result<Option<Cull>> {
     let cull = args.culling.of_program()?;
     if cull.is_some() && args.mode == Some(Mode::Sampled) {
         bail!("--cull leaves out what every allocation was recorded of: samples are few, and each stands for others");
+    }
+    if args.culling.rotate.is_some() && args.mode == Some(Mode::Sampled) {
+        bail!("--rotate carries what lives from file to file, and needs every allocation: samples are few, and their capture stays small");
     }
     Ok(cull)
 }
@@ -290,6 +294,9 @@ fn by_the_kernel(args: &Args, mode: Mode) -> anyhow::Result<Launched> {
     if args.culling.asked().is_some() {
         bail!("--cull needs the library: the kernel samples, and samples are few");
     }
+    if args.culling.rotate.is_some() {
+        bail!("--rotate needs the library: the kernel samples, and the capture of samples stays small");
+    }
     let mode = match mode {
         Mode::Full => {
             bail!("the kernel samples: leave out --engine kernel, or have it record every call by --interval 0 --budget unlimited")
@@ -326,6 +333,7 @@ fn attach(args: &Args, mode: session::Mode) -> anyhow::Result<Attach> {
         interval: DEFAULT_INTERVAL,
         cull: None,
         max_capture: args.culling.max_capture,
+        rotate: args.culling.rotate(),
         serve: args.serving.of_program()?,
         shadow_stack: shadow_stack(),
         drop_on_overload: args.on_overload == Overload::Drop,

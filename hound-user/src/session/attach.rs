@@ -19,6 +19,7 @@ use super::inside::{Inside, PATIENCE, Way};
 use super::members::{Follow, Members};
 use super::processes::{self, ProcessFd};
 use super::recording::{Recording, Start};
+use super::rotate::Rotate;
 use super::server::Serve;
 use super::signals::{self, Signals};
 use super::talk::{Answer, Occupied, Talk, must_not_be_held, own_folder};
@@ -64,6 +65,8 @@ pub struct Attach {
     pub cull: Option<Cull>,
     /// Record until the capture has so many bytes.
     pub max_capture: Option<u64>,
+    /// The capture goes on in several files.
+    pub rotate: Option<Rotate>,
     /// Reuse verified frames. Off only for debugging.
     pub shadow_stack: bool,
     /// Drop events instead of making the target wait when hound cannot keep up.
@@ -264,7 +267,7 @@ fn begin(attach: &Attach, way: Way, writer: CaptureWriter, session: SessionInfo,
     let count_live = attach.mode == Mode::Full && attach.cull.is_none();
     // Reading what is resident of each mapping takes time, and the target's page tables: not where hound is to cost next to nothing.
     let maps = attach.maps && (!matches!(way, Way::Kernel(_)) || attach.sampling.maps);
-    let start = Start { writer, session, path: path.to_owned(), pid, count_live, maps, cull: attach.cull };
+    let start = Start { writer, session, path: path.to_owned(), pid, count_live, maps, cull: attach.cull, rotate: attach.rotate };
     let recording = Recording::start(start).context("cannot start recording")?;
     let mut inside = Inside::new(pid, recording, members);
     if attach.started {

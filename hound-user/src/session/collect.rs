@@ -90,6 +90,7 @@ fn record(collect: &Collect, ring: &Arc<Ring>, target: Option<ProcessFd>, starte
         count_live: false,
         maps: options & OPTION_MAPS != 0,
         cull,
+        rotate: None,
     })?;
     recording.begin_mode(interval, collect.begins_off);
     recording.drain(Arc::clone(ring), false)?;

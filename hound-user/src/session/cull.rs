@@ -87,6 +87,7 @@ impl Culling {
                 self.read = self.read.max(ticks);
                 self.culler.advance(self.read, &mut self.out);
                 self.hand_on(self.read);
+                self.send(Order::Read(self.culler.handed_on()));
             }
             Order::Barrier(tell) => {
                 self.culler.flush(Some(self.read), &mut self.out);

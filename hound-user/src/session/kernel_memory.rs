@@ -293,7 +293,7 @@ fn begin(
     image: &KernelImage,
 ) -> anyhow::Result<Recording> {
     let (session, path, pid) = (session.clone(), path.to_owned(), session.pid);
-    let start = Start { writer, session, path, pid, count_live: false, maps: false, cull: None };
+    let start = Start { writer, session, path, pid, count_live: false, maps: false, cull: None, rotate: None };
     let mut recording = Recording::start(start).context("cannot start recording")?;
     recording.begin(Duration::ZERO);
     recording.note(tag::MODE, if attach.interval == 0 { MODE_FULL } else { MODE_SAMPLED }, vec![0]);

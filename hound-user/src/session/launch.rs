@@ -27,10 +27,11 @@ use super::program::Program;
 use super::reach::Hold;
 use super::recording::{Recording, Start, Written};
 use super::ring::Ring;
+use super::rotate::Rotate;
 use super::server::Serve;
 use super::signals::{self, Signals};
 use super::status::StatusLine;
-use super::{begin, clock, output};
+use super::{begin, clock, output, rotate};
 use crate::capture::{CaptureWriter, Clock, Cull, End, SessionInfo};
 use crate::symbols::{Files, OtherFiles};
 
@@ -55,6 +56,8 @@ pub struct Launch {
     pub cull: Option<Cull>,
     /// Record until the capture has so many bytes.
     pub max_capture: Option<u64>,
+    /// The capture goes on in several files.
+    pub rotate: Option<Rotate>,
     /// Reuse verified frames. Off only for debugging.
     pub shadow_stack: bool,
     /// Drop events instead of making the target wait when hound cannot keep up.
@@ -133,8 +136,16 @@ pub fn launch(launch: &Launch) -> anyhow::Result<Launched> {
         let writer = CaptureWriter::create(&provisional, &session).with_context(cannot_write);
         let recording = writer.and_then(|writer| {
             let path = provisional.clone();
-            let mut recording =
-                Recording::start(Start { writer, session, path, pid, count_live: false, maps: launch.maps, cull: launch.cull })?;
+            let mut recording = Recording::start(Start {
+                writer,
+                session,
+                path,
+                pid,
+                count_live: false,
+                maps: launch.maps,
+                cull: launch.cull,
+                rotate: launch.rotate,
+            })?;
             recording.drain(Arc::clone(&ring), false)?;
             recording.look_at_exit(&ring, hold);
             recording.serve(launch.serve, launch.begins_off);
@@ -164,7 +175,14 @@ pub fn launch(launch: &Launch) -> anyhow::Result<Launched> {
     signals::let_go();
     let (status, pid, written, relatives) = result?;
     let output = match output::has(&template, b'p') {
-        true => output::settle(provisional, output::expand(&template, &program.name(), pid, seconds)),
+        true => {
+            let wanted = output::expand(&template, &program.name(), pid, seconds);
+            for complete in &written.complete {
+                let number = rotate::number_of(complete).map(|number| rotate::numbered(&wanted, number));
+                number.map(|wanted| output::settle(complete.clone(), wanted));
+            }
+            output::settle(provisional, wanted)
+        }
         false => provisional,
     };
     Ok(Launched { status, output: Some(output), warnings: warnings(&ring, &written, relatives, launch.quiet) })

@@ -92,7 +92,7 @@ fn count(parcels: &Receiver<(StreamId, Vec<u8>)>, live: &Live) {
 /// Lets the calling thread run on what the target and the recording leave of the processors: where both cores of two were busy, this
 /// thread took half as much again as all others of hound, and that from the target. Falling behind only ends the counting.
 #[expect(unsafe_code, reason = "setpriority(2) has no safe wrapper here")]
-fn yield_to_others() {
+pub(super) fn yield_to_others() {
     const NICE: i32 = 10;
     // SAFETY: names the calling thread; no memory is touched. Where it is refused, the thread runs as before.
     let _ = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };

@@ -2,16 +2,19 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use hound_common::event::{METRIC_UNWINDING, THREAD_EXIT, THREAD_NAME, THREAD_START, tag};
 
 use super::cull;
 use super::drain::Parcel;
 use super::live::LiveFeed;
+use super::rotate::{self, Cutter, Rotate, Series};
 use crate::capture::model::{ProcessId, StreamId};
 use crate::capture::{Calibration, CaptureWriter, Compressor, Cull, ModulePaths, Section, SessionInfo, StreamEncoder, StreamMeta};
 
@@ -65,8 +68,15 @@ pub enum Order {
     End,
 }
 
-enum Job {
+/// What is to be stored.
+pub(super) enum Job {
     Section(Box<Section>),
+    /// One that is later than the cut between two files ([`super::rotate`]).
+    Later(Box<Section>),
+    /// All before the cut was sent.
+    Turn,
+    /// The new file has what it is to have of the one before.
+    Carried,
     Calibration(Calibration),
     Session(Box<SessionInfo>),
     Barrier(SyncSender<u64>),
@@ -121,12 +131,17 @@ pub struct Pipeline {
     store: JoinHandle<io::Result<CaptureWriter>>,
     /// Live figures.
     pub progress: Arc<Progress>,
+    /// What is known of files that are complete, where there are several.
+    pub rotated: rotate::Shared,
 }
 
 impl std::fmt::Debug for Job {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Job::Section(_) => "Section",
+            Job::Later(_) => "Later",
+            Job::Turn => "Turn",
+            Job::Carried => "Carried",
             Job::Calibration(_) => "Calibration",
             Job::Session(_) => "Session",
             Job::Barrier(_) => "Barrier",
@@ -138,8 +153,14 @@ impl std::fmt::Debug for Job {
 impl Pipeline {
     /// Starts both threads.
     ///
-    /// `cull`: what lives shorter than that is left out.
-    pub fn start(writer: CaptureWriter, session: &SessionInfo, live: Option<LiveFeed>, cull: Option<Cull>) -> io::Result<Self> {
+    /// `cull`: what lives shorter than that is left out. `series`: the capture is written at this path, and goes on in others.
+    pub fn start(
+        writer: CaptureWriter,
+        session: &SessionInfo,
+        live: Option<LiveFeed>,
+        cull: Option<Cull>,
+        series: Option<(&Path, Rotate)>,
+    ) -> io::Result<Self> {
         let (orders, mut inbox) = sync_channel(PARCELS);
         let (jobs, job_inbox) = sync_channel(SECTIONS);
         // Buffers that nobody takes back are dropped.
@@ -148,6 +169,10 @@ impl Pipeline {
         if let Some(cull) = cull {
             inbox = cull::start(cull, session, inbox, spare_out.clone())?;
         }
+        let rotated = rotate::Shared::default();
+        let delay = Duration::from_nanos(cull.map_or(0, |cull| cull.threshold_ns));
+        let cutter = series.map(|(_, rotate)| Cutter::new(rotate, Arc::clone(&progress), rotated.clone(), session.clock, delay));
+        let series = series.map(|(path, rotate)| Series::new(path, rotate, session.clone(), rotated.clone(), jobs.clone()));
         let encoder = Encoder {
             session: session.clone(),
             live,
@@ -155,13 +180,18 @@ impl Pipeline {
             streams: HashMap::new(),
             whose: HashMap::new(),
             finished: Vec::new(),
+            later: Vec::new(),
+            cutter,
             jobs: jobs.clone(),
             spare: spare_out,
         };
         let encode = std::thread::Builder::new().name("hound-encode".into()).spawn(move || encoder.run(&inbox))?;
         let shown = Arc::clone(&progress);
-        let store = std::thread::Builder::new().name("hound-store".into()).spawn(move || store(writer, &job_inbox, &shown))?;
-        Ok(Pipeline { orders: Orders { orders, others: jobs }, spare: Some(spare), encode, store, progress })
+        let store = std::thread::Builder::new().name("hound-store".into()).spawn(move || {
+            let store = Store { writer, series, progress: shown, waiting: Vec::new(), carrying: false, lost: 0 };
+            store.run(&job_inbox)
+        })?;
+        Ok(Pipeline { orders: Orders { orders, others: jobs }, spare: Some(spare), encode, store, progress, rotated })
     }
 
     /// Another end for orders. What is sent after `finish` was called is not stored.
@@ -199,6 +229,9 @@ struct Encoder {
     /// Whose streams are, of other processes than the first.
     whose: HashMap<u32, ProcessId>,
     finished: Vec<Section>,
+    /// Those that are later than a cut that is being made.
+    later: Vec<Section>,
+    cutter: Option<Cutter>,
     jobs: SyncSender<Job>,
     spare: SyncSender<Vec<u8>>,
 }
@@ -211,8 +244,7 @@ impl Encoder {
                     if let Some(live) = &mut self.live {
                         live.take(stream, &bytes);
                     }
-                    let encoder = self.stream(stream, 0, 0);
-                    encoder.0.push(&bytes, encoder.1);
+                    self.push(stream, &bytes);
                     let _ = self.spare.try_send(bytes);
                 }
                 Order::Parcel(Parcel::Start { stream, tid, level }) => {
@@ -226,7 +258,8 @@ impl Encoder {
                     self.note(stream, 0, 0, None, tag::THREAD, THREAD_EXIT, &[0, 0]);
                     self.whose.remove(&stream.0);
                     if let Some(mut encoder) = self.streams.remove(&stream.0) {
-                        self.finished.extend(encoder.flush());
+                        let section = encoder.flush();
+                        self.out_of(stream.0).extend(section);
                     }
                 }
                 Order::Name(stream, name) => {
@@ -234,16 +267,19 @@ impl Encoder {
                     words.extend(packed(name.as_bytes()));
                     self.note(stream, 0, 0, None, tag::THREAD, THREAD_NAME, &words);
                 }
-                Order::Note { ticks, tag, a, words } => self.note(OWN_STREAM, 0, 0, Some(ticks), tag, a, &words),
+                Order::Note { ticks, tag, a, words } => {
+                    self.note(OWN_STREAM, 0, 0, Some(ticks), tag, a, &words);
+                    self.rotate(None);
+                }
                 Order::NoteIn { stream, ticks, tag, a, words } => self.note(stream, 0, 0, Some(ticks), tag, a, &words),
                 Order::Whose(stream, process) => {
                     self.whose.insert(stream.0, process);
                 }
-                Order::Read(_) => {}
+                Order::Read(ticks) => self.rotate(Some(ticks)),
                 Order::Paths(process, paths) => drop(self.paths.insert(process.0, Arc::new(paths))),
-                Order::Flush => self.finished.extend(self.streams.values_mut().filter_map(StreamEncoder::flush)),
+                Order::Flush => self.flush(),
                 Order::Barrier(tell) => {
-                    self.finished.extend(self.streams.values_mut().filter_map(StreamEncoder::flush));
+                    self.flush();
                     if !self.store() || self.jobs.send(Job::Barrier(tell)).is_err() {
                         return;
                     }
@@ -254,7 +290,8 @@ impl Encoder {
                 return;
             }
         }
-        self.finished.extend(self.streams.values_mut().filter_map(StreamEncoder::flush));
+        self.turn();
+        self.flush();
         self.store();
         let _ = self.jobs.send(Job::End); // it has gone only by a failure, which `finish` reports
     }
@@ -264,13 +301,71 @@ impl Encoder {
         let process = self.whose.get(&id.0).copied().unwrap_or_default();
         let paths = || self.paths.get(&process.0).map(Arc::clone).unwrap_or_default();
         let new = || StreamEncoder::new(StreamMeta { process, ..StreamMeta::new(id, tid, level, session) }).with_paths(paths());
-        (self.streams.entry(id.0).or_insert_with(new), &mut self.finished)
+        let is_later = self.cutter.as_ref().is_some_and(|cutter| cutter.has_passed(id.0));
+        (self.streams.entry(id.0).or_insert_with(new), if is_later { &mut self.later } else { &mut self.finished })
+    }
+
+    /// Where a stream's sections go.
+    fn out_of(&mut self, stream: u32) -> &mut Vec<Section> {
+        let is_later = self.cutter.as_ref().is_some_and(|cutter| cutter.has_passed(stream));
+        if is_later { &mut self.later } else { &mut self.finished }
+    }
+
+    fn push(&mut self, stream: StreamId, mut bytes: &[u8]) {
+        if let Some(cut) = self.cutter.as_ref().and_then(|cutter| cutter.of(stream.0)) {
+            let (encoder, out) = self.stream(stream, 0, 0);
+            let (before, behind) = bytes.split_at(encoder.until(bytes, cut));
+            encoder.push(before, out);
+            if behind.is_empty() {
+                return;
+            }
+            self.pass(stream);
+            bytes = behind;
+        }
+        let (encoder, out) = self.stream(stream, 0, 0);
+        encoder.push(bytes, out);
+    }
+
+    /// A stream has come to the cut.
+    fn pass(&mut self, stream: StreamId) {
+        let (encoder, out) = self.stream(stream, 0, 0);
+        out.extend(encoder.flush());
+        self.cutter.iter_mut().for_each(|cutter| cutter.pass(stream.0));
+    }
+
+    /// Goes over to a new file, if it is time and all is here that belongs into this one.
+    fn rotate(&mut self, read: Option<u64>) {
+        if self.cutter.as_mut().is_some_and(|cutter| cutter.look(read)) {
+            self.turn();
+        }
+    }
+
+    /// Goes over to a new file if a cut is being made.
+    fn turn(&mut self) {
+        let Some(cutter) = &mut self.cutter else { return };
+        let passed = |stream: u32| cutter.has_passed(stream);
+        self.finished.extend(self.streams.iter_mut().filter(|(stream, _)| !passed(**stream)).filter_map(|(_, encoder)| encoder.flush()));
+        if cutter.made() {
+            self.store();
+            let _ = self.jobs.send(Job::Turn); // as in `run`
+        }
+    }
+
+    fn flush(&mut self) {
+        for (stream, encoder) in &mut self.streams {
+            let is_later = self.cutter.as_ref().is_some_and(|cutter| cutter.has_passed(*stream));
+            if is_later { &mut self.later } else { &mut self.finished }.extend(encoder.flush());
+        }
     }
 
     /// Adds a note to a stream, at the stream's own time unless one is given.
     #[expect(clippy::too_many_arguments, reason = "the parts of a record")]
     fn note(&mut self, id: StreamId, tid: u32, level: u32, ticks: Option<u64>, tag: u8, a: u8, words: &[u64]) {
         let start = self.session.start.ticks;
+        let cut = self.cutter.as_ref().and_then(|cutter| cutter.of(id.0));
+        if cut.zip(ticks).is_some_and(|(cut, ticks)| ticks > cut) {
+            self.pass(id);
+        }
         let (encoder, out) = self.stream(id, tid, level);
         let ticks = ticks.unwrap_or(encoder.clock().max(start));
         encoder.note(ticks, tag, a, words, out);
@@ -278,28 +373,89 @@ impl Encoder {
 
     fn store(&mut self) -> bool {
         self.finished.drain(..).all(|section| self.jobs.send(Job::Section(Box::new(section))).is_ok())
+            && self.later.drain(..).all(|section| self.jobs.send(Job::Later(Box::new(section))).is_ok())
     }
 }
 
-fn store(mut writer: CaptureWriter, jobs: &Receiver<Job>, progress: &Progress) -> io::Result<CaptureWriter> {
-    let mut compressor = Compressor::new()?;
-    for job in jobs {
+/// Writes what is encoded.
+struct Store {
+    writer: CaptureWriter,
+    series: Option<Series>,
+    progress: Arc<Progress>,
+    /// Who asked how long the file is while it had not all of the one before.
+    waiting: Vec<SyncSender<u64>>,
+    carrying: bool,
+    /// Events that earlier files had no room for.
+    lost: u64,
+}
+
+impl Store {
+    fn run(mut self, jobs: &Receiver<Job>) -> io::Result<CaptureWriter> {
+        let mut compressor = Compressor::new()?;
+        let mut ends = false;
+        for job in jobs {
+            ends |= matches!(job, Job::End);
+            self.hear(job, &mut compressor)?;
+            if ends && !self.carrying {
+                break;
+            }
+        }
+        if let Some(series) = self.series {
+            series.finish();
+        }
+        Ok(self.writer)
+    }
+
+    fn hear(&mut self, job: Job, compressor: &mut Compressor) -> io::Result<()> {
         // A full disk is said once, by the end record and the report: what cannot be written is counted by the writer.
         let _ = match job {
             Job::Section(section) => {
-                progress.events.fetch_add(section.events(), Ordering::Relaxed);
-                writer.write(&section.compress(&mut compressor)?)
+                self.progress.events.fetch_add(section.events(), Ordering::Relaxed);
+                self.writer.write(&section.compress(compressor)?)
             }
-            Job::Calibration(pair) => writer.write_calibration(&[pair]),
-            Job::Session(session) => writer.write_session(&session),
+            Job::Later(section) => {
+                self.progress.events.fetch_add(section.events(), Ordering::Relaxed);
+                let chunk = section.compress(compressor)?;
+                match &mut self.series {
+                    Some(series) => series.later(&mut self.writer).write(&chunk),
+                    None => self.writer.write(&chunk),
+                }
+            }
+            Job::Calibration(pair) => self.writer.write_calibration(&[pair]),
+            Job::Session(session) => {
+                if let Some(series) = &mut self.series {
+                    series.set_session(&session);
+                }
+                self.writer.write_session(&session)
+            }
+            Job::Turn => {
+                let lost = self.writer.lost_events();
+                self.carrying = self.series.as_mut().is_some_and(|series| series.turn(&mut self.writer));
+                self.lost += if self.carrying { lost } else { 0 };
+                Ok(true)
+            }
+            Job::Carried => {
+                self.carrying = false;
+                if let Some(series) = &self.series {
+                    series.carried(self.writer.bytes());
+                }
+                for tell in self.waiting.drain(..) {
+                    let _ = tell.try_send(self.writer.bytes()); // who asked may have given up
+                }
+                Ok(true)
+            }
+            Job::Barrier(tell) if self.carrying => {
+                self.waiting.push(tell);
+                Ok(true)
+            }
             Job::Barrier(tell) => {
-                let _ = tell.try_send(writer.bytes()); // who asked may have given up
-                continue;
+                let _ = tell.try_send(self.writer.bytes()); // as above
+                Ok(true)
             }
-            Job::End => break,
+            Job::End => Ok(true),
         };
-        progress.bytes.store(writer.bytes(), Ordering::Relaxed);
-        progress.lost_on_disk.store(writer.lost_events(), Ordering::Relaxed);
+        self.progress.bytes.store(self.writer.bytes(), Ordering::Relaxed);
+        self.progress.lost_on_disk.store(self.lost + self.writer.lost_events(), Ordering::Relaxed);
+        Ok(())
     }
-    Ok(writer)
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -20,6 +20,7 @@ use super::output;
 use super::pipeline::{OWN_STREAM, Order, Orders, Pipeline, Progress};
 use super::reach::{self, Hold};
 use super::ring::Ring;
+use super::rotate::{self, Rotate};
 use super::server::{Serve, Server};
 use super::streams::Numbers;
 use super::threads::Threads;
@@ -117,6 +118,8 @@ pub struct Start {
     pub maps: bool,
     /// What is left out.
     pub cull: Option<Cull>,
+    /// It goes on in several files.
+    pub rotate: Option<Rotate>,
 }
 
 /// Values of `leave`: going on, the target is gone, the target runs on.
@@ -126,14 +129,16 @@ const LEFT: u32 = 2;
 
 /// Longest wait for the ring's content to reach the file.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(10);
+/// Besides, where a new file is begun.
+const CARRY_PATIENCE: Duration = Duration::from_secs(120);
 
 impl Recording {
     /// Starts writing the capture. Events come from rings (see [`Recording::drain`]) and from whoever has [`Recording::orders`].
     pub fn start(start: Start) -> io::Result<Self> {
-        let Start { writer, session, path, pid, count_live, maps, cull } = start;
+        let Start { writer, session, path, pid, count_live, maps, cull, rotate } = start;
         let live = Arc::new(Live::default());
         let feed = if count_live { Some(live::start(Arc::clone(&live))?) } else { None };
-        let pipeline = Pipeline::start(writer, &session, feed, cull)?;
+        let pipeline = Pipeline::start(writer, &session, feed, cull, rotate.map(|rotate| (&*path, rotate)))?;
         let progress = Arc::clone(&pipeline.progress);
         let orders = pipeline.orders();
         let look = beside::look(pipeline.orders(), pid, session.clock, maps)?;
@@ -303,6 +308,7 @@ impl Recording {
 
     /// Where to look for the target's files when it is gone, or while it lives.
     pub fn set_files(&mut self, files: Files) {
+        *self.pipeline.rotated.files.lock().unwrap_or_else(PoisonError::into_inner) = Some(files.clone());
         self.files = Some(files);
     }
 
@@ -336,7 +342,8 @@ impl Recording {
 
     /// Another hand on the recording, for other threads.
     pub fn flusher(&self) -> Flusher {
-        Flusher { orders: self.orders.clone(), sources: self.sources.clone(), clock: self.session.clock, pid: self.session.pid }
+        let rotated = self.pipeline.rotated.clone();
+        Flusher { orders: self.orders.clone(), sources: self.sources.clone(), rotated, clock: self.session.clock, pid: self.session.pid }
     }
 
     /// Has the capture to be had over the network, from when on recording is on. That it cannot be is no reason not to record.
@@ -384,11 +391,13 @@ impl Recording {
             // The last look: what it has at the end is not what it had a second before.
             beside::note_memory(&self.orders, self.session.pid, self.session.clock);
         }
+        let rotated = self.pipeline.rotated.clone();
         let mut writer = self.pipeline.finish()?;
         drained?;
         // First a pair: it is what the last second's ticks are worth. A full disk must not cost the end record, which says so.
         let _ = writer.write_calibration(&[clock::calibrate(self.session.clock)]);
-        let mut written = Written::default();
+        let complete = std::mem::take(&mut *rotated.complete.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut written = Written { complete, ..Written::default() };
         let copied = self.reach.take().and_then(reach::Watch::end);
         let reach = copied.map(|copied| copied.and_then(|copy| reach::find(&self.path, &copy)));
         match reach {
@@ -437,6 +446,7 @@ pub(super) fn lost_in(ring: &Ring) -> u64 {
 pub struct Flusher {
     orders: Orders,
     sources: Sources,
+    rotated: rotate::Shared,
     clock: Clock,
     pid: u32,
 }
@@ -471,7 +481,14 @@ impl Flusher {
         }
         let (tell, told) = sync_channel(1);
         self.orders.send(Order::Barrier(tell));
-        told.recv_timeout(deadline.saturating_duration_since(Instant::now())).map_err(|_| late())
+        loop {
+            match told.recv_timeout(deadline.saturating_duration_since(Instant::now()).max(BUSY)) {
+                Ok(bytes) => return Ok(bytes),
+                // A new file that has not all of the one before is a matter of that one's size.
+                Err(RecvTimeoutError::Timeout) if self.rotated.is_carrying() && Instant::now() < deadline + CARRY_PATIENCE => {}
+                Err(_) => return Err(late()),
+            }
+        }
     }
 }
 
@@ -482,12 +499,14 @@ pub struct Written {
     pub allocations: Option<u64>,
     /// Events that could not be written.
     pub lost_on_disk: u64,
+    /// The captures before the last one, if there were several and they were not deleted.
+    pub complete: Vec<PathBuf>,
     /// Why it is not known which blocks the program reached when it ended, if that was to be found.
     pub not_reached: Option<String>,
 }
 
 /// The symbols of everything in the capture written so far, and what else was seen on the way.
-fn symbol_bytes(path: &Path, pid: u32, files: Option<Files>) -> anyhow::Result<(Vec<u8>, Seen)> {
+pub(super) fn symbol_bytes(path: &Path, pid: u32, files: Option<Files>) -> anyhow::Result<(Vec<u8>, Seen)> {
     let mut capture = Capture::open(path)?;
     let mut seen = Seen::default();
     capture.visit(&mut seen);
@@ -501,7 +520,7 @@ fn symbol_bytes(path: &Path, pid: u32, files: Option<Files>) -> anyhow::Result<(
 
 /// Reads a capture for its stacks.
 #[derive(Default)]
-struct Seen {
+pub(super) struct Seen {
     /// Page faults count, too: something was recorded.
     allocations: u64,
     /// Whether the last thing the program did was to replace itself.
@@ -599,7 +618,8 @@ mod tests {
         let session = SessionInfo { pid, clock: Clock::Monotonic, start: clock::calibrate(Clock::Monotonic), ..SessionInfo::default() };
         let writer = CaptureWriter::create(&path, &session).expect("room for it");
         let mut recording =
-            Recording::start(Start { writer, session, path, pid, count_live: false, maps: false, cull: None }).expect("threads");
+            Recording::start(Start { writer, session, path, pid, count_live: false, maps: false, cull: None, rotate: None })
+                .expect("threads");
         for _ in 0..50 {
             let ring = Arc::new(Ring::create().expect("shared memory"));
             ring.control().initialise(0, 0, CLOCK_MONOTONIC, 0);

@@ -256,13 +256,14 @@ impl Summary {
 
     /// What was left out of the capture, in words.
     pub fn stripped_of(&self) -> Option<String> {
-        self.stripped.map(|Stripped { blocks, bytes: size, threshold_ns, late, overflows }| {
-            let mut text = format!(
-                "STRIPPED of {} blocks ({}) that lived shorter than {}: all figures, the peak too, are of what was kept",
-                count(blocks),
-                bytes(size),
-                duration(threshold_ns)
-            );
+        self.stripped.map(|Stripped { blocks, bytes: size, threshold_ns, before, late, overflows }| {
+            let what = match (before, threshold_ns) {
+                (true, 0) => "were released before this capture was begun".to_owned(),
+                (true, _) => format!("were released before this capture was begun, or lived shorter than {}", duration(threshold_ns)),
+                (false, _) => format!("lived shorter than {}", duration(threshold_ns)),
+            };
+            let (blocks, size) = (count(blocks), bytes(size));
+            let mut text = format!("STRIPPED of {blocks} blocks ({size}) that {what}: all figures, the peak too, are of what was kept");
             if overflows > 0 {
                 text += &format!("; {} times too much waited to be judged, and was kept", count(overflows));
             }
