@@ -121,6 +121,16 @@ pub const STATE_BYTES: usize = 4096;
 pub const STATE_BUSY: usize = 8;
 /// Where it has what lies there: the hook's return address.
 pub const STATE_BUSY_RA: usize = 16;
+/// Before what lies in a piece that the library has mapped by itself: the mark, on a cache line of its own.
+pub const OWN_HEAD: usize = 64;
+/// What lies in one that is an environment for a program to be begun ([`crate::family`]): its address is the argument of an exec.
+pub const ENVIRONMENT_BYTES: usize = 8 * crate::family::ROOM_ENTRIES + 3 * crate::family::PRELOAD_BYTES;
+
+/// Bytes of a piece for so many of the library's.
+pub const fn own_bytes(bytes: usize) -> usize {
+    (OWN_HEAD + bytes).next_multiple_of(4096)
+}
+
 /// How many pieces the library may map by itself: one for each state, and for its tables.
 pub const OWN_PIECES: usize = crate::ring::STREAMS + 64;
 

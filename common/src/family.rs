@@ -72,6 +72,8 @@ impl Greeting {
 
 /// Longest value of `LD_PRELOAD` that is passed on.
 pub const PRELOAD_BYTES: usize = 4096;
+/// Most variables of an environment that can be added to.
+pub const ROOM_ENTRIES: usize = 4096;
 
 /// The variable by which a program built with AddressSanitizer is told to start although another library comes before the sanitizer's, and
 /// how: it is not recorded, but must run.

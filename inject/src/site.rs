@@ -5,8 +5,9 @@ use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use hound_common::attach::{self, Attachment, RING_NAME, own_mark};
+use hound_common::attach::{self, Attachment, ENVIRONMENT_BYTES, OWN_HEAD, RING_NAME, own_bytes, own_mark};
 use hound_common::ring::{self, Control};
+use libc::user_regs_struct;
 
 use crate::code::JUMP;
 use crate::error::Error;
@@ -68,6 +69,11 @@ fn is_private(maps: &[Mapping], start: u64, bytes: u64) -> bool {
     let overlapping = maps.iter().filter(|m| m.start < end && m.end > start);
     let covered: u64 = overlapping.clone().map(|m| m.end.min(end) - m.start.max(start)).sum();
     covered == bytes && overlapping.clone().all(|m| m.inode == 0 && m.path.is_empty())
+}
+
+/// Registers that have the arguments of a function, and of a system call.
+fn arguments(regs: &user_regs_struct) -> [u64; 7] {
+    [regs.rdi, regs.rsi, regs.rdx, regs.rcx, regs.r8, regs.r9, regs.r10]
 }
 
 /// A thread that is inside the library, or was called from there.
@@ -296,7 +302,10 @@ impl Site {
             return Err(Error::Unfit { what: "functions are still patched".into() });
         }
         let (ranges, attachment) = (self.code(&rows)?, self.attachment()?);
-        self.wait_until_outside(&ranges, attachment != 0, deadline)?;
+        // Environments for programs: a call of libc's that is given one has nothing else of ours.
+        let environments = self.mapped_by_library()?.into_iter().filter(|(_, bytes)| *bytes == own_bytes(ENVIRONMENT_BYTES) as u64);
+        let environments: Vec<u64> = environments.map(|(start, _)| start + OWN_HEAD as u64).collect();
+        self.wait_until_outside(&ranges, &environments, attachment != 0, deadline)?;
         // Nobody is in there: what the library has mapped does not change any more.
         let own = self.mapped_by_library()?;
         let mut borrowed = Borrowed::any(&self.target, &self.memory, deadline)?;
@@ -382,8 +391,9 @@ impl Site {
         done
     }
 
-    /// Waits until no thread's ip and no word on a stack lies in `ranges`. As nothing is patched, nobody gets there again.
-    fn wait_until_outside(&self, ranges: &[(u64, u64)], ever_ran: bool, deadline: Instant) -> Result<(), Error> {
+    /// Waits until no thread's ip and no word on a stack lies in `ranges`, and no register is one of `environments`. As nothing is patched,
+    /// nobody gets there again.
+    fn wait_until_outside(&self, ranges: &[(u64, u64)], environments: &[u64], ever_ran: bool, deadline: Instant) -> Result<(), Error> {
         let (mut last, mut pause) = (None, PAUSE);
         while ever_ran && !ranges.is_empty() {
             let still = |tid| Error::Deadline {
@@ -394,7 +404,9 @@ impl Site {
                 (frozen, _) => frozen?,
             };
             let maps = mappings(self.target.pid)?;
-            let inside = self.thread_inside(&maps, frozen.threads(), ranges)?;
+            let begins = frozen.threads().iter().find(|thread| arguments(&thread.regs).iter().any(|word| environments.contains(word)));
+            let begins = begins.map(|thread| thread.tid);
+            let inside = begins.map_or_else(|| self.thread_inside(&maps, frozen.threads(), ranges), |tid| Ok(Some(tid)))?;
             frozen.release();
             let Some(tid) = inside else { break };
             if Instant::now() >= deadline {

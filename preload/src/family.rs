@@ -7,9 +7,11 @@ use core::ffi::{CStr, c_char};
 use core::mem::size_of;
 use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
+use hound_common::attach::ENVIRONMENT_BYTES;
 use hound_common::event::{PROCESS_FORKS, tag};
 use hound_common::family::{
-    self, Entries, FORKED, GREETING_BYTES, Greeting, NAME_BYTES, PASSWORD_BYTES, PRELOAD_BYTES, PROGRAM, UNRECORDED, VARIABLE, write,
+    self, Entries, FORKED, GREETING_BYTES, Greeting, NAME_BYTES, PASSWORD_BYTES, PRELOAD_BYTES, PROGRAM, ROOM_ENTRIES, UNRECORDED,
+    VARIABLE, write,
 };
 use hound_common::ring::{self, Control};
 
@@ -100,7 +102,7 @@ struct Room {
     sanitizer: [u8; PRELOAD_BYTES],
 }
 
-const ROOM_ENTRIES: usize = 4096;
+const _: () = assert!(size_of::<Room>() == ENVIRONMENT_BYTES);
 const ROOMS: usize = 32;
 /// By thread pointer.
 static ROOM_OF: [AtomicU64; ROOMS] = [const { AtomicU64::new(0) }; ROOMS];

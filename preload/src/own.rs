@@ -4,7 +4,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use hound_common::attach::{OWN_PIECES, Piece, own_mark};
+use hound_common::attach::{OWN_HEAD, OWN_PIECES, Piece, own_bytes, own_mark};
 
 use crate::sys;
 
@@ -15,18 +15,10 @@ pub fn pieces() -> u64 {
     (&raw const PIECES) as u64
 }
 
-/// What lies before the memory given out: the mark, on a cache line of its own.
-const HEAD: usize = 64;
-const PAGE: usize = 4096;
-
-fn whole(bytes: usize) -> usize {
-    (HEAD + bytes).next_multiple_of(PAGE)
-}
-
 /// New zeroed private memory, aligned to a cache line; `None` if there is none, or no place left to write it down.
 #[cold]
 pub fn map(bytes: usize) -> Option<*mut u8> {
-    let bytes = whole(bytes);
+    let bytes = own_bytes(bytes);
     let start = sys::map_private(bytes, false)?;
     // SAFETY: the first word of a new mapping, which nobody knows yet.
     unsafe { start.cast::<u64>().write(own_mark(start as u64)) };
@@ -35,7 +27,7 @@ pub fn map(bytes: usize) -> Option<*mut u8> {
             && piece.start.compare_exchange(0, start as u64, Ordering::AcqRel, Ordering::Relaxed).is_ok()
         {
             piece.bytes.store(bytes as u64, Ordering::Release);
-            return Some(start.wrapping_add(HEAD));
+            return Some(start.wrapping_add(OWN_HEAD));
         }
     }
     // SAFETY: nobody knows the mapping yet.
@@ -49,12 +41,12 @@ pub fn map(bytes: usize) -> Option<*mut u8> {
 /// Nobody may use them any more.
 #[cold]
 pub unsafe fn unmap(memory: *mut u8, bytes: usize) {
-    let start = memory.wrapping_sub(HEAD);
+    let start = memory.wrapping_sub(OWN_HEAD);
     // Crossed out first: what is mapped there a moment later may be the program's.
     if let Some(piece) = PIECES.iter().find(|piece| piece.start.load(Ordering::Relaxed) == start as u64) {
         piece.bytes.store(0, Ordering::Relaxed);
         piece.start.store(0, Ordering::Release);
     }
     // SAFETY: the caller's promise.
-    unsafe { sys::unmap(start, whole(bytes)) };
+    unsafe { sys::unmap(start, own_bytes(bytes)) };
 }

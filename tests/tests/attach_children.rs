@@ -117,6 +117,33 @@ fn what_runs_on_is_left_as_it_was_and_can_be_attached_to_again() {
     service.end();
 }
 
+/// Its environment is in memory that goes with the library.
+#[test]
+fn the_library_is_not_taken_out_below_a_thread_that_is_about_to_become_another_program() {
+    if !requirement::root() {
+        return;
+    }
+    let running = process::start(&mut std::process::Command::new(Program::new("holds_environment.c", Build::Optimised).path()));
+    running.wait_for_output("ready");
+    let dir = TempDir::new().expect("a temporary directory can be made");
+    let session = attach::attach(running.pid.as_raw(), &dir.path().join("held.hound"), &["--children"]);
+    kill(running.pid, Signal::SIGUSR1).expect("it runs");
+    assert!(wait_until(|| running.printed().contains("holds") || running.has_ended()), "{}", running.printed());
+    let is_there = || maps(running.pid.as_raw()).iter().any(|line| line.contains("hound"));
+    let pid = running.pid.as_raw().to_string();
+    let mut detach = std::process::Command::new(hound_tests::binaries::hound());
+    let detaching = process::start(detach.args(["detach", "--unload", "-p", &pid]));
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    assert!(is_there() && !detaching.has_ended(), "it was taken out: {}", detaching.said());
+    kill(running.pid, Signal::SIGUSR2).expect("it runs");
+    let detached = detaching.finish();
+    assert!(detached.status.success(), "{}", detached.err());
+    session.running.finish();
+    assert!(!is_there(), "{:?}", maps(running.pid.as_raw()));
+    kill(running.pid, Signal::SIGTERM).expect("it runs");
+    assert_eq!(running.finish().shell_status(), 0);
+}
+
 #[test]
 fn a_killed_hound_harms_none_of_them_and_the_next_one_repairs() {
     if !requirement::root() {

@@ -116,6 +116,20 @@ fn what_a_child_has_from_before_its_fork_is_neither_allocated_anew_nor_leaked_tw
     }
 }
 
+/// Not only of the program's own process.
+#[test]
+fn the_memory_of_each_process_is_seen_over_time() {
+    let program = "import time; held = b'x' * 100_000_000; time.sleep(2.5)";
+    let (dir, outcome, report) = run(&[], &format!("python3 -c \"{program}\"; exit $?"));
+    assert_eq!(outcome.shell_status(), 0, "{}", outcome.err());
+    let events = hound([Path::new("dump"), &dir.path().join("tree.hound"), Path::new("--format"), Path::new("json")]).out();
+    let events = events.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let looks: Vec<Value> =
+        events.filter(|event| event["event"] == "process_rss" && event["resident"].as_u64() > Some(100_000_000)).collect();
+    let first = &report["session"]["pid"];
+    assert!(looks.len() > 1 && looks.iter().all(|look| look["pid"] != *first), "{looks:?} beside {first}");
+}
+
 /// What a process holds when it forks is kept, however short it lives: its copies' releases are recorded.
 #[test]
 fn what_lives_short_is_left_out_of_each_process_and_all_else_is_as_without() {

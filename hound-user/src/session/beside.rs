@@ -12,12 +12,15 @@ use std::time::Duration;
 
 use hound_common::event::{METRIC_MAP_RSS, METRIC_PROCESS_MEMORY, METRIC_PROCESS_PEAK, METRIC_PROCESS_RSS, tag};
 
-use super::pipeline::{Order, Orders};
+use super::pipeline::{OWN_STREAM, Order, Orders};
 use super::ring::Ring;
 use super::{clock, surroundings};
 use crate::capture::Clock;
+use crate::capture::model::StreamId;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Of hundreds of processes these are looked at in turns: reading what is resident walks page tables.
+const MOST_AT_ONCE: usize = 64;
 /// A waiting thread gives hound up after two seconds without a beat.
 const BEAT_EVERY: Duration = Duration::from_millis(100);
 
@@ -76,24 +79,41 @@ pub fn look(orders: Orders, pid: u32, clock: Clock, maps: bool) -> io::Result<Re
         note_memory(&orders, pid, clock);
         if maps {
             for map in surroundings::map_rss(pid) {
-                note(&orders, clock, METRIC_MAP_RSS, map.to_vec());
+                note(&orders, OWN_STREAM, clock, METRIC_MAP_RSS, map.to_vec());
             }
         }
         orders.send(Order::Flush);
     })
 }
 
+/// Looks at the memory of those among several processes that are there: their ids, and the streams for what is noted about them.
+pub fn look_at_all(orders: Orders, clock: Clock, all: impl Fn() -> Vec<(u32, StreamId)> + Send + 'static) -> io::Result<Repeated> {
+    let mut turn = 0;
+    Repeated::start("hound-look", LOOK_EVERY, move || {
+        let all = all();
+        let first = if all.len() > MOST_AT_ONCE { turn % all.len() } else { 0 };
+        for (pid, stream) in all.iter().cycle().skip(first).take(all.len().min(MOST_AT_ONCE)) {
+            note_memory_in(*stream, &orders, *pid, clock);
+        }
+        turn = first + MOST_AT_ONCE;
+    })
+}
+
 /// Notes how much memory the target has, if it is there.
 pub fn note_memory(orders: &Orders, pid: u32, clock: Clock) {
+    note_memory_in(OWN_STREAM, orders, pid, clock);
+}
+
+fn note_memory_in(stream: StreamId, orders: &Orders, pid: u32, clock: Clock) {
     if let Some((rss, memory, peak)) = surroundings::process_memory(pid) {
-        note(orders, clock, METRIC_PROCESS_RSS, rss.to_vec());
-        note(orders, clock, METRIC_PROCESS_MEMORY, memory.to_vec());
-        note(orders, clock, METRIC_PROCESS_PEAK, peak.to_vec());
+        note(orders, stream, clock, METRIC_PROCESS_RSS, rss.to_vec());
+        note(orders, stream, clock, METRIC_PROCESS_MEMORY, memory.to_vec());
+        note(orders, stream, clock, METRIC_PROCESS_PEAK, peak.to_vec());
     }
 }
 
-fn note(orders: &Orders, clock: Clock, a: u8, words: Vec<u64>) {
-    orders.send(Order::Note { ticks: clock::ticks(clock), tag: tag::METRIC, a, words });
+fn note(orders: &Orders, stream: StreamId, clock: Clock, a: u8, words: Vec<u64>) {
+    orders.send(Order::NoteIn { stream, ticks: clock::ticks(clock), tag: tag::METRIC, a, words });
 }
 
 #[cfg(test)]

@@ -101,6 +101,7 @@ pub struct Making {
 pub struct Family {
     threads: Vec<JoinHandle<()>>,
     beat: Repeated,
+    look: Repeated,
     shared: Arc<Shared>,
 }
 
@@ -192,8 +193,10 @@ impl Family {
             std::thread::Builder::new().name("hound-family".into()).spawn(move || asked.answer(&door))?,
             std::thread::Builder::new().name("hound-kin".into()).spawn(move || drained.drain(&rounds))?,
         ];
+        let seen = Arc::clone(&shared);
+        let look = beside::look_at_all(recording.orders(), shared.clock, move || seen.kin().iter().filter_map(Kin::seen).collect())?;
         let beat = beside::beat_all(move || alive.kin().iter().map(|kin| Arc::clone(&kin.ring)).collect())?;
-        Ok(Family { threads, beat, shared })
+        Ok(Family { threads, beat, look, shared })
     }
 
     /// Their rings, to be switched with the program's own.
@@ -224,6 +227,7 @@ impl Family {
             let _ = thread.join(); // a panic was printed
         }
         self.beat.stop();
+        self.look.stop();
         let (_, missed) = self.shared.members.counted();
         Relatives { unrecorded: missed + u64::from(self.shared.unrecorded.load(Ordering::Relaxed)), not_left: left }
     }
@@ -537,6 +541,11 @@ impl Shared {
 }
 
 impl Kin {
+    /// Its id, and the stream for what is noted about it, while it is there.
+    fn seen(&self) -> Option<(u32, StreamId)> {
+        (!self.replaced && !self.process.is_over()).then_some((self.pid, self.notes))
+    }
+
     fn round(&mut self, orders: &Orders) -> usize {
         let number = self.number;
         self.drain.round(&self.ring, |parcel| hand_on(orders, number, parcel))

@@ -271,7 +271,10 @@ impl Encoder {
                     self.note(OWN_STREAM, 0, 0, Some(ticks), tag, a, &words);
                     self.rotate(None);
                 }
-                Order::NoteIn { stream, ticks, tag, a, words } => self.note(stream, 0, 0, Some(ticks), tag, a, &words),
+                Order::NoteIn { stream, ticks, tag, a, words } => {
+                    self.note(stream, 0, 0, Some(ticks), tag, a, &words);
+                    self.rotate(None);
+                }
                 Order::Whose(stream, process) => {
                     self.whose.insert(stream.0, process);
                 }
