@@ -116,6 +116,24 @@ fn what_a_child_has_from_before_its_fork_is_neither_allocated_anew_nor_leaked_tw
     }
 }
 
+/// Nothing can be preloaded into a static one: it runs on unrecorded, and that is said, however it was begun.
+#[test]
+fn a_static_program_below_a_recorded_one_is_counted_once() {
+    let dir = TempDir::new().expect("a temporary directory can be made");
+    let program = Program::new("sleeps.c", Build::Optimised).with(&["-static"]).path();
+    for (script, background) in [("\"$1\" 3; exit $?", "by vfork"), ("\"$1\" 3 & wait; exit $?", "by fork")] {
+        let mut command = Command::new(binaries::hound());
+        command.args(["run", "--children", "-o"]).arg(dir.path().join("tree.hound")).args(["--", "/bin/sh", "-c", script, "sh"]);
+        let outcome = process::run(command.arg(&program));
+        assert_eq!(outcome.shell_status(), 0, "{}", outcome.err());
+        assert!(
+            outcome.err().contains("hound: 1 of the processes that the program began is not recorded"),
+            "{background}: {}",
+            outcome.err()
+        );
+    }
+}
+
 /// Not only of the program's own process.
 #[test]
 fn the_memory_of_each_process_is_seen_over_time() {

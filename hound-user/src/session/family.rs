@@ -25,7 +25,7 @@ use super::beside::{self, Repeated};
 use super::clock;
 use super::drain::{Drain, Parcel, Places, lost_without_stream};
 use super::files;
-use super::members::Members;
+use super::members::{self, Members};
 use super::pipeline::{Order, Orders};
 use super::processes::ProcessFd;
 use super::reaching::{self, Reaching};
@@ -133,6 +133,15 @@ struct Shared {
     /// Nobody is admitted any more. Held for reading by whoever is being admitted.
     closed: RwLock<bool>,
     over: AtomicBool,
+}
+
+/// Processes that may not be recorded, as they were seen at the last look: most that are just beginning are in it for a moment.
+#[derive(Debug, Default)]
+struct Strangers {
+    replaced: Vec<u32>,
+    deaf: BTreeSet<u32>,
+    /// Of which it was told.
+    counted: BTreeSet<u32>,
 }
 
 /// One process.
@@ -461,7 +470,10 @@ impl Shared {
     /// Drains all rings until the end.
     fn drain(&self, rounds: &AtomicU64) {
         let (mut sleep, mut asked, mut looked) = (BUSY, Instant::now(), Instant::now());
-        let (mut strangers, mut settled) = (Vec::new(), false);
+        // Those that a running program had when it was attached to are not the session's.
+        let before = if self.patches { members::children(self.pid) } else { Vec::new() };
+        let mut strangers = Strangers { counted: before.into_iter().collect(), ..Strangers::default() };
+        let mut settled = false;
         loop {
             let over = self.over.load(Ordering::Acquire);
             let (ask, look) = (asked.elapsed() >= ENDS_EVERY || over, looked.elapsed() >= LOOK_EVERY);
@@ -510,13 +522,25 @@ impl Shared {
     }
 
     /// Processes that are another program by now, and for as long as it takes one to begin have asked for nothing: it is not recorded.
-    fn look_for_strangers(&self, before: &mut Vec<u32>) {
+    /// So are those that they have begun and of which nothing was ever heard, without anything of ours in them: static ones, begun by vfork.
+    fn look_for_strangers(&self, strangers: &mut Strangers) {
         let now = self.members.replaced();
-        for pid in now.iter().filter(|pid| before.contains(pid)) {
+        for pid in now.iter().filter(|pid| strangers.replaced.contains(pid)) {
             self.forget(*pid, clock::ticks(self.clock));
             self.members.missed();
+            strangers.counted.insert(*pid);
         }
-        *before = now;
+        strangers.replaced = now;
+        let known: BTreeSet<u32> = self.kin().iter().filter(|kin| !kin.replaced).map(|kin| kin.pid).chain([self.pid]).collect();
+        let all: BTreeSet<u32> = known.iter().flat_map(|pid| members::children(*pid)).collect();
+        strangers.counted.retain(|pid| all.contains(pid)); // its number may be another's later
+        let is_new = |pid: &&u32| !known.contains(pid) && !strangers.counted.contains(pid);
+        let deaf: BTreeSet<u32> = all.iter().filter(is_new).copied().filter(|pid| reaching::has_nothing_of_ours(*pid)).collect();
+        for pid in deaf.iter().filter(|pid| strangers.deaf.contains(pid)) {
+            self.members.missed();
+            strangers.counted.insert(*pid);
+        }
+        strangers.deaf = deaf;
     }
 
     /// Reads the last of a process.

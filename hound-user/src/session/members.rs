@@ -94,7 +94,8 @@ fn is_in(pid: u32, group: &Path) -> bool {
     all.contains(&pid)
 }
 
-fn children(pid: u32) -> Vec<u32> {
+/// Processes that a process has begun and that it has not waited for.
+pub fn children(pid: u32) -> Vec<u32> {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let of = |thread: std::fs::DirEntry| std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();
     threads.flat_map(|thread| of(thread).split_whitespace().filter_map(|child| child.parse().ok()).collect::<Vec<u32>>()).collect()

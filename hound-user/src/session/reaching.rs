@@ -22,6 +22,10 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Each try to restore a program's code.
 const TO_RESTORE: Duration = Duration::from_secs(10);
 
+/// What is ours in a process' mappings.
+const LIBRARY: &[u8] = b"/libhound.so";
+const RINGS: &[u8] = b"/memfd:hound-";
+
 /// Device, inode and time of a program's file.
 type Identity = (u64, u64, i64, i64);
 
@@ -109,6 +113,15 @@ pub fn take_ring(entered: &Entered, making: &Making) -> anyhow::Result<Ring> {
     control.unrecorded.store(0, Ordering::Relaxed);
     control.drainer.store(std::process::id(), Ordering::Release);
     Ok(ring)
+}
+
+/// Whether a program runs in a process into which neither the library nor a ring of hound's was brought.
+pub fn has_nothing_of_ours(pid: u32) -> bool {
+    let runs = std::fs::read_link(format!("/proc/{pid}/exe")).is_ok(); // not so of one that has ended
+    let maps = std::fs::read(format!("/proc/{pid}/maps")).unwrap_or_default();
+    let of_ours =
+        |line: &[u8]| line.windows(LIBRARY.len()).any(|part| part == LIBRARY) || line.windows(RINGS.len()).any(|part| part == RINGS);
+    runs && !maps.is_empty() && !maps.split(|byte| *byte == b'\n').any(of_ours)
 }
 
 /// Restores the code of a process that was patched, or forked from one that was, and waits for the events that it is writing. What it is by now
