@@ -46,6 +46,8 @@ const ENDS_EVERY: Duration = Duration::from_millis(10);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Who asks has begun to speak; it needs no longer.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// While a process is restored it may fork once more, and so may that one.
+const MOST_GENERATIONS: usize = 16;
 /// An event is written in less, by far.
 const LAST_EVENTS: Duration = Duration::from_millis(20);
 
@@ -245,7 +247,8 @@ impl Family {
     /// not be.
     fn restore(&self) -> Vec<(u32, hound_inject::Error)> {
         let (mut done, mut left) = (BTreeSet::new(), Vec::new());
-        loop {
+        // Of those whose code is not patched some may fork for ever, and tell of it.
+        for _ in 0..MOST_GENERATIONS {
             let some: Vec<u32> = self.patched().into_iter().filter(|pid| done.insert(*pid)).collect();
             for pid in &some {
                 match reaching::restore(*pid) {
@@ -254,14 +257,15 @@ impl Family {
                 }
             }
             if self.alive() == 0 {
-                return left;
+                break;
             }
             // Who was just then forking tells of it now; and of what a preloaded library writes nothing else says when it is written.
             std::thread::sleep(LAST_EVENTS);
             if some.is_empty() {
-                return left;
+                break;
             }
         }
+        left
     }
 
     /// Those whose code may be patched.
