@@ -60,7 +60,11 @@ fn report(file: &Path) -> Value {
     for nothing in ["lost_events", "unknown_frees"] {
         assert_eq!(report["totals"][nothing], 0, "{}: {}", file.display(), report["totals"]);
     }
-    assert_eq!(report["session"]["anomalies"], Value::Array(Vec::new()), "{}", file.display());
+    // A thread that is kept from writing a release for a tenth of a second does so into the next file, in which all is right again.
+    let is_late = |what: &Value| what.as_str().is_some_and(|what| what.contains("releases are missing"));
+    let anomalies = report["session"]["anomalies"].as_array().expect("a list");
+    let is_last = file.ends_with("app.hound");
+    assert!(anomalies.iter().all(|what| !is_last && is_late(what)), "{}: {anomalies:?}", file.display());
     report
 }
 
@@ -130,9 +134,10 @@ fn old_files_go_where_few_are_to_be_kept_and_an_age_is_as_good_as_a_size() {
 fn processes_and_what_is_left_out_go_with_it() {
     let recorded = Recorded::by(&["--rotate", "4K", "--cull", "100ms", "--children"], "20000", HELD_MS);
     let files = recorded.files();
-    let last = report(files.last().expect("one at least"));
+    let reports: Vec<Value> = files.iter().map(|file| report(file)).collect();
+    let last = reports.last().expect("one at least");
     let told = recorded.told(&["short", "long", "leaked"]);
-    let all = before(&last) + number(&last, "totals", "allocations");
+    let all = before(last) + number(last, "totals", "allocations");
     assert!(files.len() > 1 && (told..told + 100).contains(&all), "{all} of {told} in {files:?}");
     // A tree whose processes hold what their parents allocated in an earlier file.
     let dir = TempDir::new().expect("a temporary directory can be made");

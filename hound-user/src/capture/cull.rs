@@ -205,7 +205,12 @@ impl Culler {
         self.tell(self.frontier.saturating_sub(self.threshold), out);
     }
 
-    /// All that was recorded until then was handed on, as far as it is kept.
+    /// Hands on what is decided already, however little of a stream that is.
+    pub fn hand_on_pieces(&mut self, out: &mut Vec<Out>) {
+        self.pieces(0, out);
+    }
+
+    /// After [`Self::hand_on_pieces`]: all that was recorded until then was handed on, as far as it is kept.
     pub fn handed_on(&self) -> u64 {
         self.frontier.saturating_sub(self.threshold)
     }

@@ -228,6 +228,9 @@ fn cull(args: &Args) -> anyhow::Result<Option<Cull>> {
     if cull.is_some() && args.mode == Some(Mode::Sampled) {
         bail!("--cull leaves out what every allocation was recorded of: samples are few, and each stands for others");
     }
+    if args.culling.rotate.is_some() && args.serving.of_program()?.is_some() {
+        bail!("--rotate goes on in another file, and HOUND_ENABLE_SERVER sends one: leave one of them out");
+    }
     if args.culling.rotate.is_some() && args.mode == Some(Mode::Sampled) {
         bail!("--rotate carries what lives from file to file, and needs every allocation: samples are few, and their capture stays small");
     }

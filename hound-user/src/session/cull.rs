@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use hound_common::event::{MODE_FULL, PROCESS_FORKED, tag};
@@ -20,7 +21,12 @@ const SURELY_READ: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Starts it. `orders` is what it hears, `spare` where buffers go that were used; what comes out is handed back.
-pub fn start(cull: Cull, session: &SessionInfo, orders: Receiver<Order>, spare: SyncSender<Vec<u8>>) -> io::Result<Receiver<Order>> {
+pub fn start(
+    cull: Cull,
+    session: &SessionInfo,
+    orders: Receiver<Order>,
+    spare: SyncSender<Vec<u8>>,
+) -> io::Result<(Receiver<Order>, JoinHandle<()>)> {
     let (on, out) = sync_channel(ORDERS);
     let (clock, rate) = (session.clock, session.ticks_per_second);
     let culling = Culling {
@@ -31,11 +37,12 @@ pub fn start(cull: Cull, session: &SessionInfo, orders: Receiver<Order>, spare: 
         on,
         spare,
         read: 0,
+        said: Instant::now(),
         is_drained: true,
         surely_read: rate.saturating_mul(SURELY_READ.as_secs()),
     };
-    std::thread::Builder::new().name("hound-cull".into()).spawn(move || culling.run(&orders, &|| clock::ticks(clock)))?;
-    Ok(out)
+    let thread = std::thread::Builder::new().name("hound-cull".into()).spawn(move || culling.run(&orders, &|| clock::ticks(clock)))?;
+    Ok((out, thread))
 }
 
 struct Culling {
@@ -49,6 +56,8 @@ struct Culling {
     spare: SyncSender<Vec<u8>>,
     /// All that was recorded until then was heard.
     read: u64,
+    /// When it was last said up to when all was handed on.
+    said: Instant,
     /// Every allocation is recorded, by a library whose ring is drained.
     is_drained: bool,
     /// In ticks.
@@ -87,7 +96,13 @@ impl Culling {
                 self.read = self.read.max(ticks);
                 self.culler.advance(self.read, &mut self.out);
                 self.hand_on(self.read);
-                self.send(Order::Read(self.culler.handed_on()));
+                // Not each time: pieces would be small.
+                if self.said.elapsed() >= LOOK_EVERY {
+                    self.said = Instant::now();
+                    self.culler.hand_on_pieces(&mut self.out);
+                    self.hand_on(self.read);
+                    self.send(Order::Read(self.culler.handed_on()));
+                }
             }
             Order::Barrier(tell) => {
                 self.culler.flush(Some(self.read), &mut self.out);

@@ -205,7 +205,9 @@ impl Family {
             std::thread::Builder::new().name("hound-kin".into()).spawn(move || drained.drain(&rounds))?,
         ];
         let seen = Arc::clone(&shared);
-        let look = beside::look_at_all(recording.orders(), shared.clock, move || seen.kin().iter().filter_map(Kin::seen).collect())?;
+        // The program itself is looked at for every kind of recording, whatever it has become.
+        let of_others = move || seen.kin().iter().filter(|kin| kin.pid != seen.pid).filter_map(Kin::seen).collect();
+        let look = beside::look_at_all(recording.orders(), shared.clock, of_others)?;
         let beat = beside::beat_all(move || alive.kin().iter().map(|kin| Arc::clone(&kin.ring)).collect())?;
         Ok(Family { threads, beat, look, shared })
     }

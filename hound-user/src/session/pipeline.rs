@@ -127,6 +127,7 @@ impl Orders {
 pub struct Pipeline {
     orders: Orders,
     spare: Option<Receiver<Vec<u8>>>,
+    culling: Option<JoinHandle<()>>,
     encode: JoinHandle<()>,
     store: JoinHandle<io::Result<CaptureWriter>>,
     /// Live figures.
@@ -166,12 +167,14 @@ impl Pipeline {
         // Buffers that nobody takes back are dropped.
         let (spare_out, spare) = sync_channel(PARCELS);
         let progress = Arc::new(Progress::default());
+        let mut culling = None;
         if let Some(cull) = cull {
-            inbox = cull::start(cull, session, inbox, spare_out.clone())?;
+            let (out, thread) = cull::start(cull, session, inbox, spare_out.clone())?;
+            (inbox, culling) = (out, Some(thread));
         }
         let rotated = rotate::Shared::default();
         let delay = Duration::from_nanos(cull.map_or(0, |cull| cull.threshold_ns));
-        let cutter = series.map(|(_, rotate)| Cutter::new(rotate, Arc::clone(&progress), rotated.clone(), session.clock, delay));
+        let cutter = series.map(|(_, rotate)| Cutter::new(rotate, Arc::clone(&progress), rotated.clone(), session, delay));
         let series = series.map(|(path, rotate)| Series::new(path, rotate, session.clone(), rotated.clone(), jobs.clone()));
         let encoder = Encoder {
             session: session.clone(),
@@ -191,7 +194,7 @@ impl Pipeline {
             let store = Store { writer, series, progress: shown, waiting: Vec::new(), carrying: false, lost: 0 };
             store.run(&job_inbox)
         })?;
-        Ok(Pipeline { orders: Orders { orders, others: jobs }, spare: Some(spare), encode, store, progress, rotated })
+        Ok(Pipeline { orders: Orders { orders, others: jobs }, spare: Some(spare), culling, encode, store, progress, rotated })
     }
 
     /// Another end for orders. What is sent after `finish` was called is not stored.
@@ -207,6 +210,9 @@ impl Pipeline {
     /// Encodes and stores what is left, and gives the writer back.
     pub fn finish(self) -> io::Result<CaptureWriter> {
         self.orders.send(Order::End);
+        if let Some(culling) = self.culling {
+            culling.join().map_err(|_| io::Error::other("the culling thread panicked"))?;
+        }
         self.encode.join().map_err(|_| io::Error::other("the encoding thread panicked"))?;
         self.store.join().map_err(|_| io::Error::other("the storing thread panicked"))?
     }
@@ -282,6 +288,8 @@ impl Encoder {
                 Order::Paths(process, paths) => drop(self.paths.insert(process.0, Arc::new(paths))),
                 Order::Flush => self.flush(),
                 Order::Barrier(tell) => {
+                    // Who asks wants all of it in one file.
+                    self.turn();
                     self.flush();
                     if !self.store() || self.jobs.send(Job::Barrier(tell)).is_err() {
                         return;
@@ -433,14 +441,20 @@ impl Store {
             }
             Job::Turn => {
                 let lost = self.writer.lost_events();
-                self.carrying = self.series.as_mut().is_some_and(|series| series.turn(&mut self.writer));
-                self.lost += if self.carrying { lost } else { 0 };
+                let before = self.lost;
+                self.carrying = self.series.as_mut().is_some_and(|series| series.turn(&mut self.writer, before));
+                if self.carrying {
+                    self.lost += lost;
+                } else if let Some(series) = &self.series {
+                    series.is_carried();
+                }
                 Ok(true)
             }
             Job::Carried => {
                 self.carrying = false;
                 if let Some(series) = &self.series {
                     series.carried(self.writer.bytes());
+                    series.is_carried();
                 }
                 for tell in self.waiting.drain(..) {
                     let _ = tell.try_send(self.writer.bytes()); // who asked may have given up

@@ -415,7 +415,8 @@ impl Recording {
         end.events = self.progress.events.load(Ordering::Relaxed);
         end.drainer_cpu_ns = surroundings::own_cpu_ns();
         end.waited_ns = u64::try_from(u128::from(waited) * 1_000_000_000 / u128::from(self.session.ticks_per_second.max(1))).unwrap_or(0);
-        written.lost_on_disk = writer.lost_events();
+        written.lost_on_disk = self.progress.lost_on_disk.load(Ordering::Relaxed).max(writer.lost_events());
+        end.lost_on_disk = written.lost_on_disk - writer.lost_events(); // of files before this one, whose gaps it has, too
         writer.finish(end)?;
         if let Some(server) = self.server.take() {
             server.finish();

@@ -30,6 +30,9 @@ use crate::symbols::Files;
 /// Where nobody says up to when all was read: what is older than this was.
 const SURELY_READ: Duration = Duration::from_secs(10);
 
+/// Between the moment that an event is stamped with and the one at which it can be read its thread may be interrupted for so long.
+const LATENESS: Duration = Duration::from_millis(100);
+
 /// When a capture is at its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
@@ -48,7 +51,7 @@ pub struct Rotate {
     pub keep: Option<usize>,
 }
 
-/// What the encoder and who finishes captures know of each other.
+/// What the encoder, the store and who finishes captures know of each other.
 #[derive(Clone, Debug, Default)]
 pub struct Shared {
     /// The one before is not all in the new one yet.
@@ -75,6 +78,7 @@ pub struct Cutter {
     progress: Arc<Progress>,
     shared: Shared,
     clock: Clock,
+    ticks_per_second: u64,
     began: Instant,
     cut: Option<Cut>,
     surely_read: Duration,
@@ -90,14 +94,24 @@ struct Cut {
 
 impl Cutter {
     /// `delay`: what is read reaches the encoder so much later.
-    pub fn new(rotate: Rotate, progress: Arc<Progress>, shared: Shared, clock: Clock, delay: Duration) -> Self {
-        Cutter { when: rotate.when, progress, shared, clock, began: Instant::now(), cut: None, surely_read: SURELY_READ + delay }
+    pub fn new(rotate: Rotate, progress: Arc<Progress>, shared: Shared, session: &SessionInfo, delay: Duration) -> Self {
+        Cutter {
+            when: rotate.when,
+            progress,
+            shared,
+            clock: session.clock,
+            ticks_per_second: session.ticks_per_second,
+            began: Instant::now(),
+            cut: None,
+            surely_read: SURELY_READ + delay,
+        }
     }
 
     /// Begins a cut if it is time; says whether one can be made: all of it is here that was recorded until `read`.
     pub fn look(&mut self, read: Option<u64>) -> bool {
         if let Some(cut) = &self.cut {
-            return read.is_some_and(|read| read >= cut.ticks) || cut.since.elapsed() > self.surely_read;
+            let late = self.ticks_per_second.saturating_mul(LATENESS.as_millis() as u64) / 1000;
+            return read.is_some_and(|read| read >= cut.ticks.saturating_add(late)) || cut.since.elapsed() > self.surely_read;
         }
         let is_time = match self.when {
             // Something new is to be in each, whatever lives.
@@ -169,6 +183,9 @@ impl Series {
     /// The session record is this one from now on.
     pub fn set_session(&mut self, session: &SessionInfo) {
         self.session = session.clone();
+        if let Some(next) = &mut self.next {
+            let _ = next.write_session(session); // as for every record: a full disk is told of at the end
+        }
     }
 
     /// Where events go that are later than the cut; the present file if there can be no other.
@@ -197,7 +214,7 @@ impl Series {
 
     /// All before the cut is in the present file: the next takes its place. The present one is completed on a thread of its own, which ends
     /// with [`Job::Carried`]. Whether one comes.
-    pub fn turn(&mut self, present: &mut CaptureWriter) -> bool {
+    pub fn turn(&mut self, present: &mut CaptureWriter, lost: u64) -> bool {
         self.make_next();
         let Some(next) = self.next.take() else { return false };
         let Some(path) = self.give_number() else {
@@ -211,14 +228,23 @@ impl Series {
             clock: self.session.clock,
             keep: self.keep,
             shared: self.shared.clone(),
-            jobs: Carrying(self.jobs.clone()),
+            lost,
+            jobs: self.jobs.clone(),
         };
+        self.finishing.retain(|thread| !thread.is_finished());
         match std::thread::Builder::new().name("hound-rotate".into()).spawn(move || complete.run()) {
             Ok(thread) => self.finishing.push(thread),
-            Err(error) => eprintln!("hound: a capture could not be completed: {error}"),
+            Err(error) => {
+                eprintln!("hound: a capture is not completed, and the next one does not have what lived then: {error}");
+                return false;
+            }
         }
-        self.finishing.retain(|thread| !thread.is_finished());
         true
+    }
+
+    /// There is nothing, or nothing more, to be carried on: the next cut may be made.
+    pub fn is_carried(&self) {
+        self.shared.carrying.store(self.failed, Ordering::Release);
     }
 
     /// The present file has so many bytes with all that is carried on.
@@ -290,28 +316,32 @@ struct Complete {
     clock: Clock,
     keep: Option<usize>,
     shared: Shared,
-    jobs: Carrying,
+    /// Events that it and those before it had no room for.
+    lost: u64,
+    jobs: SyncSender<Job>,
 }
 
 impl Complete {
     fn run(self) {
-        let Complete { mut writer, path, pid, clock, keep, shared, jobs } = self;
+        let Complete { mut writer, path, pid, clock, keep, shared, lost, jobs } = self;
+        let jobs = Carrying(jobs); // from here on a panic is no reason to wait for ever
         yield_to_others(); // a file that grows a little longer meanwhile harms nobody
         let _ = writer.write_calibration(&[clock::calibrate(clock)]); // a full disk must not cost the end record, which says so
         if let Err(error) = carry(&path, &jobs.0) {
             eprintln!("hound: what lives from before is not in the new capture, but in '{}': {error:#}", path.display());
         }
-        shared.carrying.store(false, Ordering::Release);
         drop(jobs);
         let files = shared.files.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Ok((bytes, _)) = symbol_bytes(&path, pid, files) {
             let _ = writer.write_symbols(&bytes); // as above
         }
-        if let Err(error) = writer.finish(End { reason: END_DETACH, ..End::default() }) {
+        if let Err(error) = writer.finish(End { reason: END_DETACH, lost_on_disk: lost, ..End::default() }) {
             eprintln!("hound: '{}' could not be completed: {error}", path.display());
         }
         let mut complete = shared.complete.lock().unwrap_or_else(PoisonError::into_inner);
         complete.push(path);
+        // One whose symbols took longer than those of the one after it comes later.
+        complete.sort_by_key(|path| number_of(path));
         while keep.is_some_and(|keep| complete.len() > keep) {
             let oldest = complete.remove(0);
             // Somebody else may have been faster; and most have no index.
