@@ -1,5 +1,6 @@
 //! How a process that a recorded program has begun asks for a ring of its own: over an abstract socket, whose name and password it finds in
 //! its environment, or in its memory if it is the child of a fork. It sends a [`Greeting`]; the answer is one byte and the ring's descriptor.
+//! One that is about to begin a program into which no library can be preloaded says so, and waits for a byte.
 
 use core::mem::{offset_of, size_of};
 
@@ -17,19 +18,25 @@ pub const PROGRAM: u32 = 2;
 /// [`Greeting::kind`]: a program that has just begun, and will not be recorded: there is no answer.
 pub const UNRECORDED: u32 = 3;
 
+/// [`Greeting::kind`]: the thread [`Greeting::from`] is about to execute a program that may be a static one. The answer is one byte, when hound
+/// watches it.
+pub const EXECUTES: u32 = 4;
+/// [`Greeting::kind`]: the same of a thread that is about to begin a process that does so.
+pub const SPAWNS: u32 = 5;
+
 /// What the process says of itself.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Greeting {
     /// [`crate::ring::VERSION`].
     pub version: u32,
-    /// [`FORKED`], [`PROGRAM`] or [`UNRECORDED`].
+    /// [`FORKED`], [`PROGRAM`], [`UNRECORDED`], [`EXECUTES`] or [`SPAWNS`].
     pub kind: u32,
     /// The password.
     pub password: [u8; PASSWORD_BYTES],
     /// Its process id, as it sees it itself.
     pub pid: u32,
-    /// Of a fork: the parent's [`crate::ring::Control::member`].
+    /// Of a fork: the parent's [`crate::ring::Control::member`]. Of an exec: the thread, as the process sees it itself.
     pub from: u32,
     /// Of a fork: when it was called, by the ring's clock; 0 = not known.
     pub ticks: u64,

@@ -90,6 +90,8 @@ pub const OUT_NO_MEMORY: u32 = 3;
 pub const OUT_NOT_PREPARED: u32 = 4;
 /// `bow_out`: the program is built with a sanitizer, whose allocator cannot be called before it has prepared itself.
 pub const OUT_SANITIZED: u32 = 5;
+/// `bow_out`: the C library is musl's, whose own calls of its allocator a preloaded library does not see.
+pub const OUT_OTHER_LIBC: u32 = 6;
 
 /// `exit_state`: the program is not at its end.
 pub const EXIT_NOT_YET: u32 = 0;

@@ -7,6 +7,7 @@
 //! earlier hound left behind.
 
 mod appointments;
+mod awaited;
 mod begin;
 mod clocks;
 pub mod code;
@@ -40,6 +41,7 @@ mod trace;
 mod ways;
 
 pub use appointments::{hand_over_appointments, keep_appointments};
+pub use awaited::{Awaited, Parked, is_static};
 pub use begin::begin;
 pub use custom::{CustomHook, HookSyntax, PoolRole};
 pub use enter::{Entered, enter};

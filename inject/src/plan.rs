@@ -394,7 +394,8 @@ impl<'a> Reading<'a> {
         }
         let inside = match self.module.code_around(family.functions[0].address) {
             Some((start, bytes)) if family.owns_module => (start, start + bytes),
-            _ if family.flags & ENTRY_GLIBC != 0 && !self.module.is_executable => self.calls_itself(family).unwrap_or_default(),
+            _ if family.flags & ENTRY_GLIBC != 0 && self.module.is_executable => self.empties_caches().unwrap_or_default(),
+            _ if family.flags & ENTRY_GLIBC != 0 => self.calls_itself(family).unwrap_or_default(),
             _ => (0, 0),
         };
         let mut functions = Vec::new();
@@ -429,6 +430,18 @@ impl<'a> Reading<'a> {
         let sites = branches_into(&code, from, &[Range { start: free - 1, end: free + 1 }]);
         let returns = |(site, _): &(u64, usize)| site + JUMP as u64;
         Some((sites.iter().map(returns).min()?, sites.iter().map(returns).max()? + 1))
+    }
+
+    /// The same in a static program, in which everybody calls `free` directly: the function that empties the cache (glibc from 2.27 on).
+    fn empties_caches(&self) -> Option<(u64, u64)> {
+        const NAME: &str = "__malloc_arena_thread_freeres";
+        let mut found = None;
+        self.module.each_function_named(self.memory, NAME.len(), &mut |symbol| {
+            if symbol.name == NAME {
+                found = Some((symbol.address, symbol.address + symbol.size));
+            }
+        });
+        found
     }
 
     fn push(&self, plan: &mut Plan, function: &Function, displaced: &Displaced, row: Row) {

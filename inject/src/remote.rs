@@ -350,7 +350,7 @@ impl Loan {
                         }
                     }
                 }
-                Ok(Some(Event::Rest)) => {}
+                Ok(Some(Event::Rest | Event::Executed | Event::Began)) => {}
                 Ok(Some(Event::Signal(number))) => signal = number,
                 Ok(Some(Event::Gone)) => return Err(self.lose(Errno::ESRCH)),
                 Ok(None) => {
@@ -433,7 +433,7 @@ fn unusable(tid: i32, why: &str) -> Error {
 }
 
 /// Whether a stopped thread can make calls for hound.
-fn fit(tid: i32, regs: &user_regs_struct, mappings: &[MemoryMap], memory: &Memory) -> Result<(), Error> {
+pub(crate) fn fit(tid: i32, regs: &user_regs_struct, mappings: &[MemoryMap], memory: &Memory) -> Result<(), Error> {
     if regs.cs != CODE64 {
         return Err(unusable(tid, "runs 32-bit code"));
     }

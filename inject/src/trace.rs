@@ -28,6 +28,10 @@ pub(crate) enum Event {
     Syscall,
     /// Stopped with a signal that it would have been given.
     Signal(i32),
+    /// Stopped because a program was executed ([`seize_with`]).
+    Executed,
+    /// Stopped because it has begun a process (likewise).
+    Began,
     /// Ended.
     Gone,
 }
@@ -45,10 +49,15 @@ fn request(request: c_uint, tid: i32, address: usize, data: usize) -> Result<i64
 /// # Errors
 /// [`Error::Gone`] when the thread has ended, [`Error::Deadline`] when another tracer keeps it, [`Error::Os`].
 pub(crate) fn seize(pid: i32, tid: i32) -> Result<(), Error> {
+    seize_with(pid, tid, 0)
+}
+
+/// As [`seize`], with more options.
+pub(crate) fn seize_with(pid: i32, tid: i32, options: c_int) -> Result<(), Error> {
     const MOMENT: Duration = Duration::from_millis(10);
     let begun = Instant::now();
     loop {
-        let errno = match request(libc::PTRACE_SEIZE, tid, 0, libc::PTRACE_O_TRACESYSGOOD as usize) {
+        let errno = match request(libc::PTRACE_SEIZE, tid, 0, (libc::PTRACE_O_TRACESYSGOOD | options) as usize) {
             Ok(_) => return Ok(()),
             Err(errno) => errno,
         };
@@ -83,6 +92,19 @@ pub(crate) fn resume(tid: i32, signal: i32) -> Result<(), Errno> {
 /// Lets a thread run to its next entry to or exit from a system call.
 pub(crate) fn resume_to_syscall(tid: i32, signal: i32) -> Result<(), Errno> {
     request(libc::PTRACE_SYSCALL, tid, 0, signal as usize).map(drop)
+}
+
+/// Whether a thread rests because its process was stopped.
+pub(crate) fn is_of_a_stop(tid: i32) -> Result<bool, Errno> {
+    // SAFETY: all-zero bytes are a valid value: it holds integers and a null.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    request(libc::PTRACE_GETSIGINFO, tid, 0, &raw mut info as usize)?;
+    Ok(matches!(info.si_signo, libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU))
+}
+
+/// Leaves a thread that rests for that as it is, until its process is continued.
+pub(crate) fn stay(tid: i32) -> Result<(), Errno> {
+    request(libc::PTRACE_LISTEN, tid, 0, 0).map(drop)
 }
 
 /// Lets a stopped thread go. A thread that ended meanwhile is gone just as well.
@@ -162,6 +184,40 @@ pub(crate) fn filter(tid: i32, index: usize) -> Result<Option<Vec<libc::sock_fil
     Ok(Some(program))
 }
 
+/// Waits until any thread is reported that this one traces, `None` at the deadline. One that has ended is left to be waited for by its parent,
+/// which may be hound.
+pub(crate) fn wait_for_any(deadline: Instant) -> Option<(i32, Event)> {
+    const MINE: c_int = libc::__WALL | libc::__WNOTHREAD;
+    moment();
+    let mut nap = Duration::from_micros(4);
+    loop {
+        // SAFETY: all-zero bytes are a valid value: it holds integers and a null.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        let flags = libc::WEXITED | libc::WSTOPPED | libc::WNOHANG | libc::WNOWAIT | MINE;
+        // SAFETY: `info` is a live object of the kernel's type.
+        let result = unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, flags) };
+        // SAFETY: of a process' change, as all that this call tells of; 0 where it has told nothing.
+        let pid = unsafe { info.si_pid() };
+        if result == 0 && pid != 0 {
+            if matches!(info.si_code, libc::CLD_EXITED | libc::CLD_KILLED | libc::CLD_DUMPED) {
+                return Some((pid, Event::Gone));
+            }
+            let mut status: c_int = 0;
+            // SAFETY: status is a live int of ours.
+            if unsafe { libc::waitpid(pid, &raw mut status, MINE | libc::WNOHANG) } == pid {
+                return Some((pid, event(status)));
+            }
+        } else if result != 0 && Errno::last() != Errno::EINTR {
+            return Some((0, Event::Gone)); // it traces nothing any more
+        }
+        if Instant::now() >= deadline {
+            return None;
+        }
+        std::thread::sleep(nap);
+        nap = (nap * 2).min(Duration::from_micros(100));
+    }
+}
+
 /// Waits until a traced thread is reported, `None` at the deadline.
 pub(crate) fn wait(tid: i32, deadline: Instant) -> Option<Event> {
     moment();
@@ -195,6 +251,8 @@ fn event(status: c_int) -> Event {
     match (status >> 16, libc::WSTOPSIG(status)) {
         // Of its own with SIGTRAP, with a stopping signal's number when the process is stopped: both are the same place.
         (libc::PTRACE_EVENT_STOP, _) => Event::Rest,
+        (libc::PTRACE_EVENT_EXEC, _) => Event::Executed,
+        (libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE, _) => Event::Began,
         (_, stop) if stop == libc::SIGTRAP | 0x80 => Event::Syscall,
         (_, stop) => Event::Signal(stop),
     }
@@ -205,7 +263,7 @@ pub(crate) fn wait_for_rest(tid: i32, deadline: Instant) -> Option<Event> {
     loop {
         match wait(tid, deadline)? {
             Event::Signal(signal) => resume(tid, signal).ok()?,
-            Event::Syscall => resume(tid, 0).ok()?,
+            Event::Syscall | Event::Executed | Event::Began => resume(tid, 0).ok()?,
             rest_or_gone => return Some(rest_or_gone),
         }
     }

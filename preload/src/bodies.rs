@@ -11,6 +11,7 @@ use hound_common::event::{ALLOC_MMAPPED, PROCESS_EXEC, tag};
 use hound_common::ring::{LIBRARY_OUT, STATE_RECORDING};
 
 use crate::attached::{self, Patched};
+use crate::image::File;
 use crate::nesting::{self, Call, Entered};
 use crate::record::{self, Caller, Draw, Function, Resize};
 use crate::{clock, directory, family, modules, process, rows, stack, sys};
@@ -567,9 +568,19 @@ pub extern "C" fn exec(frame: &mut Frame) {
         record::process(frame.caller(), of(frame), tag::PROCESS, PROCESS_EXEC, clock::now());
     }
     // Where the library is out there is nobody to be found.
-    if family::is_known()
-        && control.library.load(Ordering::Relaxed) != LIBRARY_OUT
-        && let Some(given) = frame.args.get_mut(usize::from(frame.entry.block_argument))
+    if !family::is_known() || control.library.load(Ordering::Relaxed) == LIBRARY_OUT {
+        return;
+    }
+    // `execveat`, or `execve` and `fexecve`: of these one has a path first, the other a descriptor. The others of both C libraries come here.
+    let [first, second, ..] = frame.args;
+    let file = match (frame.entry.block_argument, first) {
+        (NO_ARGUMENT, _) => return,
+        (3, folder) => File::At(folder as i32, second as *const c_char),
+        (_, descriptor @ 0..4096) => File::Descriptor(descriptor as i32),
+        (_, path) => File::Path(path as *const c_char),
+    };
+    family::begins(file, false);
+    if let Some(given) = frame.args.get_mut(usize::from(frame.entry.block_argument))
         && let Some(other) = family::environment_with_us(*given as *const *const c_char)
     {
         *given = other as u64;

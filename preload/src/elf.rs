@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::attached;
 
-global_asm!(".weak _r_debug", ".weak __libc_stack_end", ".weak _dl_find_object", ".weak environ");
+global_asm!(".weak _r_debug", ".weak _dl_debug_addr", ".weak __libc_stack_end", ".weak _dl_find_object", ".weak environ");
 
 macro_rules! weak_address {
     ($name:literal) => {{
@@ -24,7 +24,22 @@ fn loader_debug() -> *const RDebug {
     if attached::is_mapped() {
         return attached::attachment().r_debug.load(Ordering::Relaxed) as *const RDebug;
     }
-    weak_address!("_r_debug") as *const RDebug
+    match weak_address!("_r_debug") {
+        0 => musl_debug().map_or(core::ptr::null(), |debug| debug),
+        debug => debug as *const RDebug,
+    }
+}
+
+/// The same of musl's loader, which has it under no name, but a pointer to it.
+fn musl_debug() -> Option<&'static RDebug> {
+    let pointer = weak_address!("_dl_debug_addr") as *const *const RDebug;
+    // SAFETY: null, or the loader's own variable, which leads to its own structure.
+    unsafe { pointer.as_ref()?.as_ref() }
+}
+
+/// Whether the loader is musl's, which is its C library too. Calls inside that one pass every preloaded library by.
+pub fn is_musl() -> bool {
+    weak_address!("_r_debug") == 0 && musl_debug().is_some()
 }
 
 /// One loaded module, as `<link.h>` declares it.
@@ -211,9 +226,8 @@ pub fn is_listed(bias: u64) -> Option<bool> {
 
 /// First and end avma of the dynamic loader itself; both 0 where there is none.
 pub fn loader() -> (u64, u64) {
-    let debug = weak_address!("_r_debug") as *const RDebug;
     // SAFETY: `_r_debug` is the loader's own structure, valid for the life of the process.
-    let Some(start) = (unsafe { debug.as_ref() }).map(|d| d.loader).filter(|start| *start != 0) else { return (0, 0) };
+    let Some(start) = (unsafe { loader_debug().as_ref() }).map(|d| d.loader).filter(|start| *start != 0) else { return (0, 0) };
     // SAFETY: the loader's image is mapped there and stays.
     let headers = unsafe { program_headers(start) };
     let end = headers.iter().filter(|h| h.kind == PT_LOAD).map(|h| start + h.svma + h.memory_size).max();

@@ -41,7 +41,10 @@ impl Environment {
     pub fn of_process() -> Option<Self> {
         let stack = elf::initial_stack();
         if stack.is_null() {
-            return None;
+            // musl: what the program was given is still what `environ` points to, for nothing of it has run.
+            // SAFETY: null, or the C library's variable.
+            let entries = unsafe { elf::environ().as_ref() }.filter(|entries| !entries.is_null())?;
+            return Some(Environment { entries: entries.cast_mut().cast() });
         }
         // SAFETY: the kernel has put argc there.
         let argc = unsafe { stack.read() } as usize;

@@ -10,6 +10,7 @@ use core::ffi::c_char;
 use hound_common::event::{PROCESS_EXEC, tag};
 use hound_common::hook::Kind;
 
+use crate::image::File;
 use crate::{clock, elf, family, process, real, record, sys};
 
 /// The registers that arguments come in, as the hooks put them on the stack.
@@ -33,8 +34,21 @@ const LAST: u32 = 3;
 /// The sixth argument, and the process goes on.
 const SPAWNS: u32 = 4;
 
+/// Where it has the program from: the first argument, a path.
+const PATH: u32 = 0;
+/// The first argument, a name to be looked for.
+const NAME: u32 = 1;
+/// The first argument, a descriptor.
+const DESCRIPTOR: u32 = 2;
+/// A descriptor, and a path.
+const AT: u32 = 3;
+/// The second argument, a path.
+const SECOND: u32 = 4;
+/// The second argument, a name to be looked for.
+const SECOND_NAME: u32 = 5;
+
 macro_rules! exec_hooks {
-    ($($(#[$doc:meta])* $name:ident: $environment:expr;)*) => {
+    ($($(#[$doc:meta])* $name:ident: $environment:expr, $file:expr;)*) => {
         $(
             $(#[$doc])*
             #[unsafe(naked)]
@@ -43,7 +57,7 @@ macro_rules! exec_hooks {
                 naked_asm!(
                     "mov r11, rsp",
                     "push rax", "push rdi", "push rsi", "push rdx", "push rcx", "push r8", "push r9",
-                    "mov rdi, r11", "mov rsi, rbp", "mov rdx, rsp", "mov ecx, {environment}",
+                    "mov rdi, r11", "mov rsi, rbp", "mov rdx, rsp", "mov ecx, {environment}", "mov r8d, {file}",
                     "call {note}",
                     "pop r9", "pop r8", "pop rcx", "pop rdx", "pop rsi", "pop rdi", "pop rax",
                     "mov r11, qword ptr [rip + {real}]",
@@ -56,6 +70,7 @@ macro_rules! exec_hooks {
                     note = sym note,
                     real = sym real::$name::ADDRESS,
                     environment = const $environment,
+                    file = const $file,
                 )
             }
         )*
@@ -64,39 +79,105 @@ macro_rules! exec_hooks {
 
 exec_hooks! {
     /// Hook of `execve`.
-    execve: THIRD;
+    execve: THIRD, PATH;
     /// Hook of `execv`.
-    execv: OWN;
+    execv: OWN, PATH;
     /// Hook of `execvp`.
-    execvp: OWN;
+    execvp: OWN, NAME;
     /// Hook of `execvpe`.
-    execvpe: THIRD;
+    execvpe: THIRD, NAME;
     /// Hook of `execl`.
-    execl: OWN;
+    execl: OWN, PATH;
     /// Hook of `execlp`.
-    execlp: OWN;
+    execlp: OWN, NAME;
     /// Hook of `execle`.
-    execle: LAST;
+    execle: LAST, PATH;
     /// Hook of `fexecve`.
-    fexecve: THIRD;
+    fexecve: THIRD, DESCRIPTOR;
     /// Hook of `execveat`.
-    execveat: FOURTH;
+    execveat: FOURTH, AT;
     /// Hook of `posix_spawn`.
-    posix_spawn: SPAWNS;
+    posix_spawn: SPAWNS, SECOND;
     /// Hook of `posix_spawnp`.
-    posix_spawnp: SPAWNS;
+    posix_spawnp: SPAWNS, SECOND_NAME;
 }
 
-extern "C" fn note(slot: u64, bp: u64, saved: &mut Saved, environment: u32) {
+/// Hook of `prctl`, by which a seccomp filter may come; and of `syscall`.
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prctl() {
+    naked_asm!(
+        "cmp edi, {set_seccomp}",
+        "jne 2f",
+        "mov byte ptr [rip + {filtered}], 1",
+        "2:",
+        "mov r11, qword ptr [rip + {real}]",
+        "test r11, r11",
+        "jz 3f",
+        "jmp r11",
+        "3:",
+        "mov eax, -1",
+        "ret",
+        set_seccomp = const PR_SET_SECCOMP,
+        filtered = sym family::FILTERED,
+        real = sym real::prctl::ADDRESS,
+    )
+}
+
+const PR_SET_SECCOMP: u32 = 22;
+const SECCOMP: u32 = 317;
+const PRCTL: u32 = 157;
+
+/// Hook of `syscall`: libraries for filters make the calls by it.
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn syscall() {
+    naked_asm!(
+        "cmp edi, {seccomp}",
+        "je 2f",
+        "cmp edi, {prctl}",
+        "jne 3f",
+        "cmp esi, {set_seccomp}",
+        "jne 3f",
+        "2:",
+        "mov byte ptr [rip + {filtered}], 1",
+        "3:",
+        "mov r11, qword ptr [rip + {real}]",
+        "test r11, r11",
+        "jz 4f",
+        "jmp r11",
+        "4:",
+        "mov eax, -1",
+        "ret",
+        seccomp = const SECCOMP,
+        prctl = const PRCTL,
+        set_seccomp = const PR_SET_SECCOMP,
+        filtered = sym family::FILTERED,
+        real = sym real::syscall::ADDRESS,
+    )
+}
+
+extern "C" fn note(slot: u64, bp: u64, saved: &mut Saved, environment: u32, file: u32) {
     if environment != SPAWNS
         && process::ready()
         && process::control().target_pid.load(core::sync::atomic::Ordering::Relaxed) == sys::getpid()
     {
         record::process(record::Caller { slot, bp }, Kind::Malloc, tag::PROCESS, PROCESS_EXEC, clock::now());
     }
-    if family::is_known()
-        && let Some(place) = place(slot, saved, environment)
-    {
+    if !family::is_known() {
+        return;
+    }
+    let second = saved.rsi as *const c_char;
+    let file = match file {
+        NAME => File::Searched(saved.rdi as *const c_char),
+        DESCRIPTOR => File::Descriptor(saved.rdi as i32),
+        AT => File::At(saved.rdi as i32, second),
+        SECOND => File::Path(second),
+        SECOND_NAME => File::Searched(second),
+        _ => File::Path(saved.rdi as *const c_char),
+    };
+    family::begins(file, environment == SPAWNS);
+    if let Some(place) = place(slot, saved, environment) {
         // SAFETY: a register's place in `saved`, an argument's on the stack, which is the called function's, or libc's variable.
         let given = unsafe { place.read() } as *const *const c_char;
         if let Some(other) = family::environment_with_us(given) {

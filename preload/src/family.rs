@@ -5,20 +5,21 @@
 
 use core::ffi::{CStr, c_char};
 use core::mem::size_of;
-use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use hound_common::attach::ENVIRONMENT_BYTES;
 use hound_common::event::{PROCESS_FORKS, tag};
 use hound_common::family::{
-    self, Entries, FORKED, GREETING_BYTES, Greeting, NAME_BYTES, PASSWORD_BYTES, PRELOAD_BYTES, PROGRAM, ROOM_ENTRIES, UNRECORDED,
-    VARIABLE, write,
+    self, EXECUTES, Entries, FORKED, GREETING_BYTES, Greeting, NAME_BYTES, PASSWORD_BYTES, PRELOAD_BYTES, PROGRAM, ROOM_ENTRIES, SPAWNS,
+    UNRECORDED, VARIABLE, write,
 };
 use hound_common::ring::{self, Control};
 
 use crate::record::{self, Caller, Function};
 use crate::sys::{self, syscall};
-use crate::{clock, own, process};
+use crate::{clock, image, own, process};
 
+const READ: usize = 0;
 const SOCKET: usize = 41;
 const CONNECT: usize = 42;
 const SENDTO: usize = 44;
@@ -156,6 +157,9 @@ impl List<'_> {
 /// The environment that a program is to be given so that it finds hound; `None` if it does so with what it is given, or cannot be helped (which
 /// is counted).
 pub fn environment_with_us(given: *const *const c_char) -> Option<*const *const c_char> {
+    if FILTERED.load(Ordering::Relaxed) {
+        return environment_without_us(given);
+    }
     // SAFETY: mapped by `learn` or by hound, never unmapped while it is known.
     let ours = unsafe { ENTRIES.load(Ordering::Acquire).as_ref() }?;
     let entry = |index: usize| {
@@ -204,6 +208,58 @@ pub fn environment_with_us(given: *const *const c_char) -> Option<*const *const 
     made
 }
 
+/// Its library would ask, behind the filter that it is given as well.
+#[cold]
+fn environment_without_us(given: *const *const c_char) -> Option<*const *const c_char> {
+    process::count_unrecorded();
+    if given.is_null() {
+        return None;
+    }
+    let room = room()?;
+    let mut at = 0;
+    let mut index = 0;
+    loop {
+        // SAFETY: asked for in order, up to the null that ends an environment.
+        let entry = unsafe { given.wrapping_add(index).read() };
+        index += 1;
+        let mut kept = entry;
+        if !entry.is_null() {
+            // SAFETY: a terminated string, as exec demands.
+            let text = unsafe { CStr::from_ptr(entry) }.to_bytes();
+            if text.strip_prefix(VARIABLE.as_bytes()).is_some_and(|rest| rest.starts_with(b"=")) {
+                continue;
+            }
+            if let Some(list) = text.strip_prefix(PRELOAD)
+                && list.windows(LIBRARY.len()).any(|part| part == LIBRARY)
+            {
+                if !put_others(list, &mut room.preload) {
+                    continue;
+                }
+                kept = room.preload.as_ptr().cast();
+            }
+        }
+        *room.entries.get_mut(at)? = kept;
+        at += 1;
+        if entry.is_null() {
+            return Some(room.entries.as_ptr());
+        }
+    }
+}
+
+/// What else is to be preloaded, as an entry. False if there is nothing, or no room.
+fn put_others(list: &[u8], room: &mut [u8]) -> bool {
+    let mut length = 0;
+    let mut put = |bytes: &[u8]| {
+        for byte in bytes {
+            let Some(place) = room.get_mut(length) else { return false };
+            (*place, length) = (*byte, length + 1);
+        }
+        true
+    };
+    let mut others = list.split(|byte| matches!(byte, b':' | b' ')).filter(|path| !path.is_empty() && !path.ends_with(LIBRARY)).peekable();
+    others.peek().is_some() && put(PRELOAD) && others.all(|path| put(path) && put(b":")) && put(b"\0")
+}
+
 fn word_of(bytes: &[u8]) -> u64 {
     let mut word = [0; 8];
     word.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
@@ -217,7 +273,7 @@ pub fn is_known() -> bool {
 
 /// A ring for a program that has just begun.
 pub fn ring_of_program(pid: u32) -> Option<&'static Control> {
-    ask(PROGRAM, pid, 0, 0)
+    ask_for_ring(PROGRAM, pid, 0, 0)
 }
 
 /// Says that this program, which has just begun, is not going to be recorded.
@@ -230,11 +286,50 @@ pub fn ring_of_child(pid: u32, parent: &Control) -> Option<&'static Control> {
     let by_this_thread = FORK_THREAD.load(Ordering::Relaxed) == sys::thread_pointer();
     let ticks = if by_this_thread { FORK_TICKS.load(Ordering::Relaxed) } else { 0 };
     FORK_TICKS.store(0, Ordering::Relaxed); // this process' own forks are others
-    ask(FORKED, pid, parent.member.load(Ordering::Relaxed), ticks)
+    ask_for_ring(FORKED, pid, parent.member.load(Ordering::Relaxed), ticks)
 }
 
+/// A seccomp filter came: what asking takes may be forbidden by it, on pain of death. (One that was there before is known to let it pass, for this
+/// program has asked.)
+/// Written by the hooks of `prctl` and `syscall`.
+pub static FILTERED: AtomicBool = AtomicBool::new(false);
+
+/// A program is about to be executed by this thread, or by a process that it begins: hound patches it at its beginning where no library can be preloaded
+/// into it, and for that has to be told before.
+pub fn begins(file: image::File, spawns: bool) {
+    if FILTERED.load(Ordering::Relaxed) || !image::has_no_loader(file) {
+        return;
+    }
+    let thread = sys::gettid();
+    if let Some(socket) = ask(if spawns { SPAWNS } else { EXECUTES }, sys::getpid(), thread, 0) {
+        let mut byte = 0u8;
+        // SAFETY: our own descriptor; the kernel writes one byte.
+        again(|| unsafe { syscall(READ, [socket.0, &raw mut byte as usize, 1, 0, 0, 0]) });
+    }
+}
+
+fn ask_for_ring(kind: u32, pid: u32, from: u32, ticks: u64) -> Option<&'static Control> {
+    let socket = ask(kind, pid, from, ticks)?;
+    let ring = receive(socket.0);
+    drop(socket);
+    process::map(ring?)
+}
+
+/// A connection to hound.
+struct Socket(usize);
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        sys::close(self.0 as i32);
+    }
+}
+
+/// Says this to hound, which is to answer.
 #[cold]
-fn ask(kind: u32, pid: u32, from: u32, ticks: u64) -> Option<&'static Control> {
+fn ask(kind: u32, pid: u32, from: u32, ticks: u64) -> Option<Socket> {
+    if FILTERED.load(Ordering::Relaxed) {
+        return None;
+    }
     let mut password = [0; PASSWORD_BYTES];
     for (bytes, word) in password.chunks_mut(8).zip(&PASSWORD) {
         bytes.copy_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
@@ -246,13 +341,12 @@ fn ask(kind: u32, pid: u32, from: u32, ticks: u64) -> Option<&'static Control> {
     if socket < 0 {
         return None;
     }
-    let ring = greet(socket as usize, &greeting);
-    sys::close(socket as i32);
-    process::map(ring?)
+    let socket = Socket(socket as usize);
+    greet(socket.0, &greeting).then_some(socket)
 }
 
-/// Sends the greeting, and takes the ring's descriptor from the answer.
-fn greet(socket: usize, greeting: &Greeting) -> Option<i32> {
+/// Sends the greeting.
+fn greet(socket: usize, greeting: &Greeting) -> bool {
     const SOL_SOCKET: usize = 1;
     const SO_RCVTIMEO: usize = 20;
     const SO_SNDTIMEO: usize = 21;
@@ -264,23 +358,20 @@ fn greet(socket: usize, greeting: &Greeting) -> Option<i32> {
     let mut address = Address { family: AF_UNIX, path: [0; 108] };
     let length = NAME_LENGTH.load(Ordering::Acquire).min(NAME_BYTES);
     // A name that begins with a zero byte is no file.
-    for (place, word) in address.path.get_mut(1..)?.chunks_mut(8).zip(&NAME) {
+    for (place, word) in address.path.get_mut(1..).unwrap_or_default().chunks_mut(8).zip(&NAME) {
         place.iter_mut().zip(word.load(Ordering::Relaxed).to_le_bytes()).for_each(|(to, from)| *to = from);
     }
     let address_bytes = size_of::<u16>() + 1 + length;
     // SAFETY: our own descriptor, a live address.
     let connected = again(|| unsafe { syscall(CONNECT, [socket, &raw const address as usize, address_bytes, 0, 0, 0]) });
     if connected < 0 {
-        return None;
+        return false;
     }
     const MSG_NOSIGNAL: usize = 0x4000;
     let bytes = greeting.to_bytes();
     // SAFETY: our own descriptor, live bytes.
     let sent = again(|| unsafe { syscall(SENDTO, [socket, bytes.as_ptr() as usize, GREETING_BYTES, MSG_NOSIGNAL, 0, 0]) });
-    if sent != GREETING_BYTES as isize {
-        return None;
-    }
-    receive(socket)
+    sent == GREETING_BYTES as isize
 }
 
 /// `struct cmsghdr` with one descriptor.

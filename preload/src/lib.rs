@@ -25,6 +25,7 @@ mod family;
 mod full;
 mod guard;
 mod hooks;
+mod image;
 mod inlined;
 mod lean;
 mod modules;

@@ -3,8 +3,8 @@
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use hound_common::ring::{
-    self, CLOCK_MONOTONIC, Control, LIBRARY_OUT, LIBRARY_READY, OUT_NO_ALLOCATOR, OUT_NO_MEMORY, OUT_SANITIZED, SEGMENT_BYTES, SEGMENTS,
-    STREAMS, Segment, Stream,
+    self, CLOCK_MONOTONIC, Control, LIBRARY_OUT, LIBRARY_READY, OUT_NO_ALLOCATOR, OUT_NO_MEMORY, OUT_OTHER_LIBC, OUT_SANITIZED,
+    SEGMENT_BYTES, SEGMENTS, STREAMS, Segment, Stream,
 };
 
 use crate::environment::{Environment, Ring, Stays};
@@ -175,6 +175,8 @@ fn connect() -> bool {
         let file = name.iter().rposition(|byte| *byte == b'/').and_then(|slash| name.get(slash + 1..)).unwrap_or(name);
         [&b"libasan."[..], b"libtsan.", b"liblsan.", b"libhwasan.", b"libclang_rt."].iter().any(|start| file.starts_with(start))
     });
+    // What a C library allocates for the program it would not see there: hound patches such a program.
+    let is_out = is_sanitized || elf::is_musl();
     let ring = match environment.ring() {
         Ring::Given(fd) => map(fd).filter(|control| is_ours(control, pid)),
         Ring::None if is_sanitized => {
@@ -202,8 +204,13 @@ fn connect() -> bool {
     }
     environment.hide(stays);
     let Some(control) = ring else { return false };
-    if is_sanitized || !resolved {
-        control.bow_out.store(if is_sanitized { OUT_SANITIZED } else { OUT_NO_ALLOCATOR }, Ordering::Relaxed);
+    if is_out || !resolved {
+        let why = match (is_sanitized, is_out) {
+            (true, _) => OUT_SANITIZED,
+            (_, true) => OUT_OTHER_LIBC,
+            _ => OUT_NO_ALLOCATOR,
+        };
+        control.bow_out.store(why, Ordering::Relaxed);
         control.library.store(LIBRARY_OUT, Ordering::Release);
         return false;
     }

@@ -95,6 +95,13 @@ pub fn getpid() -> u32 {
     unsafe { syscall(GETPID, [0; 6]) as u32 }
 }
 
+/// The calling thread's id.
+pub fn gettid() -> u32 {
+    const GETTID: usize = 186;
+    // SAFETY: no arguments, no effects.
+    unsafe { syscall(GETTID, [0; 6]) as u32 }
+}
+
 /// Whether the file at a terminated path can be executed.
 pub fn is_executable(path: &[u8]) -> bool {
     const ACCESS: usize = 21;

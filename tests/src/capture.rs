@@ -45,7 +45,7 @@ pub struct Event {
     /// Return addresses, innermost first.
     #[serde(default)]
     pub stack: Option<Vec<u64>>,
-    /// Why the stack ends: `root` if it is whole. Other events than blocks have an address here, or nothing.
+    /// Why the stack ends: `root` if it is whole. Other events than blocks have an address here (a module: its end), or nothing.
     #[serde(default)]
     pub end: serde_json::Value,
     /// Bytes that a `map` or `unmap` is about.
@@ -63,6 +63,12 @@ pub struct Event {
     /// A `rate`'s, in bytes.
     #[serde(default)]
     pub mean: u64,
+    /// A `module`'s file.
+    #[serde(default)]
+    pub path: Option<String>,
+    /// Its first address.
+    #[serde(default)]
+    pub start: u64,
 }
 
 /// `hound report --format json`.

@@ -5,7 +5,7 @@
 //! namespace than hound, and of another user.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use hound_common::event::{END_DETACH, LOST_UNFINISHED, PROCESS_FORKED, PROCESS_JOINED, PROCESS_NEW_PROGRAM, tag};
-use hound_common::family::{self, FORKED, GREETING_BYTES, Greeting, PASSWORD_BYTES, PROGRAM, UNRECORDED};
+use hound_common::family::{self, EXECUTES, FORKED, GREETING_BYTES, Greeting, PASSWORD_BYTES, PROGRAM, SPAWNS, UNRECORDED};
 use hound_common::ring::VERSION;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, MsgFlags, getsockopt, sendmsg, sockopt::PeerCredentials};
@@ -27,7 +27,7 @@ use super::drain::{Drain, Parcel, Places, lost_without_stream};
 use super::files;
 use super::members::{self, Members};
 use super::pipeline::{Order, Orders};
-use super::processes::ProcessFd;
+use super::processes::{self, ProcessFd};
 use super::reaching::{self, Reaching};
 use super::recording::{Recording, lost_in};
 use super::ring::Ring;
@@ -44,6 +44,8 @@ const BUSY: Duration = Duration::from_micros(500);
 const ENDS_EVERY: Duration = Duration::from_millis(10);
 /// So often threads are looked at, and files held.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// From the word that a program is about to be executed to its execution: for scheduling.
+const TO_BEGIN: Duration = Duration::from_secs(2);
 /// Who asks has begun to speak; it needs no longer.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// While a process is restored it may fork once more, and so may that one.
@@ -124,6 +126,8 @@ struct Shared {
     clock: Clock,
     /// Those whose rings are drained.
     kin: Mutex<Vec<Kin>>,
+    /// Those that were held at their programs' beginnings: they are counted where they could not be recorded.
+    held: Mutex<BTreeSet<u32>>,
     /// Those that were forked and have had nothing to record so far.
     silent: Mutex<BTreeMap<u32, ProcessFd>>,
     /// The program's own ring, and how many forks it was known to have made.
@@ -190,6 +194,7 @@ impl Family {
             numbers: recording.numbers(),
             clock: recording.session().clock,
             kin: Mutex::default(),
+            held: Mutex::default(),
             silent: Mutex::default(),
             first: (first, AtomicU32::new(0)),
             lost: recording.count_lost(),
@@ -384,13 +389,16 @@ impl Shared {
         if greeting.password != *password {
             return Ok(());
         }
-        let closed = self.closed.read().unwrap_or_else(PoisonError::into_inner);
-        if *closed {
-            return Ok(());
-        }
         let pid = u32::try_from(peer.pid()).ok().filter(|pid| *pid != 0).context("it is in another world of process ids")?;
         if greeting.version != VERSION {
             bail!("it has another version of libhound.so");
+        }
+        if matches!(greeting.kind, EXECUTES | SPAWNS) {
+            return self.watch_begin(stream, pid, &greeting);
+        }
+        let closed = self.closed.read().unwrap_or_else(PoisonError::into_inner);
+        if *closed {
+            return Ok(());
         }
         if greeting.kind == UNRECORDED {
             self.forget(pid, clock::ticks(self.clock));
@@ -405,6 +413,43 @@ impl Shared {
             }
             _ => None,
         };
+        let ring = self.join(pid, process, &greeting, reached)?;
+        // None for the library that waits, where hound has brought in another.
+        if let Some(ring) = ring {
+            let fds = [ring.as_fd().as_raw_fd()];
+            sendmsg::<()>(stream.as_raw_fd(), &[io::IoSlice::new(&[1])], &[ControlMessage::ScmRights(&fds)], MsgFlags::MSG_NOSIGNAL, None)
+                .context("it has not waited for the answer")?;
+        }
+        Ok(())
+    }
+
+    /// A thread is about to execute a program that may be a static one, or to begin a process that does: that is patched at its beginning, which waits
+    /// for it.
+    fn watch_begin(&self, mut stream: UnixStream, pid: u32, greeting: &Greeting) -> anyhow::Result<()> {
+        let Some(reaching) = &self.reaching else { return Ok(()) };
+        let tid = processes::thread_seen_as(pid, greeting.from).context("it is in another world of process ids")?;
+        // It may have been asked before, by a function that has called this one.
+        let Ok(mut awaited) = reaching::watch(pid, tid, greeting.kind == SPAWNS) else { return Ok(()) };
+        let _ = stream.write_all(&[1]); // or it waits no longer
+        drop(stream);
+        let Some(pid) = awaited.program(TO_BEGIN).and_then(|pid| u32::try_from(pid).ok()) else { return Ok(()) };
+        let closed = self.closed.read().unwrap_or_else(PoisonError::into_inner);
+        if *closed || !reaching.is_static(pid) {
+            return Ok(());
+        }
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).insert(pid);
+        let process = ProcessFd::open(pid).with_context(|| format!("cannot watch process {pid}"))?;
+        let greeting = Greeting { kind: PROGRAM, ..*greeting };
+        let patched = reaching.patch_held(awaited, pid, &self.making, |ring| self.join(pid, process, &greeting, Some(ring)).map(drop));
+        if patched.is_err() {
+            self.forget(pid, clock::ticks(self.clock));
+        }
+        patched
+    }
+
+    /// One more: its ring is drained from here on. `reached`: the ring that hound has brought in with the library, by patching; else one for the
+    /// library that asks, which is returned.
+    fn join(&self, pid: u32, process: ProcessFd, greeting: &Greeting, reached: Option<Ring>) -> anyhow::Result<Option<Arc<Ring>>> {
         let is_reached = reached.is_some();
         let ring = match reached {
             Some(ring) => ring,
@@ -458,13 +503,7 @@ impl Shared {
                 switch(&ring, interval);
             }
         }
-        if is_reached {
-            return Ok(()); // and no ring for the library that waits
-        }
-        let fds = [ring.as_fd().as_raw_fd()];
-        sendmsg::<()>(stream.as_raw_fd(), &[io::IoSlice::new(&[1])], &[ControlMessage::ScmRights(&fds)], MsgFlags::MSG_NOSIGNAL, None)
-            .context("it has not waited for the answer")?;
-        Ok(())
+        Ok((!is_reached).then_some(ring))
     }
 
     /// It is another program by now. Its number until then.
@@ -533,20 +572,29 @@ impl Shared {
         let now = self.members.replaced();
         for pid in now.iter().filter(|pid| strangers.replaced.contains(pid)) {
             self.forget(*pid, clock::ticks(self.clock));
-            self.members.missed();
+            self.miss(*pid);
             strangers.counted.insert(*pid);
         }
         strangers.replaced = now;
         let known: BTreeSet<u32> = self.kin().iter().filter(|kin| !kin.replaced).map(|kin| kin.pid).chain([self.pid]).collect();
         let all: BTreeSet<u32> = known.iter().flat_map(|pid| members::children(*pid)).collect();
         strangers.counted.retain(|pid| all.contains(pid)); // its number may be another's later
-        let is_new = |pid: &&u32| !known.contains(pid) && !strangers.counted.contains(pid);
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.retain(|pid| all.contains(pid));
+        let is_new = |pid: &&u32| !known.contains(pid) && !held.contains(pid) && !strangers.counted.contains(pid);
         let deaf: BTreeSet<u32> = all.iter().filter(is_new).copied().filter(|pid| reaching::has_nothing_of_ours(*pid)).collect();
         for pid in deaf.iter().filter(|pid| strangers.deaf.contains(pid)) {
-            self.members.missed();
+            self.miss(*pid);
             strangers.counted.insert(*pid);
         }
         strangers.deaf = deaf;
+    }
+
+    /// Counts one that is not recorded. What is begun behind a seccomp filter the library has counted.
+    fn miss(&self, pid: u32) {
+        if !reaching::is_filtered(pid) {
+            self.members.missed();
+        }
     }
 
     /// Reads the last of a process.

@@ -15,7 +15,7 @@ use hound_common::event::{END_EXIT, END_SIGNAL, MODE_OFF, tag};
 use hound_common::family::{SANITIZER, VARIABLE};
 use hound_common::ring::{
     LIBRARY_ABSENT, LIBRARY_OUT, OPTION_DROP, OPTION_FREE_STACKS, OPTION_MAPS, OPTION_SHADOW_STACK, OUT_NO_ALLOCATOR, OUT_NO_HEARTBEAT,
-    OUT_SANITIZED,
+    OUT_OTHER_LIBC, OUT_SANITIZED,
 };
 
 use super::answers::Answers;
@@ -419,6 +419,7 @@ fn warnings(ring: &Ring, written: &Written, relatives: Relatives, quiet: bool) -
             "nothing was recorded: the program is built with a sanitizer, whose allocator cannot be called through a preloaded library; \
              `hound run --via patch` records it"
         }
+        (LIBRARY_OUT, OUT_OTHER_LIBC) => "nothing was recorded: the program is one of musl's; `hound run --via patch` records it",
         (LIBRARY_OUT, OUT_NO_ALLOCATOR) => "nothing was recorded: the program's libraries have no malloc and free to be hooked",
         (LIBRARY_OUT, _) => "recording ended early: libhound.so had no memory for its own state",
         // Most often a program that allocates nothing, which is no trouble: not said to those who want to hear of trouble only.

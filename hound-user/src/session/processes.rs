@@ -16,6 +16,18 @@ pub struct ProcessFd {
     pid: u32,
 }
 
+/// The thread of a process that has this number in the process' own world of numbers. As hound sees it.
+pub fn thread_seen_as(pid: u32, own: u32) -> Option<u32> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    let threads = threads.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    let is_it = |tid: &u32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).unwrap_or_default();
+        let innermost = status.lines().find_map(|line| line.strip_prefix("NSpid:")?.split_whitespace().last()?.parse().ok());
+        innermost == Some(own)
+    };
+    threads.into_iter().find(is_it)
+}
+
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {

@@ -128,10 +128,13 @@ impl Program {
         }
     }
 
-    /// Whether a program that was preloaded into calls allocators of its own past that. Not asked of those that are built with sanitizers: theirs
-    /// must not be touched at their start.
+    /// Whether a program that was preloaded into allocates past that: by allocators of its own, or inside musl. Not asked of those that are
+    /// built with sanitizers: theirs must not be touched at their start.
     pub fn has_own_allocator(name: &OsStr) -> bool {
-        Self::find(name).is_ok_and(|program| !program.is_sanitized() && !hound_inject::linked_into(&program.image).is_empty())
+        match Self::find(name) {
+            Ok(program) => !program.is_sanitized() && !hound_inject::linked_into(&program.image).is_empty(),
+            Err(refusal) => matches!(refusal, Refusal::OtherLibc(..)),
+        }
     }
 
     /// A library that brings an `operator new` of its own, which C++ code of the program then calls past a preloaded one; nothing if there is

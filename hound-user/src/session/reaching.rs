@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use hound_inject::{Beneath, Entered, Error, Plan, Refusal};
+use hound_inject::{Awaited, Beneath, Entered, Error, Plan, Refusal};
 
 use super::family::{Door, Making};
 use super::launch;
@@ -63,6 +63,34 @@ impl Reaching {
         })
     }
 
+    /// Whether the program in a process is static.
+    pub fn is_static(&self, pid: u32) -> bool {
+        hound_inject::is_static(Path::new(&format!("/proc/{pid}/exe")))
+    }
+
+    /// Patches a static program that stands behind its exec before its first call of an allocator, has it `join` the others, and lets it begin.
+    ///
+    /// # Errors
+    /// As attaching. It begins, unrecorded.
+    pub fn patch_held(
+        &self,
+        awaited: Awaited,
+        pid: u32,
+        making: &Making,
+        join: impl FnOnce(Ring) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let Some(parked) = awaited.park(i32::try_from(pid)?)? else { return Ok(()) };
+        let patched = self.patch(pid, making).and_then(join);
+        match parked.go() {
+            Ok(true) | Err(Error::Gone) => {}
+            Ok(false) => {
+                eprintln!("hound: process {pid} has begun before hound was in it: what it did in its first moments is not recorded")
+            }
+            Err(error) => eprintln!("hound: process {pid} begins some seconds late: {error}"),
+        }
+        patched
+    }
+
     /// Brings the library into a process and patches it. Recording is off in its ring.
     ///
     /// # Errors
@@ -113,6 +141,20 @@ pub fn take_ring(entered: &Entered, making: &Making) -> anyhow::Result<Ring> {
     control.unrecorded.store(0, Ordering::Relaxed);
     control.drainer.store(std::process::id(), Ordering::Release);
     Ok(ring)
+}
+
+/// Traces a thread until it, or a process that it begins, has executed a program.
+///
+/// # Errors
+/// When another traces it.
+pub fn watch(pid: u32, tid: u32, spawns: bool) -> anyhow::Result<Awaited> {
+    Ok(Awaited::thread(i32::try_from(pid)?, i32::try_from(tid)?, spawns)?)
+}
+
+/// Whether a process is behind a seccomp filter.
+pub fn is_filtered(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.lines().any(|line| line.strip_prefix("Seccomp:").is_some_and(|mode| mode.trim() != "0"))
 }
 
 /// Whether a program runs in a process into which neither the library nor a ring of hound's was brought.
