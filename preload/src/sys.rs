@@ -1,7 +1,8 @@
 //! System calls and the memory functions the compiler asks for, without libc.
 //!
 //! Only these system calls are made after start-up, all of them ones that an allocator makes too (a seccomp filter installed later must
-//! not kill): `mmap`, `munmap` and `futex`; and `getpid` where the program itself calls an exec function. The others are for start-up.
+//! not kill): `mmap`, `munmap` and `futex`; and `getpid` where the program itself calls an exec function. The others are for start-up, and where the
+//! programs that it begins are recorded too, for its exec functions, unless a filter was seen to come.
 
 use core::arch::{asm, global_asm};
 

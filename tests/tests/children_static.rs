@@ -1,10 +1,12 @@
 //! `--children`: what nothing can be preloaded into, and what musl's loader loads, is recorded below a recorded program as exactly as alone, and is
 //! harmed no more.
 
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
+use hound_tests::attach;
 use hound_tests::capture::hound;
 use hound_tests::compile::{Build, Program};
 use hound_tests::process::{self, Outcome};
@@ -70,9 +72,10 @@ fn however_they_are_begun_and_however_their_parent_is_recorded() {
     if !requirement::root() {
         return;
     }
-    for how in BEGUN {
+    for (number, how) in BEGUN.into_iter().enumerate() {
         for target in targets("threads.c") {
-            for way in [Way::Run, Way::Patched] {
+            // Where it is patched, libc's exec is all that is seen of a parent.
+            for way in [Way::Run, Way::Patched].into_iter().take(1 + usize::from(number % 2 == 0)) {
                 must_be_exact(&target.clone().below(how), way);
             }
         }
@@ -128,6 +131,29 @@ fn a_static_interpreter_of_a_script_is_recorded() {
     let (_dir, outcome, report) = run("PATH=${1%/*}:$PATH; ORACLE_FILE=$PWD/notes ${1##*/} >out; exit $?", &script);
     assert_eq!(outcome.shell_status(), 0, "{}", outcome.err());
     assert_eq!(recorded(&report, &file_name(&program)), 1, "{}", report["processes"]);
+}
+
+/// What a shell that was attached to begins from then on.
+#[test]
+fn below_a_shell_that_was_attached_to() {
+    if !requirement::root() {
+        return;
+    }
+    for flags in [&["-static"][..], &["-static-pie"]] {
+        let program = Program::new("sleeps.c", Build::Optimised).with(flags).path();
+        let dir = TempDir::new().expect("a temporary directory can be made");
+        let (reader, mut writer) = std::io::pipe().expect("a pipe can be made");
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", "read line; \"$1\" 0; exit $?", "sh"]).arg(&program);
+        let shell = process::start_reading(&mut shell, reader);
+        let session = attach::attach(shell.pid.as_raw(), &dir.path().join("c.hound"), &["--children"]);
+        writer.write_all(b"go\n").expect("it reads");
+        let outcome = shell.finish();
+        assert_eq!(outcome.shell_status(), 0, "{}", outcome.err());
+        let (capture, said) = session.finish();
+        let report = report(&capture.path);
+        assert_eq!(recorded(&report, &file_name(&program)), 1, "{} {}", report["processes"], said.err());
+    }
 }
 
 /// A program that changes user would not, with somebody watching it.
