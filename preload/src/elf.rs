@@ -33,8 +33,10 @@ fn loader_debug() -> *const RDebug {
 /// The same of musl's loader, which has it under no name, but a pointer to it.
 fn musl_debug() -> Option<&'static RDebug> {
     let pointer = weak_address!("_dl_debug_addr") as *const *const RDebug;
-    // SAFETY: null, or the loader's own variable, which leads to its own structure.
-    unsafe { pointer.as_ref()?.as_ref() }
+    // SAFETY: null, or the loader's own variable.
+    let debug = *unsafe { pointer.as_ref() }?;
+    // SAFETY: its own structure, valid for the life of the process.
+    unsafe { debug.as_ref() }
 }
 
 /// Whether the loader is musl's, which is its C library too. Calls inside that one pass every preloaded library by.
