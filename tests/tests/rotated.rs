@@ -124,7 +124,7 @@ fn old_files_go_where_few_are_to_be_kept_and_an_age_is_as_good_as_a_size() {
     let all = before(last) + number(last, "totals", "allocations");
     assert!((told..told + 100).contains(&all), "{all} of {told}: also what was in files that are gone");
     let listed: Vec<PathBuf> = std::fs::read_dir(recorded.dir.path()).expect("it is there").flatten().map(|entry| entry.path()).collect();
-    assert!(!listed.iter().any(|path| path.to_string_lossy().ends_with(".next")), "{listed:?}");
+    assert!(!listed.iter().any(|path| path.to_string_lossy().contains(".next-")), "{listed:?}");
     let captures = listed.iter().filter(|path| path.extension().is_some_and(|extension| extension == "hound")).count();
     assert_eq!(captures, 3, "{listed:?}");
     assert!(!listed.contains(&recorded.dir.path().join("app.1.hound")), "{listed:?}");
@@ -187,6 +187,47 @@ fn a_look_meanwhile_is_of_all_that_lives_and_a_killed_hound_leaves_what_it_has()
         let info = Capture { path: file.clone() }.ask("info", &["--format", "json"]);
         let info: Value = serde_json::from_str(&info.out()).unwrap_or_else(|e| panic!("{}: {e}: {}", file.display(), info.err()));
         assert!(info.is_object());
+    }
+}
+
+/// What others do with the files meanwhile costs nothing, and what is theirs is left alone.
+#[test]
+fn a_file_that_is_moved_away_stays_there_and_one_that_is_in_the_way_stays_what_it_is() {
+    for in_the_way in [false, true] {
+        let dir = TempDir::new().expect("a temporary directory can be made");
+        let path = |name: &str| dir.path().join(name);
+        std::fs::write(path("app.hound.next"), "theirs").expect("room");
+        let mut command = Command::new(binaries::hound());
+        command.args(["run", "--rotate", "300ms", "-o"]).arg(path("app.hound")).arg("--").arg(program()).args(["1000", "3000"]);
+        let running = process::start(&mut command);
+        running.wait_for_output("held");
+        // It has no name for a moment now and then.
+        assert!(process::wait_until(|| std::fs::rename(path("app.hound"), path("moved.hound")).is_ok()), "{}", running.said());
+        if in_the_way {
+            std::fs::write(path("app.hound"), "mine").expect("room");
+        }
+        let outcome = running.finish();
+        assert_eq!(outcome.shell_status(), 0, "{}", outcome.err());
+        assert!(outcome.err().contains("was moved or deleted while it was written"), "{}", outcome.err());
+        assert_eq!(std::fs::read(path("app.hound.next")).expect("it is there"), b"theirs");
+        let listed = std::fs::read_dir(dir.path()).expect("it is there").flatten();
+        let next: Vec<PathBuf> = listed.map(|entry| entry.path()).filter(|path| path.to_string_lossy().contains(".next-")).collect();
+        let last = if in_the_way {
+            assert_eq!(std::fs::read(path("app.hound")).expect("it is there"), b"mine");
+            assert!(outcome.err().contains("cannot be had as a name any more: the recording goes on in"), "{}", outcome.err());
+            let [last] = &next[..] else { panic!("{next:?}: {}", outcome.err()) };
+            assert!(outcome.err().contains(&format!("capture in {}", last.display())), "{}", outcome.err());
+            last.clone()
+        } else {
+            assert_eq!(next, [] as [PathBuf; 0]);
+            path("app.hound")
+        };
+        assert_eq!(report(&path("moved.hound"))["session"]["end"]["how"], "detach");
+        let last = report(&last);
+        let recorded = Recorded { outcome, dir };
+        let told = recorded.told(&["short", "long", "leaked"]);
+        let all = before(&last) + number(&last, "totals", "allocations");
+        assert!((told..told + 100).contains(&all), "{in_the_way}: {all} of {told}");
     }
 }
 

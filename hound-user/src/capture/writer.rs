@@ -10,7 +10,8 @@ use super::session::{Calibration, End, Reach, SessionInfo};
 use std::fs::File;
 use std::io::{self, Write};
 use std::ops::Range;
-use std::path::Path;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
 
 /// Bytes kept reserved behind the file's end for the end record.
 const TAIL_BYTES: u64 = 64 * 1024;
@@ -106,6 +107,18 @@ impl CaptureWriter<File> {
     pub fn create(path: &Path, session: &SessionInfo) -> io::Result<Self> {
         let file = File::options().write(true).create(true).truncate(true).open(path)?;
         CaptureWriter::over(file, session)
+    }
+
+    /// The same for a file that must not be there yet.
+    pub fn create_new(path: &Path, session: &SessionInfo) -> io::Result<Self> {
+        let file = File::options().write(true).create_new(true).open(path)?;
+        // On a full disk: an empty file helps nobody.
+        CaptureWriter::over(file, session).inspect_err(|_| drop(std::fs::remove_file(path)))
+    }
+
+    /// Leads to the file as long as this writes it, whatever it is called by now.
+    pub fn itself(&self) -> PathBuf {
+        format!("/proc/self/fd/{}", self.sink.as_raw_fd()).into()
     }
 }
 

@@ -101,7 +101,7 @@ impl Answers {
     /// Answers, or gives back what only the session itself can do. `longest`: that the target has stood still for hound.
     pub fn answer(&mut self, asked: Asked, recording: &Recording, longest: Duration) -> Option<Act> {
         // Who asks may be in another folder.
-        let capture = std::path::absolute(recording.path()).unwrap_or_else(|_| recording.path().to_owned());
+        let capture = std::path::absolute(recording.path()).unwrap_or_else(|_| recording.path());
         let answer = match asked.request {
             Request::Status => Answer::Status(Box::new(self.status(recording, longest, capture))),
             Request::Detach { unload } => return Some(Act::Leave(Leave { unload, answer: asked.answer })),
@@ -139,7 +139,7 @@ impl Answers {
                 (Answer::Failed { why }, leave.answer)
             }
             Some(Act::Switch { to, answer }) => {
-                let capture = std::path::absolute(recording.path()).unwrap_or_else(|_| recording.path().to_owned());
+                let capture = std::path::absolute(recording.path()).unwrap_or_else(|_| recording.path());
                 let switched = switch_library(pid, to, recording);
                 (switched.map_or_else(|why| Answer::Failed { why }, |()| Answer::Done { capture }), answer)
             }

@@ -425,7 +425,7 @@ async fn switch(attach: &Attach, inside: Inside, watch: &mut Watch, to: Mode, an
     };
     let (inside, result) = watch.patiently("changing the mode", work).await?;
     watch.set_mode(inside.mode());
-    let capture = inside.recording.path().to_owned();
+    let capture = inside.recording.path();
     let said = match result {
         Ok(()) => {
             eprintln!("hound: {} in mode {} now, after {} ms: {inside}", recorded(attach, &inside), to.name(), began.elapsed().as_millis());

@@ -174,7 +174,7 @@ pub fn launch(launch: &Launch) -> anyhow::Result<Launched> {
     });
     signals::let_go();
     let (status, pid, written, relatives) = result?;
-    let output = match output::has(&template, b'p') {
+    let output = match output::has(&template, b'p') && written.path.is_none() {
         true => {
             let wanted = output::expand(&template, &program.name(), pid, seconds);
             for complete in &written.complete {
@@ -183,7 +183,7 @@ pub fn launch(launch: &Launch) -> anyhow::Result<Launched> {
             }
             output::settle(provisional, wanted)
         }
-        false => provisional,
+        false => written.path.clone().unwrap_or(provisional),
     };
     Ok(Launched { status, output: Some(output), warnings: warnings(&ring, &written, relatives, launch.quiet) })
 }

@@ -249,7 +249,7 @@ async fn complete(
     mut warnings: Vec<String>,
     not_left: Option<String>,
 ) -> anyhow::Result<Attached> {
-    let output = recording.path().to_owned();
+    let output = recording.path();
     let shown = output.display().to_string();
     let finished = watch.patiently("completing the capture", move || recording.finish(end)).await?;
     let Written { allocations, lost_on_disk, .. } = finished.map_err(|error| anyhow::anyhow!("cannot complete '{shown}': {error}"))?;

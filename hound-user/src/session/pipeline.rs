@@ -446,6 +446,8 @@ impl Store {
                 if self.carrying {
                     self.lost += lost;
                 } else if let Some(series) = &self.series {
+                    // Tried again when there is as much more, or as much later.
+                    series.carried(self.writer.bytes());
                     series.is_carried();
                 }
                 Ok(true)

@@ -319,8 +319,8 @@ impl Recording {
     }
 
     /// The capture's file.
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub fn path(&self) -> PathBuf {
+        self.pipeline.rotated.path().unwrap_or_else(|| self.path.clone())
     }
 
     /// Notes something in hound's own stream, now.
@@ -397,15 +397,15 @@ impl Recording {
         // First a pair: it is what the last second's ticks are worth. A full disk must not cost the end record, which says so.
         let _ = writer.write_calibration(&[clock::calibrate(self.session.clock)]);
         let complete = std::mem::take(&mut *rotated.complete.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut written = Written { complete, ..Written::default() };
+        let mut written = Written { complete, path: rotated.path(), ..Written::default() };
         let copied = self.reach.take().and_then(reach::Watch::end);
-        let reach = copied.map(|copied| copied.and_then(|copy| reach::find(&self.path, &copy)));
+        let reach = copied.map(|copied| copied.and_then(|copy| reach::find(&writer.itself(), &copy)));
         match reach {
             Some(Ok(reach)) => drop(writer.write_reach(&reach)), // a full disk must not cost the end record, either
             Some(Err(why)) => written.not_reached = Some(format!("{why:#}")),
             None => {}
         }
-        if let Ok((bytes, seen)) = symbol_bytes(&self.path, self.session.pid, self.files) {
+        if let Ok((bytes, seen)) = symbol_bytes(&writer.itself(), self.session.pid, self.files) {
             let _ = writer.write_symbols(&bytes);
             written.allocations = Some(seen.allocations);
             if seen.last_is_exec && end.reason != END_DETACH {
@@ -500,6 +500,8 @@ pub struct Written {
     pub allocations: Option<u64>,
     /// Events that could not be written.
     pub lost_on_disk: u64,
+    /// The last one, where it could not be given the name that was asked for.
+    pub path: Option<PathBuf>,
     /// The captures before the last one, if there were several and they were not deleted.
     pub complete: Vec<PathBuf>,
     /// Why it is not known which blocks the program reached when it ended, if that was to be found.

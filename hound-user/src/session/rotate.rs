@@ -33,6 +33,9 @@ const SURELY_READ: Duration = Duration::from_secs(10);
 /// Between the moment that an event is stamped with and the one at which it can be read its thread may be interrupted for so long.
 const LATENESS: Duration = Duration::from_millis(100);
 
+/// Names that are tried for the next file: an earlier hound of this process id may have left some.
+const MOST_NAMES: u32 = 1000;
+
 /// When a capture is at its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
@@ -62,12 +65,19 @@ pub struct Shared {
     pub files: Arc<Mutex<Option<Files>>>,
     /// Those that are complete, and were not deleted.
     pub complete: Arc<Mutex<Vec<PathBuf>>>,
+    /// The present one, where it could not be given the name that was asked for.
+    present: Arc<Mutex<Option<PathBuf>>>,
 }
 
 impl Shared {
     /// Whether the present file has not all of the one before.
     pub fn is_carrying(&self) -> bool {
         self.carrying.load(Ordering::Acquire)
+    }
+
+    /// The present file, where it has not the name that was asked for.
+    pub fn path(&self) -> Option<PathBuf> {
+        self.present.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -158,17 +168,20 @@ impl Cutter {
 /// The files: the one that is written, and the one after it.
 #[derive(Debug)]
 pub struct Series {
+    /// The name that was asked for.
     path: PathBuf,
+    /// The present file's.
+    present: PathBuf,
     pid: u32,
     session: SessionInfo,
     keep: Option<usize>,
     shared: Shared,
     jobs: SyncSender<Job>,
-    /// What comes after the cut, while there is something before it to come.
-    pub next: Option<CaptureWriter>,
+    /// What comes after the cut, and its name for the time being, while there is something before it to come.
+    next: Option<(CaptureWriter, PathBuf)>,
     number: u32,
     finishing: Vec<JoinHandle<()>>,
-    /// No new file could be made: all goes on in this one.
+    /// It was said that no new file could be made.
     failed: bool,
 }
 
@@ -176,14 +189,14 @@ impl Series {
     /// `jobs`: where what is carried on is sent.
     pub fn new(path: &Path, rotate: Rotate, session: SessionInfo, shared: Shared, jobs: SyncSender<Job>) -> Self {
         let pid = session.pid;
-        let path = path.to_owned();
-        Series { path, pid, session, keep: rotate.keep, shared, jobs, next: None, number: 0, finishing: Vec::new(), failed: false }
+        let (path, present) = (path.to_owned(), path.to_owned());
+        Series { path, present, pid, session, keep: rotate.keep, shared, jobs, next: None, number: 0, finishing: Vec::new(), failed: false }
     }
 
     /// The session record is this one from now on.
     pub fn set_session(&mut self, session: &SessionInfo) {
         self.session = session.clone();
-        if let Some(next) = &mut self.next {
+        if let Some((next, _)) = &mut self.next {
             let _ = next.write_session(session); // as for every record: a full disk is told of at the end
         }
     }
@@ -191,24 +204,37 @@ impl Series {
     /// Where events go that are later than the cut; the present file if there can be no other.
     pub fn later<'a>(&'a mut self, present: &'a mut CaptureWriter) -> &'a mut CaptureWriter {
         self.make_next();
-        self.next.as_mut().unwrap_or(present)
+        self.next.as_mut().map_or(present, |(next, _)| next)
     }
 
     fn make_next(&mut self) {
-        if self.next.is_none() && !self.failed {
-            match CaptureWriter::create(&self.path_of_next(), &self.session) {
-                Ok(next) => self.next = Some(next),
-                Err(error) => {
-                    self.failed = true;
-                    eprintln!("hound: no further capture can be made ({error}): the recording goes on in '{}'", self.path.display());
+        if self.next.is_some() {
+            return;
+        }
+        for number in 0..MOST_NAMES {
+            let path = self.path_of_next(number);
+            match CaptureWriter::create_new(&path, &self.session) {
+                Ok(next) => self.next = Some((next, path)),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                Err(error) if !std::mem::replace(&mut self.failed, true) => {
+                    eprintln!(
+                        "hound: no further capture can be made ({error}): for now the recording goes on in '{}'",
+                        self.present.display()
+                    );
                 }
+                Err(_) => {} // it was said
             }
+            return;
         }
     }
 
-    fn path_of_next(&self) -> PathBuf {
+    /// A name that nobody else would give, with what it was asked to be called before it.
+    fn path_of_next(&self, number: u32) -> PathBuf {
         let mut name = self.path.clone().into_os_string();
-        name.push(".next");
+        name.push(format!(".next-{}", std::process::id()));
+        if number > 0 {
+            name.push(format!("-{number}"));
+        }
         name.into()
     }
 
@@ -216,14 +242,20 @@ impl Series {
     /// with [`Job::Carried`]. Whether one comes.
     pub fn turn(&mut self, present: &mut CaptureWriter, lost: u64) -> bool {
         self.make_next();
-        let Some(next) = self.next.take() else { return false };
-        let Some(path) = self.give_number() else {
-            self.next = Some(next); // it has events already, and stays beside the present one, whole but for its end
-            return false;
-        };
+        let Some((next, path_of_next)) = self.next.take() else { return false };
+        self.failed = false;
+        let (path, is_ours) = self.give_number(present);
+        let had_its_name = self.present == self.path;
+        self.present = output::settle(path_of_next, self.path.clone());
+        let other = (self.present != self.path).then(|| self.present.clone());
+        if let (Some(other), true) = (&other, had_its_name) {
+            eprintln!("hound: '{}' cannot be had as a name any more: the recording goes on in '{}'", self.path.display(), other.display());
+        }
+        *self.shared.present.lock().unwrap_or_else(PoisonError::into_inner) = other;
         let complete = Complete {
             writer: std::mem::replace(present, next),
             path,
+            is_ours,
             pid: self.pid,
             clock: self.session.clock,
             keep: self.keep,
@@ -244,7 +276,7 @@ impl Series {
 
     /// There is nothing, or nothing more, to be carried on: the next cut may be made.
     pub fn is_carried(&self) {
-        self.shared.carrying.store(self.failed, Ordering::Release);
+        self.shared.carrying.store(false, Ordering::Release);
     }
 
     /// The present file has so many bytes with all that is carried on.
@@ -252,21 +284,20 @@ impl Series {
         self.shared.carried_bytes.store(bytes, Ordering::Relaxed);
     }
 
-    /// The present file gets its number, the next one its name.
-    fn give_number(&mut self) -> Option<PathBuf> {
+    /// The present file gets its number. Its name, and whether it is one that hound has given: somebody may have moved the file, and has it where it is then.
+    fn give_number(&mut self, present: &CaptureWriter) -> (PathBuf, bool) {
+        let name = std::fs::read_link(present.itself()).unwrap_or_default();
+        if self.present.canonicalize().ok().is_none_or(|path| path != name) {
+            eprintln!("hound: '{}' was moved or deleted while it was written; what it has is in it up to here", self.present.display());
+            return (name, false);
+        }
         loop {
             self.number += 1;
             let numbered = numbered(&self.path, self.number);
             if numbered.exists() {
                 continue; // an earlier recording's, which is not ours to replace
             }
-            let moved = output::settle(self.path.clone(), numbered.clone()) == numbered;
-            if moved && std::fs::rename(self.path_of_next(), &self.path).is_ok() {
-                return Some(numbered);
-            }
-            self.failed = true;
-            eprintln!("hound: '{}' cannot be renamed: the recording goes on in it", self.path.display());
-            return None;
+            return (output::settle(self.present.clone(), numbered), true);
         }
     }
 
@@ -312,6 +343,8 @@ impl Drop for Carrying {
 struct Complete {
     writer: CaptureWriter<File>,
     path: PathBuf,
+    /// It has the name that hound has given it.
+    is_ours: bool,
     pid: u32,
     clock: Clock,
     keep: Option<usize>,
@@ -323,20 +356,23 @@ struct Complete {
 
 impl Complete {
     fn run(self) {
-        let Complete { mut writer, path, pid, clock, keep, shared, lost, jobs } = self;
+        let Complete { mut writer, path, is_ours, pid, clock, keep, shared, lost, jobs } = self;
         let jobs = Carrying(jobs); // from here on a panic is no reason to wait for ever
         yield_to_others(); // a file that grows a little longer meanwhile harms nobody
         let _ = writer.write_calibration(&[clock::calibrate(clock)]); // a full disk must not cost the end record, which says so
-        if let Err(error) = carry(&path, &jobs.0) {
+        if let Err(error) = carry(&writer.itself(), &jobs.0) {
             eprintln!("hound: what lives from before is not in the new capture, but in '{}': {error:#}", path.display());
         }
         drop(jobs);
         let files = shared.files.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Ok((bytes, _)) = symbol_bytes(&path, pid, files) {
+        if let Ok((bytes, _)) = symbol_bytes(&writer.itself(), pid, files) {
             let _ = writer.write_symbols(&bytes); // as above
         }
         if let Err(error) = writer.finish(End { reason: END_DETACH, lost_on_disk: lost, ..End::default() }) {
             eprintln!("hound: '{}' could not be completed: {error}", path.display());
+        }
+        if !is_ours {
+            return;
         }
         let mut complete = shared.complete.lock().unwrap_or_else(PoisonError::into_inner);
         complete.push(path);
