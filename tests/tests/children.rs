@@ -121,16 +121,19 @@ fn what_a_child_has_from_before_its_fork_is_neither_allocated_anew_nor_leaked_tw
 fn a_stripped_static_program_below_a_recorded_one_is_counted_once() {
     let dir = TempDir::new().expect("a temporary directory can be made");
     let program = Program::new("sleeps.c", Build::Optimised).with(&["-static", "-s"]).path();
-    for (script, background) in [("\"$1\" 3; exit $?", "by vfork"), ("\"$1\" 3 & wait; exit $?", "by fork")] {
+    let scripts = [
+        ("\"$1\" 3; exit $?", "by vfork", "1 of the processes that the program began is"),
+        ("\"$1\" 3 & wait; exit $?", "by fork", "1 of the processes that the program began is"),
+        ("for i in 1 2 3 4; do \"$1\" 0; done; exit $?", "one after the other", "4 of the processes that the program began are"),
+    ];
+    for (script, how, said) in scripts {
         let mut command = Command::new(binaries::hound());
         command.args(["run", "--children", "-o"]).arg(dir.path().join("tree.hound")).args(["--", "/bin/sh", "-c", script, "sh"]);
         let outcome = process::run(command.arg(&program));
         assert_eq!(outcome.shell_status(), 0, "{}", outcome.err());
-        assert!(
-            outcome.err().contains("hound: 1 of the processes that the program began is not recorded"),
-            "{background}: {}",
-            outcome.err()
-        );
+        assert!(outcome.err().contains(&format!("hound: {said} not recorded")), "{how}: {}", outcome.err());
+        let why = outcome.err().matches("it is linked statically and stripped").count();
+        assert_eq!(why, 1, "{how}: {}", outcome.err());
     }
 }
 

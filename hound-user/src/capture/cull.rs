@@ -53,7 +53,7 @@ impl Cull {
 
 /// Process and pool, and the address there.
 type Key = (u64, u64);
-fn process_of((process_and_pool, _): Key) -> u32 {
+fn process_of(process_and_pool: u64) -> u32 {
     (process_and_pool >> 8) as u32
 }
 /// A record: its stream, and its number there.
@@ -72,6 +72,37 @@ struct Young {
     at: Place,
     ticks: u64,
     chain: Chain,
+}
+
+/// Blocks that may be left out, those of each process and pool for themselves: a fork takes all of one.
+#[derive(Debug, Default)]
+struct Table(Addressed<Addressed<Young>>);
+type Addressed<T> = HashMap<u64, T, BuildHasherDefault<AddressHasher>>;
+
+impl Table {
+    fn get(&self, (owner, address): Key) -> Option<&Young> {
+        self.0.get(&owner)?.get(&address)
+    }
+
+    fn insert(&mut self, (owner, address): Key, young: Young) {
+        self.0.entry(owner).or_default().insert(address, young);
+    }
+
+    fn remove(&mut self, (owner, address): Key) -> Option<Young> {
+        self.0.get_mut(&owner)?.remove(&address)
+    }
+
+    /// Takes out all, or those of one process.
+    fn take(&mut self, of: Option<u32>) -> Vec<Young> {
+        let taken =
+            |owner: &u64, blocks: &mut Addressed<Young>| blocks.is_empty() || of.is_none_or(|process| process_of(*owner) == process);
+        self.0.extract_if(taken).flat_map(|(_, blocks)| blocks.into_values()).collect()
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.0.values().map(HashMap::len).sum()
+    }
 }
 
 /// What has gone within a second, by when it was allocated.
@@ -132,7 +163,7 @@ pub struct Culler {
     lanes: HashMap<u32, Lane, BuildHasherDefault<AddressHasher>>,
     /// Whose streams are, of other processes than the first.
     whose: HashMap<u32, u32>,
-    young: HashMap<Key, Young, BuildHasherDefault<AddressHasher>>,
+    young: Table,
     /// Until then everything was looked at.
     frontier: u64,
     marks: BTreeMap<u64, Mark>,
@@ -156,7 +187,7 @@ impl Culler {
             reorder: ticks(REORDER_NS),
             lanes: HashMap::default(),
             whose: HashMap::new(),
-            young: HashMap::default(),
+            young: Table::default(),
             frontier: 0,
             marks: BTreeMap::new(),
             is_exact: true,
@@ -291,7 +322,7 @@ impl Culler {
             }
         };
         // Two at one address: the end of the older one is missing, or comes later than it was.
-        let conflict = self.young.remove(&key);
+        let conflict = self.young.remove(key);
         if let (Some(chain), None, false) = (&chain, &conflict, is_late || !self.is_exact) {
             self.young.insert(key, Young { at: place, ticks, chain: chain.clone() });
             return;
@@ -311,7 +342,7 @@ impl Culler {
         let entry = &lane.queue[at];
         let (key, place, ticks) = (entry.key(lane.process), (id, entry.number), entry.ticks);
         let is_realloc = entry.head.2 & event::FREE_REALLOC != 0;
-        let young = self.young.remove(&key);
+        let young = self.young.remove(key);
         // A chain that a realloc to nothing has ended.
         if let Some((_, chain)) = self.lanes.get_mut(&id).and_then(|lane| lane.reallocated.take()) {
             self.leave_out(&chain);
@@ -384,10 +415,7 @@ impl Culler {
 
     /// Nothing of what lives is left out any more; if one is given, of what lives in this process.
     fn keep_young(&mut self, of: Option<u32>) {
-        let kept: Vec<Young> = match of {
-            None => std::mem::take(&mut self.young).into_values().collect(),
-            Some(process) => self.young.extract_if(|key, _| process_of(*key) == process).map(|(_, young)| young).collect(),
-        };
+        let kept = self.young.take(of);
         for young in kept {
             self.keep(young.at);
             self.keep_chain(&young.chain);
@@ -430,8 +458,8 @@ impl Culler {
                     Fate::Open | Fate::Keep => {
                         if entry.fate == Fate::Open && entry.head.0 == tag::ALLOC {
                             let (key, at) = (entry.key(lane.process), (id, entry.number));
-                            if self.young.get(&key).is_some_and(|young| young.at == at) {
-                                self.young.remove(&key);
+                            if self.young.get(key).is_some_and(|young| young.at == at) {
+                                self.young.remove(key);
                             }
                         }
                         if let Some(entry) = lane.queue.pop_front() {

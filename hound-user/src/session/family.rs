@@ -438,6 +438,12 @@ impl Shared {
             return Ok(());
         }
         self.held.lock().unwrap_or_else(PoisonError::into_inner).insert(pid);
+        if reaching.is_hopeless(pid) {
+            drop(awaited); // it goes on
+            self.forget(pid, clock::ticks(self.clock));
+            self.members.missed();
+            return Ok(()); // which was said of the first
+        }
         let process = ProcessFd::open(pid).with_context(|| format!("cannot watch process {pid}"))?;
         let greeting = Greeting { kind: PROGRAM, ..*greeting };
         let patched = reaching.patch_held(awaited, pid, &self.making, |ring| self.join(pid, process, &greeting, Some(ring)).map(drop));

@@ -1,12 +1,12 @@
 //! Programs that a recorded one begins, and of which a preloaded library would not see what they allocate: they are patched as by attaching,
 //! while the library waits in them for its ring. It gets none then.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -38,6 +38,8 @@ pub struct Reaching {
     entry: String,
     /// Whether these files are to be patched: there are few programs, and many processes.
     judged: Mutex<HashMap<Identity, bool>>,
+    /// Static ones in which there is nothing to be patched, such as those of Go.
+    hopeless: Mutex<HashSet<Identity>>,
 }
 
 impl Reaching {
@@ -46,14 +48,13 @@ impl Reaching {
         let library = std::path::absolute(launch::library()?)?;
         let bytes = std::fs::read(&library).with_context(|| format!("cannot read {}", library.display()))?;
         let (name, value) = door.variable();
-        Ok(Reaching { library, bytes, entry: format!("{name}={value}"), judged: Mutex::default() })
+        Ok(Reaching { library, bytes, entry: format!("{name}={value}"), judged: Mutex::default(), hopeless: Mutex::default() })
     }
 
     /// Whether the program in a process has allocators of its own that a preloaded library does not get between.
     pub fn is_needed(&self, pid: u32) -> bool {
-        let path = PathBuf::from(format!("/proc/{pid}/exe"));
-        let Ok(file) = path.metadata() else { return false };
-        let identity = (file.dev(), file.ino(), file.mtime(), file.mtime_nsec());
+        let path = program_of(pid);
+        let Some(identity) = identity(&path) else { return false };
         let judged = || self.judged.lock().unwrap_or_else(PoisonError::into_inner);
         let known = judged().get(&identity).copied();
         known.unwrap_or_else(|| {
@@ -65,7 +66,16 @@ impl Reaching {
 
     /// Whether the program in a process is static.
     pub fn is_static(&self, pid: u32) -> bool {
-        hound_inject::is_static(Path::new(&format!("/proc/{pid}/exe")))
+        hound_inject::is_static(&program_of(pid))
+    }
+
+    /// Whether it is known that nothing of it can be recorded.
+    pub fn is_hopeless(&self, pid: u32) -> bool {
+        identity(&program_of(pid)).is_some_and(|file| self.hopeless().contains(&file))
+    }
+
+    fn hopeless(&self) -> MutexGuard<'_, HashSet<Identity>> {
+        self.hopeless.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Patches a static program that stands behind its exec before its first call of an allocator, has it `join` the others, and lets it begin.
@@ -81,6 +91,11 @@ impl Reaching {
     ) -> anyhow::Result<()> {
         let Some(parked) = awaited.park(i32::try_from(pid)?)? else { return Ok(()) };
         let patched = self.patch(pid, making).and_then(join);
+        if let Err(error) = &patched
+            && matches!(error.downcast_ref(), Some(Error::Refused(Refusal::NoAllocator { .. })))
+        {
+            self.hopeless().extend(identity(&program_of(pid)));
+        }
         match parked.go() {
             Ok(true) | Err(Error::Gone) => {}
             Ok(false) => {
@@ -119,6 +134,15 @@ impl Reaching {
         entered.tell_of_family(Some(&self.entry), there.then_some(self.library.as_path()))?;
         Ok(there)
     }
+}
+
+fn program_of(pid: u32) -> PathBuf {
+    format!("/proc/{pid}/exe").into()
+}
+
+fn identity(path: &Path) -> Option<Identity> {
+    let file = path.metadata().ok()?;
+    Some((file.dev(), file.ino(), file.mtime(), file.mtime_nsec()))
 }
 
 fn is_same_file(one: &Path, other: &Path) -> bool {
