@@ -214,6 +214,9 @@ pub const WATCHED: &[&str] =
 /// and programs that they begin must find hound.
 pub const BEGINNINGS: &[&str] = &["fork", "posix_spawn", "posix_spawnp"];
 
+/// Functions by which a seccomp filter may come, behind which nothing is asked of hound any more. Exported by the library, and not patched.
+pub const FILTERING: &[&str] = &["prctl", "syscall"];
+
 /// Which allocator has a function, and under which names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {

@@ -30,6 +30,7 @@ const CALLS_BEFORE_THREADS: usize = 2 * 32;
 /// Most instructions from the system call to where its result is put.
 const UNTIL_NOTED: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(2);
+const SYSCALL_BYTES: u64 = 2;
 
 /// A thread that is about to execute a program, or to begin a process that does.
 #[derive(Debug)]
@@ -108,7 +109,13 @@ fn comes_to_its_thread(pid: i32) -> Result<bool, Error> {
     for _ in 0..CALLS_BEFORE_THREADS {
         trace::resume_to_syscall(pid, signal).map_err(os)?;
         signal = 0;
-        match trace::wait_for_any(until) {
+        let mut event = trace::wait_for_any(until);
+        // It ran before who has begun it had its turn to say so.
+        while let Some((other, _)) = event.filter(|(other, _)| *other != pid && *other != 0) {
+            trace::detach(other);
+            event = trace::wait_for_any(until);
+        }
+        match event {
             Some((_, Event::Syscall)) if trace::leaves_syscall(pid).map_err(os)? => {
                 let regs = trace::regs(pid).map_err(os)?;
                 if regs.orig_rax == libc::SYS_set_tid_address as u64 && regs.rax.cast_signed() > 0 {
@@ -119,7 +126,7 @@ fn comes_to_its_thread(pid: i32) -> Result<bool, Error> {
             Some((_, Event::Gone)) => return Ok(false),
             // The end of this thread of hound's leaves it so.
             Some((_, Event::Rest)) if trace::is_of_a_stop(pid).map_err(os)? => {
-                return Err(Error::Unfit { what: "it was stopped at its beginning".into() });
+                return Err(Error::Deadline { what: "it was stopped at its beginning".into() });
             }
             None => return Err(Error::Deadline { what: "the program did not come to its beginning".into() }),
             Some(_) => {}
@@ -189,6 +196,8 @@ pub struct Parked {
     /// Where its stack pointer is while it waits, or is on its way back.
     first: u64,
     last: u64,
+    /// The system call by which it waits.
+    gadget: u64,
 }
 
 /// By the thread that traces it, of a process of one thread on its way out of a system call.
@@ -220,7 +229,7 @@ fn park(pid: i32) -> Result<Parked, Error> {
     trace::set_regs(pid, &waits).map_err(os)?;
     trace::detach(pid);
     let (first, last) = frame.on_the_way(places.way_back);
-    Ok(Parked { pid, regs, first, last })
+    Ok(Parked { pid, regs, first, last, gadget: places.gadget })
 }
 
 impl Parked {
@@ -242,7 +251,11 @@ impl Parked {
             Some(_) => return Err(Error::Gone),
             None => return Err(Error::Deadline { what: "the program did not stop".into() }),
         }
-        let waits = trace::regs(self.pid).is_ok_and(|now| (self.first..=self.last).contains(&now.rsp));
+        // On its way back already, it is as well off.
+        let is_there = |now: user_regs_struct| {
+            (self.first..=self.last).contains(&now.rsp) && (now.rip == self.gadget || now.rip == self.gadget + SYSCALL_BYTES)
+        };
+        let waits = trace::regs(self.pid).is_ok_and(is_there);
         if waits {
             trace::set_regs(self.pid, &self.regs).map_err(os)?;
         }

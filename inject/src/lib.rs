@@ -62,3 +62,4 @@ pub use step::moment;
 pub use step::report_steps;
 pub use surroundings::TID_OFFSETS;
 pub use tasks::same_memory as is_same_memory;
+pub use trace::Haste;

@@ -289,7 +289,7 @@ pub(crate) fn wait_for_late(pid: i32, tid: i32) -> Option<Event> {
 /// While it lives, a thread of hound's runs before others, if the system allows it, and so do threads it starts: the target stands still
 /// while hound waits for a processor, and may have many threads that want one. The scheduling of the target is never touched.
 #[derive(Debug)]
-pub(crate) struct Haste {
+pub struct Haste {
     tid: i32,
     policy: c_int,
     priority: c_int,
@@ -298,7 +298,7 @@ pub(crate) struct Haste {
 
 impl Haste {
     /// Of the calling thread.
-    pub(crate) fn begin() -> Haste {
+    pub fn begin() -> Haste {
         let tid = nix::unistd::gettid().as_raw();
         let mut parameters = libc::sched_param { sched_priority: 0 };
         // SAFETY: takes a number.

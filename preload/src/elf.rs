@@ -8,7 +8,14 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::attached;
 
-global_asm!(".weak _r_debug", ".weak _dl_debug_addr", ".weak __libc_stack_end", ".weak _dl_find_object", ".weak environ");
+global_asm!(
+    ".weak _r_debug",
+    ".weak _dl_debug_addr",
+    ".weak __libc_stack_end",
+    ".weak _dl_find_object",
+    ".weak environ",
+    ".weak __errno_location"
+);
 
 macro_rules! weak_address {
     ($name:literal) => {{
@@ -239,6 +246,17 @@ pub fn loader() -> (u64, u64) {
 /// Where the program has its environment, null where that cannot be found.
 pub fn environ() -> *mut *const *const c_char {
     weak_address!("environ") as *mut *const *const c_char
+}
+
+/// Sets the thread's errno, where there is one.
+pub fn set_errno(errno: i32) {
+    let location = weak_address!("__errno_location");
+    // SAFETY: null, or both C libraries' function of this name, which has this type.
+    let location = unsafe { core::mem::transmute::<usize, Option<extern "C" fn() -> *mut i32>>(location) };
+    if let Some(location) = location {
+        // SAFETY: the thread's own.
+        unsafe { location().write(errno) };
+    }
 }
 
 /// Address of glibc's `_dl_find_object` (since 2.35), 0 if it has none.

@@ -109,18 +109,18 @@ pub unsafe extern "C" fn prctl() {
     naked_asm!(
         "cmp edi, {set_seccomp}",
         "jne 2f",
+        "test rdx, rdx", // without a filter it is a question whether there may be one
+        "jz 2f",
         "mov byte ptr [rip + {filtered}], 1",
         "2:",
         "mov r11, qword ptr [rip + {real}]",
         "test r11, r11",
-        "jz 3f",
+        "jz {early}",
         "jmp r11",
-        "3:",
-        "mov eax, -1",
-        "ret",
         set_seccomp = const PR_SET_SECCOMP,
         filtered = sym family::FILTERED,
         real = sym real::prctl::ADDRESS,
+        early = sym early_prctl,
     )
 }
 
@@ -136,25 +136,62 @@ pub unsafe extern "C" fn syscall() {
         "cmp edi, {seccomp}",
         "je 2f",
         "cmp edi, {prctl}",
-        "jne 3f",
+        "jne 4f",
         "cmp esi, {set_seccomp}",
-        "jne 3f",
+        "jne 4f",
+        "jmp 3f",
         "2:",
-        "mov byte ptr [rip + {filtered}], 1",
+        "cmp esi, 1", // SECCOMP_SET_MODE_STRICT and SECCOMP_SET_MODE_FILTER; others ask
+        "ja 4f",
         "3:",
+        "test rcx, rcx",
+        "jz 4f",
+        "mov byte ptr [rip + {filtered}], 1",
+        "4:",
         "mov r11, qword ptr [rip + {real}]",
         "test r11, r11",
-        "jz 4f",
+        "jz {early}",
         "jmp r11",
-        "4:",
-        "mov eax, -1",
-        "ret",
         seccomp = const SECCOMP,
         prctl = const PRCTL,
         set_seccomp = const PR_SET_SECCOMP,
         filtered = sym family::FILTERED,
         real = sym real::syscall::ADDRESS,
+        early = sym early_syscall,
     )
+}
+
+/// A library whose initialiser runs before ours calls it before anything has started this one.
+#[cold]
+extern "C" fn early_prctl(option: i32, a: usize, b: usize, c: usize, d: usize) -> i32 {
+    process::ready();
+    match real::prctl::get() {
+        // SAFETY: the caller's own call, passed on.
+        Some(real) => unsafe { real(option, a, b, c, d) },
+        None => raw(PRCTL as usize, [option as usize, a, b, c, d, 0]) as i32,
+    }
+}
+
+/// The same.
+#[cold]
+extern "C" fn early_syscall(number: usize, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> isize {
+    process::ready();
+    match real::syscall::get() {
+        // SAFETY: the caller's own call, passed on.
+        Some(real) => unsafe { real(number, a, b, c, d, e, f) },
+        None => raw(number, [a, b, c, d, e, f]),
+    }
+}
+
+/// As a C library makes a system call.
+fn raw(number: usize, arguments: [usize; 6]) -> isize {
+    // SAFETY: the caller's own call, passed on.
+    let result = unsafe { sys::syscall(number, arguments) };
+    if (-4095..0).contains(&result) {
+        elf::set_errno(-result as i32);
+        return -1;
+    }
+    result
 }
 
 extern "C" fn note(slot: u64, bp: u64, saved: &mut Saved, environment: u32, file: u32) {

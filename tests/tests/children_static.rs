@@ -36,7 +36,8 @@ const BEGUN: [&[&str]; 5] = [
 fn targets(source: &'static str) -> Vec<Target> {
     let new = || Target::new(source, Build::Optimised).hound(&["--children"]);
     let mut targets = vec![new().linked("-static"), new().linked("-static-pie")];
-    if source.ends_with(".c") && requirement::program("musl-gcc") {
+    // In musl's signals.c a thread that was joined may be seen for a moment more, without hound too.
+    if source.ends_with(".c") && source != "signals.c" && requirement::program("musl-gcc") {
         targets.extend([&[][..], &["-static", "-DSTATIC"]].map(|flags| new().by("musl-gcc").with(flags)));
     }
     targets
@@ -144,8 +145,9 @@ fn below_a_shell_that_was_attached_to() {
         let dir = TempDir::new().expect("a temporary directory can be made");
         let (reader, mut writer) = std::io::pipe().expect("a pipe can be made");
         let mut shell = Command::new("/bin/sh");
-        shell.args(["-c", "read line; \"$1\" 0; exit $?", "sh"]).arg(&program);
+        shell.args(["-c", "echo ready; read line; \"$1\" 0; exit $?", "sh"]).arg(&program);
         let shell = process::start_reading(&mut shell, reader);
+        shell.wait_for_output("ready");
         let session = attach::attach(shell.pid.as_raw(), &dir.path().join("c.hound"), &["--children"]);
         writer.write_all(b"go\n").expect("it reads");
         let outcome = shell.finish();

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use hound_common::attach::{ATTACHMENT_SYMBOL, STUBS_SYMBOL};
-use hound_common::hook::{BEGINNINGS, HOOKS, PROGRAM_API, WATCHED};
+use hound_common::hook::{BEGINNINGS, FILTERING, HOOKS, PROGRAM_API, WATCHED};
 use hound_tests::attach;
 use hound_tests::binaries;
 use hound_tests::capture::Capture;
@@ -129,12 +129,19 @@ fn exceptions_pass_through_code_registered_with_a_libgcc_opened_late() {
 }
 
 #[test]
+fn what_is_called_before_the_library_has_started_does_what_it_does() {
+    for way in BOTH_WAYS {
+        Target::new("early_calls.c", Build::Optimised).record(way).must_be_unharmed().must_be_exact();
+    }
+}
+
+#[test]
 fn libhound_exports_exactly_what_is_listed() {
     let listing = process::run(Command::new("nm").args(["-D", "--defined-only"]).arg(binaries::libhound())).out();
     let exported: BTreeSet<&str> = listing.lines().filter_map(|line| line.split_whitespace().nth(2)).collect();
     let for_attaching = [ATTACHMENT_SYMBOL, STUBS_SYMBOL];
     let hooks = HOOKS.iter().map(|h| h.symbol);
-    let watched = WATCHED.iter().chain(BEGINNINGS).copied();
+    let watched = WATCHED.iter().chain(BEGINNINGS).chain(FILTERING).copied();
     let listed: BTreeSet<&str> = hooks.chain(PROGRAM_API.iter().copied()).chain(watched).chain(for_attaching).collect();
     assert_eq!(exported, listed);
 }

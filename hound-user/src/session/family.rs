@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use hound_common::event::{END_DETACH, LOST_UNFINISHED, PROCESS_FORKED, PROCESS_JOINED, PROCESS_NEW_PROGRAM, tag};
 use hound_common::family::{self, EXECUTES, FORKED, GREETING_BYTES, Greeting, PASSWORD_BYTES, PROGRAM, SPAWNS, UNRECORDED};
-use hound_common::ring::VERSION;
+use hound_common::ring::{LIBRARY_OUT, OUT_OTHER_LIBC, VERSION};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, MsgFlags, getsockopt, sendmsg, sockopt::PeerCredentials};
 
@@ -120,12 +120,14 @@ struct Shared {
     patches: bool,
     /// The program itself.
     pid: u32,
+    /// The seccomp filters that it had.
+    filters: u32,
     members: Members,
     orders: Orders,
     numbers: Numbers,
     clock: Clock,
     /// Those whose rings are drained.
-    kin: Mutex<Vec<Kin>>,
+    kin: Mutex<Vec<Arc<Kin>>>,
     /// Those that were held at their programs' beginnings: they are counted where they could not be recorded.
     held: Mutex<BTreeSet<u32>>,
     /// Those that were forked and have had nothing to record so far.
@@ -146,6 +148,8 @@ struct Shared {
 struct Strangers {
     replaced: Vec<u32>,
     deaf: BTreeSet<u32>,
+    /// Not the session's.
+    before: BTreeSet<u32>,
     /// Of which it was told.
     counted: BTreeSet<u32>,
 }
@@ -158,15 +162,22 @@ struct Kin {
     notes: StreamId,
     process: ProcessFd,
     ring: Arc<Ring>,
-    drain: Drain,
-    threads: Threads,
-    names: Names,
+    /// What is read of it. Apart from the list of all: a round may wait for the encoder, and who joins meanwhile must not.
+    reading: Mutex<Reading>,
     /// It is another program by now, which has asked for a ring of its own.
-    replaced: bool,
+    replaced: AtomicBool,
     /// Its code may be patched: it was, or it has a copy of its parent's.
     patched: bool,
     /// How many forks it was known to have made.
     forks: AtomicU32,
+}
+
+/// Of one process: touched by the thread that drains alone.
+#[derive(Debug)]
+struct Reading {
+    drain: Drain,
+    threads: Threads,
+    names: Names,
 }
 
 /// What is said at the end.
@@ -189,6 +200,7 @@ impl Family {
             reaching: reaching.ok(),
             patches,
             pid: recording.session().pid,
+            filters: reaching::filters(recording.session().pid),
             members,
             orders: recording.orders(),
             numbers: recording.numbers(),
@@ -211,7 +223,7 @@ impl Family {
         ];
         let seen = Arc::clone(&shared);
         // The program itself is looked at for every kind of recording, whatever it has become.
-        let of_others = move || seen.kin().iter().filter(|kin| kin.pid != seen.pid).filter_map(Kin::seen).collect();
+        let of_others = move || seen.kin().iter().filter(|kin| kin.pid != seen.pid).filter_map(|kin| kin.seen()).collect();
         let look = beside::look_at_all(recording.orders(), shared.clock, of_others)?;
         let beat = beside::beat_all(move || alive.kin().iter().map(|kin| Arc::clone(&kin.ring)).collect())?;
         Ok(Family { threads, beat, look, shared })
@@ -225,7 +237,7 @@ impl Family {
     /// How many live.
     pub fn alive(&self) -> usize {
         self.shared.look_for_forks();
-        let recorded = self.shared.kin().iter().filter(|kin| !kin.replaced && !kin.process.is_over()).count();
+        let recorded = self.shared.kin().iter().filter(|kin| !kin.is_replaced() && !kin.process.is_over()).count();
         recorded + self.shared.silent().values().filter(|process| !process.is_over()).count()
     }
 
@@ -279,7 +291,7 @@ impl Family {
     fn patched(&self) -> Vec<u32> {
         self.shared.look_for_forks();
         let kin = self.shared.kin();
-        let some = kin.iter().filter(|kin| kin.patched && !kin.replaced && !kin.process.is_over()).map(|kin| kin.pid);
+        let some = kin.iter().filter(|kin| kin.patched && !kin.is_replaced() && !kin.process.is_over()).map(|kin| kin.pid);
         // Those that have recorded nothing so far have their parent's.
         let may_be = self.shared.patches || kin.iter().any(|kin| kin.patched);
         some.chain(self.shared.silent().keys().copied().filter(|_| may_be)).collect()
@@ -315,7 +327,7 @@ fn switch(ring: &Ring, interval: Option<u64>) {
 }
 
 impl Shared {
-    fn kin(&self) -> MutexGuard<'_, Vec<Kin>> {
+    fn kin(&self) -> MutexGuard<'_, Vec<Arc<Kin>>> {
         self.kin.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -346,7 +358,7 @@ impl Shared {
     /// Events that no stream has counted.
     fn count_unfinished(&self, pid: u32, events: u64) {
         let kin = self.kin();
-        let control = kin.iter().find(|kin| kin.pid == pid && !kin.replaced).map(|kin| kin.ring.control());
+        let control = kin.iter().find(|kin| kin.pid == pid && !kin.is_replaced()).map(|kin| kin.ring.control());
         if let Some(lost) = control.and_then(|control| control.lost.get(usize::from(LOST_UNFINISHED))) {
             lost.fetch_add(events, Ordering::Relaxed);
         }
@@ -354,6 +366,9 @@ impl Shared {
 
     /// Gives rings to those who ask.
     fn answer(self: &Arc<Self>, door: &Door) {
+        // Who asks waits, and whatever else there is of the program may want all processors: ten processes of eight busy threads each have kept
+        // others waiting for longer than they do. The threads that greet have it from this one.
+        let _haste = hound_inject::Haste::begin();
         while !self.over.load(Ordering::Acquire) {
             let wait = PollTimeout::from(100u8);
             let ready = poll(&mut [PollFd::new(door.listener.as_fd(), PollFlags::POLLIN)], wait);
@@ -428,9 +443,20 @@ impl Shared {
     fn watch_begin(&self, mut stream: UnixStream, pid: u32, greeting: &Greeting) -> anyhow::Result<()> {
         let Some(reaching) = &self.reaching else { return Ok(()) };
         let tid = processes::thread_seen_as(pid, greeting.from).context("it is in another world of process ids")?;
-        // It may have been asked before, by a function that has called this one.
-        let Ok(mut awaited) = reaching::watch(pid, tid, greeting.kind == SPAWNS) else { return Ok(()) };
-        let _ = stream.write_all(&[1]); // or it waits no longer
+        let mut awaited = match reaching::watch(pid, tid, greeting.kind == SPAWNS) {
+            Ok(awaited) => awaited,
+            // It was asked before, by a function that has called this one.
+            Err(_) if reaching::is_traced_by_us(tid) => return Ok(()),
+            // What a process begins is counted when it is seen.
+            Err(_) if greeting.kind == SPAWNS => return Ok(()),
+            Err(error) => {
+                self.held.lock().unwrap_or_else(PoisonError::into_inner).insert(pid);
+                return Err(error);
+            }
+        };
+        if stream.write_all(&[1]).is_err() {
+            return Ok(()); // it has not waited, and what it is by now is seen later
+        }
         drop(stream);
         let Some(pid) = awaited.program(TO_BEGIN).and_then(|pid| u32::try_from(pid).ok()) else { return Ok(()) };
         let closed = self.closed.read().unwrap_or_else(PoisonError::into_inner);
@@ -494,16 +520,14 @@ impl Shared {
             notes,
             process,
             ring: Arc::clone(&ring),
-            drain,
-            threads: Threads::of(pid),
-            names: Names::default(),
-            replaced: false,
+            reading: Mutex::new(Reading { drain, threads: Threads::of(pid), names: Names::default() }),
+            replaced: AtomicBool::new(false),
             patched,
             forks: AtomicU32::new(0),
         };
         {
             let mut all = self.kin();
-            all.push(kin);
+            all.push(Arc::new(kin));
             let interval = *self.interval.lock().unwrap_or_else(PoisonError::into_inner);
             if is_reached || interval != Some(self.making.interval) {
                 switch(&ring, interval);
@@ -514,7 +538,7 @@ impl Shared {
 
     /// It is another program by now. Its number until then.
     fn forget(&self, pid: u32, now: u64) -> Option<ProcessId> {
-        self.kin().iter_mut().filter(|kin| kin.pid == pid).for_each(|kin| kin.replaced = true);
+        self.kin().iter().filter(|kin| kin.pid == pid).for_each(|kin| kin.replaced.store(true, Ordering::Release));
         self.members.leave_by_exec(pid, &self.orders, now)
     }
 
@@ -523,32 +547,34 @@ impl Shared {
         let (mut sleep, mut asked, mut looked) = (BUSY, Instant::now(), Instant::now());
         // Those that a running program had when it was attached to are not the session's.
         let before = if self.patches { members::children(self.pid) } else { Vec::new() };
-        let mut strangers = Strangers { counted: before.into_iter().collect(), ..Strangers::default() };
+        let mut strangers = Strangers { before: before.into_iter().collect(), ..Strangers::default() };
         let mut settled = false;
         loop {
             let over = self.over.load(Ordering::Acquire);
             let (ask, look) = (asked.elapsed() >= ENDS_EVERY || over, looked.elapsed() >= LOOK_EVERY);
-            let mut bytes = 0;
-            let mut gone = Vec::new();
-            let began;
-            {
-                let mut kin = self.kin();
+            let (kin, began) = {
+                let kin = self.kin();
                 // Who comes from here on records later.
-                began = clock::ticks(self.clock);
-                for at in (0..kin.len()).rev() {
-                    // Before the round: what was written before the end is in the ring then.
-                    let ended = kin[at].replaced || ask && kin[at].process.is_over();
-                    bytes += kin[at].round(&self.orders);
-                    if ended || over {
-                        gone.push(kin.swap_remove(at));
-                    } else if look {
-                        kin[at].look(&self.orders);
-                    } else if kin[at].drain.is_pressed(&kin[at].ring) {
-                        kin[at].reap(&self.orders);
-                    }
+                (kin.clone(), clock::ticks(self.clock))
+            };
+            let (mut bytes, mut gone) = (0, Vec::new());
+            for one in kin {
+                // Before the round: what was written before the end is in the ring then.
+                let ended = one.is_replaced() || ask && one.process.is_over();
+                let mut reading = one.reading();
+                bytes += reading.round(&one, &self.orders);
+                if !ended && !over && look {
+                    reading.look(&one, &self.orders);
+                } else if !ended && !over && reading.drain.is_pressed(&one.ring) {
+                    reading.reap(&one, &self.orders);
+                }
+                drop(reading);
+                if ended || over {
+                    gone.push(one);
                 }
             }
-            gone.into_iter().for_each(|kin| self.end(kin));
+            self.kin().retain(|kin| !gone.iter().any(|gone| Arc::ptr_eq(kin, gone)));
+            gone.iter().for_each(|kin| self.end(kin));
             self.read.store(if over { u64::MAX } else { began }, Ordering::Release); // pairs with the acquire of who says it
             rounds.fetch_add(1, Ordering::Release); // pairs with a flusher's acquire
             if over {
@@ -582,12 +608,16 @@ impl Shared {
             strangers.counted.insert(*pid);
         }
         strangers.replaced = now;
-        let known: BTreeSet<u32> = self.kin().iter().filter(|kin| !kin.replaced).map(|kin| kin.pid).chain([self.pid]).collect();
-        let all: BTreeSet<u32> = known.iter().flat_map(|pid| members::children(*pid)).collect();
+        let known: BTreeSet<u32> = self.kin().iter().filter(|kin| !kin.is_replaced()).map(|kin| kin.pid).chain([self.pid]).collect();
+        // Also those of which the parents are not recorded.
+        let others = strangers.counted.iter().filter(|pid| !known.contains(pid));
+        let all: BTreeSet<u32> = known.iter().chain(others).flat_map(|pid| members::children(*pid)).collect();
         strangers.counted.retain(|pid| all.contains(pid)); // its number may be another's later
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         held.retain(|pid| all.contains(pid));
-        let is_new = |pid: &&u32| !known.contains(pid) && !held.contains(pid) && !strangers.counted.contains(pid);
+        let is_new = |pid: &&u32| {
+            !known.contains(pid) && ![&*held, &strangers.before, &strangers.counted].into_iter().any(|told| told.contains(pid))
+        };
         let deaf: BTreeSet<u32> = all.iter().filter(is_new).copied().filter(|pid| reaching::has_nothing_of_ours(*pid)).collect();
         for pid in deaf.iter().filter(|pid| strangers.deaf.contains(pid)) {
             self.miss(*pid);
@@ -596,25 +626,28 @@ impl Shared {
         strangers.deaf = deaf;
     }
 
-    /// Counts one that is not recorded. What is begun behind a seccomp filter the library has counted.
+    /// Counts one that is not recorded. What is begun behind a seccomp filter that came meanwhile the library has counted.
     fn miss(&self, pid: u32) {
-        if !reaching::is_filtered(pid) {
+        if reaching::filters(pid) <= self.filters {
             self.members.missed();
         }
     }
 
     /// Reads the last of a process.
-    fn end(&self, mut kin: Kin) {
-        let number = kin.number;
-        kin.drain.finish(&kin.ring, Places::Free, |parcel| hand_on(&self.orders, number, parcel));
+    fn end(&self, kin: &Kin) {
+        kin.reading().drain.finish(&kin.ring, Places::Free, |parcel| hand_on(&self.orders, kin.number, parcel));
         let now = clock::ticks(self.clock);
+        let control = kin.ring.control();
+        if control.library.load(Ordering::Acquire) == LIBRARY_OUT && control.bow_out.load(Ordering::Relaxed) == OUT_OTHER_LIBC {
+            self.members.missed(); // it was to be patched, and could not be
+        }
         for (reason, count) in lost_without_stream(&kin.ring) {
             self.orders.send(Order::NoteIn { stream: kin.notes, ticks: now, tag: tag::LOST, a: reason, words: vec![count] });
         }
         self.lost.fetch_add(lost_in(&kin.ring), Ordering::Relaxed);
         self.unrecorded.fetch_add(kin.ring.control().unrecorded.load(Ordering::Relaxed), Ordering::Relaxed);
         // One that was replaced has been told of.
-        match kin.replaced {
+        match kin.is_replaced() {
             true => {}
             false if kin.process.is_over() => {
                 self.members.leave(kin.pid, false, &self.orders, now);
@@ -627,25 +660,33 @@ impl Shared {
 impl Kin {
     /// Its id, and the stream for what is noted about it, while it is there.
     fn seen(&self) -> Option<(u32, StreamId)> {
-        (!self.replaced && !self.process.is_over()).then_some((self.pid, self.notes))
+        (!self.is_replaced() && !self.process.is_over()).then_some((self.pid, self.notes))
     }
 
-    fn round(&mut self, orders: &Orders) -> usize {
-        let number = self.number;
-        self.drain.round(&self.ring, |parcel| hand_on(orders, number, parcel))
+    fn is_replaced(&self) -> bool {
+        self.replaced.load(Ordering::Acquire)
+    }
+
+    fn reading(&self) -> MutexGuard<'_, Reading> {
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Reading {
+    fn round(&mut self, of: &Kin, orders: &Orders) -> usize {
+        self.drain.round(&of.ring, |parcel| hand_on(orders, of.number, parcel))
     }
 
     /// Which threads have ended.
-    fn reap(&mut self, orders: &Orders) {
-        let number = self.number;
+    fn reap(&mut self, of: &Kin, orders: &Orders) {
         self.threads.refresh(self.drain.streams().map(|(_, tid)| tid));
         let threads = &mut self.threads;
-        self.drain.reap(&self.ring, |tid| threads.is_alive(tid), |parcel| hand_on(orders, number, parcel));
+        self.drain.reap(&of.ring, |tid| threads.is_alive(tid), |parcel| hand_on(orders, of.number, parcel));
     }
 
     /// Which threads have ended, and what the others are called.
-    fn look(&mut self, orders: &Orders) {
-        self.reap(orders);
+    fn look(&mut self, of: &Kin, orders: &Orders) {
+        self.reap(of, orders);
         self.names.look(&self.threads, self.drain.streams(), |stream, name| orders.send(Order::Name(stream, name)));
     }
 }

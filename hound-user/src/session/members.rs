@@ -337,12 +337,21 @@ impl Members {
         self.state().alive.values().filter(is_other).map(|member| member.pid).collect()
     }
 
-    /// Holds the files that they have mapped by now.
+    /// Holds the files that they have mapped by now. Nobody waits for it who joins meanwhile: a process' map may be long in coming.
     pub fn hold_files(&self) {
-        let mut state = self.state();
-        state.alive.values_mut().for_each(|member| {
-            member.holder.look(member.pid);
-        });
+        let all: Vec<(u32, ProcessId)> = self.state().alive.values().map(|member| (member.pid, member.number)).collect();
+        for (pid, number) in all {
+            let mut holder = Holder::default();
+            let change_places = |holder: &mut Holder| {
+                let mut state = self.state();
+                let same = state.alive.get_mut(&pid).filter(|member| member.number == number);
+                same.map(|member| std::mem::swap(&mut member.holder, holder)).is_some()
+            };
+            if change_places(&mut holder) {
+                holder.look(pid);
+                change_places(&mut holder);
+            }
+        }
     }
 }
 

@@ -89,7 +89,11 @@ impl Reaching {
         making: &Making,
         join: impl FnOnce(Ring) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        let Some(parked) = awaited.park(i32::try_from(pid)?)? else { return Ok(()) };
+        let parked = awaited.park(i32::try_from(pid)?);
+        if matches!(parked, Err(Error::Unfit { .. })) {
+            self.hopeless().extend(identity(&program_of(pid)));
+        }
+        let Some(parked) = parked? else { return Ok(()) };
         let patched = self.patch(pid, making).and_then(join);
         if let Err(error) = &patched
             && matches!(error.downcast_ref(), Some(Error::Refused(Refusal::NoAllocator { .. })))
@@ -175,10 +179,20 @@ pub fn watch(pid: u32, tid: u32, spawns: bool) -> anyhow::Result<Awaited> {
     Ok(Awaited::thread(i32::try_from(pid)?, i32::try_from(tid)?, spawns)?)
 }
 
-/// Whether a process is behind a seccomp filter.
-pub fn is_filtered(pid: u32) -> bool {
+/// A number that a process' status has, 0 if it has none.
+fn of_status(pid: u32, name: &str) -> u32 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    status.lines().any(|line| line.strip_prefix("Seccomp:").is_some_and(|mode| mode.trim() != "0"))
+    status.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()).unwrap_or(0)
+}
+
+/// How many seccomp filters a process is behind (kernels before 5.9 do not say).
+pub fn filters(pid: u32) -> u32 {
+    of_status(pid, "Seccomp_filters:")
+}
+
+/// Whether a thread is traced by one of hound's.
+pub fn is_traced_by_us(tid: u32) -> bool {
+    Path::new("/proc/self/task").join(of_status(tid, "TracerPid:").to_string()).exists()
 }
 
 /// Whether a program runs in a process into which neither the library nor a ring of hound's was brought.
