@@ -84,6 +84,7 @@ const ROWS: &[Row] = &[
     row("realloc, blocks from thread to thread, 2,000 short threads", "threads.c").once(),
     row("addresses that change hands within nanoseconds", "handoff.c").args(&["20000", "2"]),
     row("before main, after exit handlers", "before_main.c"),
+    row("calls of libc before any initialiser", "early_calls.c").once(),
     row("destructors of thread-local storage", "tls_dtor.cpp").once(),
     row("frames of all shapes", "shapes.c"),
     row("alloca", "alloca.c"),
