@@ -143,12 +143,26 @@ pub fn families(module: &Module, memory: &Memory) -> Vec<Family> {
     families_of(&names(module, memory), module)
 }
 
-/// The allocators that are linked into an executable, by their names for people: no library that is loaded before others gets between them
-/// and the program.
-pub fn linked_into(path: &Path) -> Vec<String> {
-    let Some(module) = Module::of_file(path) else { return Vec::new() };
-    let found = families_of(&names_among(|see| module.each_function_of_file(LONGEST, see)), &module);
-    found.into_iter().filter(Family::allocates).map(|family| family.name).collect()
+/// An executable's file, before anything is mapped of it.
+pub struct Executable(Module);
+
+impl Executable {
+    /// Nothing if it is no ELF file.
+    pub fn open(path: &Path) -> Option<Self> {
+        Module::of_file(path).map(Self)
+    }
+
+    /// The allocators that are linked into it, by their names for people: no library that is loaded before others gets between them and the
+    /// program.
+    pub fn allocators(&self) -> Vec<String> {
+        let found = families_of(&names_among(|see| self.0.each_function_of_file(LONGEST, see)), &self.0);
+        found.into_iter().filter(Family::allocates).map(|family| family.name).collect()
+    }
+
+    /// Whether it imports or exports one of these names.
+    pub fn has_dynamic_name(&self, names: &[&str]) -> bool {
+        self.0.has_dynamic_name(names)
+    }
 }
 
 fn families_of(names: &Names, module: &Module) -> Vec<Family> {

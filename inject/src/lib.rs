@@ -47,7 +47,7 @@ pub use custom::{CustomHook, HookSyntax, PoolRole};
 pub use enter::{Entered, enter};
 pub use error::{Denied, Error, Refusal};
 pub use existing::{Beneath, Existing, State, find};
-pub use families::linked_into;
+pub use families::Executable;
 pub use frames::Frames;
 pub use freeze::{Frozen, Stopped};
 pub use look::{Target, look, must_be_readable};

@@ -27,6 +27,17 @@ const CHUNK: usize = 1 << 20;
 struct Table {
     symbols: Vec<u8>,
     strings: Vec<u8>,
+    /// The one that a loader reads.
+    is_dynamic: bool,
+}
+
+impl Table {
+    /// Whether one of these names is in it. Looked for among its strings first, where most are not: some tables have a hundred thousand.
+    fn names_one_of(&self, names: &[&str]) -> bool {
+        let Ok(symbols) = object::pod::slice_from_all_bytes::<elf::Sym64<LE>>(&self.symbols) else { return false };
+        let is_named = |at: usize| symbols.iter().any(|symbol| symbol.st_name(LE) as usize == at);
+        names.iter().any(|name| memmem::find_iter(&self.strings, &[name.as_bytes(), b"\0"].concat()).any(is_named))
+    }
 }
 
 /// A PT_LOAD segment.
@@ -404,6 +415,11 @@ impl Module {
         !self.tables.get_or_init(|| self.file.as_ref().map(tables).unwrap_or_default()).is_empty()
     }
 
+    /// Whether one of these names, imported or exported, is in the dynamic table of its file.
+    pub(crate) fn has_dynamic_name(&self, names: &[&str]) -> bool {
+        self.has_tables() && self.tables.get().into_iter().flatten().any(|table| table.is_dynamic && table.names_one_of(names))
+    }
+
     /// As [`Module::each_function_named`], as far as its file's tables tell of them.
     pub(crate) fn each_function_of_file(&self, longest: usize, see: &mut dyn FnMut(Symbol<'_>)) {
         self.symbols_of_file(longest, &mut |symbol, is_code| {
@@ -457,7 +473,8 @@ impl Module {
     /// The dynamic table as the loader sees it: for files without section headers, and for those that cannot be opened.
     fn symbols_of_memory(&self, memory: &Memory, see: &mut dyn FnMut(Symbol<'_>, bool)) {
         let Some(tables) = self.dynamic_tables(memory) else { return };
-        let mut table = Table { symbols: vec![0; (tables.count * 24) as usize], strings: vec![0; tables.string_bytes as usize] };
+        let (symbols, strings) = (vec![0; (tables.count * 24) as usize], vec![0; tables.string_bytes as usize]);
+        let mut table = Table { symbols, strings, is_dynamic: true };
         if memory.read(tables.symbols, &mut table.symbols).and_then(|()| memory.read(tables.strings, &mut table.strings)).is_ok() {
             self.symbols_of(&table, usize::MAX, see);
         }
@@ -521,8 +538,9 @@ impl Module {
 /// The symbol tables that a file's section headers tell of, the dynamic one first.
 fn tables(file: &File) -> Vec<Table> {
     let cache = ReadCache::new(file);
-    let Ok(elf) = ElfFile64::<LE, _>::parse(&cache) else { return Vec::new() };
-    let sections = elf.elf_section_table();
+    // Not `ElfFile64::parse`, which reads the symbols, too: of some libraries that is ten megabytes more.
+    let Ok(header) = elf::FileHeader64::<LE>::parse(&cache) else { return Vec::new() };
+    let Ok(sections) = header.sections(LE, &cache) else { return Vec::new() };
     let read = |header: &elf::SectionHeader64<LE>| {
         let mut bytes = vec![0; header.sh_size(LE).min(MAX_TABLE) as usize];
         file.read_exact_at(&mut bytes, header.sh_offset(LE)).ok().map(|()| bytes)
@@ -530,7 +548,7 @@ fn tables(file: &File) -> Vec<Table> {
     let table = |kind: elf::SectionType| {
         let symbols = sections.iter().find(|section| section.sh_type(LE) == kind)?;
         let strings = sections.section(object::SectionIndex(symbols.sh_link(LE) as usize)).ok()?;
-        Some(Table { symbols: read(symbols)?, strings: read(strings)? })
+        Some(Table { symbols: read(symbols)?, strings: read(strings)?, is_dynamic: kind == elf::SHT_DYNSYM })
     };
     [elf::SHT_DYNSYM, elf::SHT_SYMTAB].into_iter().filter_map(table).collect()
 }

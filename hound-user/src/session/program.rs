@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use hound_inject::Executable;
 use object::elf::{EM_X86_64, PT_INTERP};
 use object::read::ReadCache;
 use object::read::elf::{FileHeader, ProgramHeader};
@@ -96,6 +97,17 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
+/// What a program allocates by that comes with it.
+enum Own {
+    /// A sanitizer's, which bears no other.
+    Sanitizer,
+    /// These allocators, by name.
+    Linked(Vec<String>),
+}
+
+/// A program that is linked with a sanitizer has one of these.
+const SANITIZER_STARTS: [&str; 4] = ["__asan_init", "__tsan_init", "__msan_init", "__hwasan_init"];
+
 impl Program {
     /// Finds a program as a shell would, and looks whether the library can record it.
     pub fn find(name: &OsStr) -> Result<Self, Refusal> {
@@ -115,13 +127,10 @@ impl Program {
     /// program cannot be recorded at all.
     pub fn beyond_preloading(name: &OsStr) -> Option<String> {
         match Self::find(name) {
-            Ok(program) => {
-                if program.is_sanitized() {
-                    return Some("it is built with a sanitizer, which must come before any library".into());
-                }
-                let linked = hound_inject::linked_into(&program.image);
-                (!linked.is_empty()).then(|| format!("an allocator is linked into it: {}", linked.join(", ")))
-            }
+            Ok(program) => match program.own_allocators()? {
+                Own::Sanitizer => Some("it is built with a sanitizer, which must come before any library".into()),
+                Own::Linked(linked) => (!linked.is_empty()).then(|| format!("an allocator is linked into it: {}", linked.join(", "))),
+            },
             Err(Refusal::Static(_)) => Some("it is statically linked".into()),
             Err(Refusal::OtherLibc(_, loader)) => Some(format!("its loader {loader} is not glibc's")),
             Err(_) => None,
@@ -132,7 +141,7 @@ impl Program {
     /// built with sanitizers: theirs must not be touched at their start.
     pub fn has_own_allocator(name: &OsStr) -> bool {
         match Self::find(name) {
-            Ok(program) => !program.is_sanitized() && !hound_inject::linked_into(&program.image).is_empty(),
+            Ok(program) => matches!(program.own_allocators(), Some(Own::Linked(linked)) if !linked.is_empty()),
             Err(refusal) => matches!(refusal, Refusal::OtherLibc(..)),
         }
     }
@@ -164,10 +173,22 @@ impl Program {
     /// Whether it is built with a sanitizer: its allocator prepares itself in an initialiser, and calls of it before that must not be touched.
     /// None of them bears a library that is loaded before its own.
     pub fn is_sanitized(&self) -> bool {
+        self.needs_sanitizer() || Executable::open(&self.image).is_some_and(|file| file.has_dynamic_name(&SANITIZER_STARTS))
+    }
+
+    fn needs_sanitizer(&self) -> bool {
         const LIBRARIES: [&str; 5] = ["libasan.", "libtsan.", "liblsan.", "libhwasan.", "libclang_rt."];
-        const STARTS: [&str; 4] = ["__asan_init", "__tsan_init", "__msan_init", "__hwasan_init"];
         let needed = needed(&self.image).unwrap_or_default();
-        needed.iter().any(|name| LIBRARIES.iter().any(|library| name.starts_with(library))) || has_symbol(&self.image, &STARTS)
+        needed.iter().any(|name| LIBRARIES.iter().any(|library| name.starts_with(library)))
+    }
+
+    /// Nothing if its file cannot be read.
+    fn own_allocators(&self) -> Option<Own> {
+        if self.needs_sanitizer() {
+            return Some(Own::Sanitizer);
+        }
+        let file = Executable::open(&self.image)?;
+        Some(if file.has_dynamic_name(&SANITIZER_STARTS) { Own::Sanitizer } else { Own::Linked(file.allocators()) })
     }
 
     /// The name to put into output file names.
@@ -232,25 +253,16 @@ fn inspect(path: &Path) -> Result<Option<PathBuf>, Refusal> {
 /// The libraries that an ELF file asks for.
 fn needed(path: &Path) -> Option<Vec<String>> {
     let data = ReadCache::new(std::fs::File::open(path).ok()?);
-    let file = object::read::elf::ElfFile64::<Endianness, _>::parse(&data).ok()?;
-    let sections = file.elf_section_table();
-    let (dynamic, link) = sections.dynamic(file.endian(), &data).ok()??;
-    let strings = sections.strings(file.endian(), &data, link).ok()?;
-    let name = |entry: &elf::Dyn64<Endianness>| strings.get(u32::try_from(entry.d_val.get(file.endian())).ok()?).ok();
-    let is_needed = |entry: &&elf::Dyn64<Endianness>| entry.d_tag.get(file.endian()) == elf::DT_NEEDED;
+    // Not all of an `ElfFile64`, which has the symbols read, too.
+    let header = elf::FileHeader64::<Endianness>::parse(&data).ok()?;
+    let endian = header.endian().ok()?;
+    let sections = header.sections(endian, &data).ok()?;
+    let (dynamic, link) = sections.dynamic(endian, &data).ok()??;
+    let strings = sections.strings(endian, &data, link).ok()?;
+    let name = |entry: &elf::Dyn64<Endianness>| strings.get(u32::try_from(entry.d_val.get(endian)).ok()?).ok();
+    let is_needed = |entry: &&elf::Dyn64<Endianness>| entry.d_tag.get(endian) == elf::DT_NEEDED;
     let names = dynamic.iter().filter(is_needed).filter_map(name);
     Some(names.map(|name| String::from_utf8_lossy(name).into_owned()).collect())
-}
-
-/// Whether an ELF file's dynamic table has one of these names.
-fn has_symbol(path: &Path, names: &[&str]) -> bool {
-    let find = || {
-        let data = ReadCache::new(std::fs::File::open(path).ok()?);
-        let file = object::read::elf::ElfFile64::<Endianness, _>::parse(&data).ok()?;
-        let mut symbols = object::Object::dynamic_symbols(&file);
-        Some(symbols.any(|symbol| object::ObjectSymbol::name(&symbol).is_ok_and(|name| names.contains(&name))))
-    };
-    find().unwrap_or(false)
 }
 
 /// The first bytes: a script's first line lies there.
