@@ -267,10 +267,14 @@ pub enum Shape {
     Reallocarr = 23,
     /// `fork()`
     Fork = 24,
+    /// `prctl(option, …)`, by which a seccomp filter may come.
+    Prctl = 25,
+    /// `syscall(number, …)`, likewise.
+    Syscall = 26,
 }
 
 /// How many [`Shape`]s there are.
-pub const SHAPES: usize = 25;
+pub const SHAPES: usize = 27;
 /// In [`Entry::size_argument`] and its like: there is none.
 pub const NO_ARGUMENT: u8 = 255;
 /// Most bytes of a function's entry that are displaced.

@@ -214,7 +214,7 @@ pub const WATCHED: &[&str] =
 /// and programs that they begin must find hound.
 pub const BEGINNINGS: &[&str] = &["fork", "posix_spawn", "posix_spawnp"];
 
-/// Functions by which a seccomp filter may come, behind which nothing is asked of hound any more. Exported by the library, and not patched.
+/// Functions by which a seccomp filter may come, behind which nothing is asked of hound any more. Exported by the library, and patched where children are recorded.
 pub const FILTERING: &[&str] = &["prctl", "syscall"];
 
 /// Which allocator has a function, and under which names.

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use hound_common::attach::{ENTRY_FLAT, ENTRY_GLIBC, NO_ARGUMENT, Shape};
-use hound_common::hook::{BEGINNINGS, HOOKS, Kind, Origin, PATCHES, Patch, Places, Role, WATCHED, watched_shape};
+use hound_common::hook::{BEGINNINGS, FILTERING, HOOKS, Kind, Origin, PATCHES, Patch, Places, Role, WATCHED, watched_shape};
 
 use crate::memory::Memory;
 use crate::modules::{Identity, Module, Symbol};
@@ -119,7 +119,7 @@ fn names(module: &Module, memory: &Memory) -> Names {
 
 fn names_among(each_function: impl FnOnce(&mut dyn FnMut(Symbol<'_>))) -> Names {
     let mut exact: HashSet<&str> = PATCHES.iter().map(|p| p.symbol).chain(HOOKS.iter().map(|h| h.symbol)).collect();
-    exact.extend(WATCHED.iter().chain(BEGINNINGS).chain(&MARKS));
+    exact.extend(WATCHED.iter().chain(BEGINNINGS).chain(FILTERING).chain(&MARKS));
     // By the last letter first: a large library has hundreds of thousands of names.
     let last = |name: &str| usize::from(name.bytes().next_back().unwrap_or_default());
     let (mut may_end, mut may_be) = ([false; 256], [false; 256]);
@@ -226,6 +226,8 @@ fn families_of(names: &Names, module: &Module) -> Vec<Family> {
         add(format!("{libc}: mappings"), 0, !module.is_executable, "", mapping_functions(names));
         add(format!("{libc}: exec"), 0, false, "", watched(names, |shape| shape == Shape::Exec));
         add(format!("{libc}: fork"), 0, false, "", function(names, "fork", 0, Shape::Fork).into_iter().collect());
+        let filtering = FILTERING.iter().zip([Shape::Prctl, Shape::Syscall]).filter_map(|(name, shape)| function(names, name, 0, shape));
+        add(format!("{libc}: filters"), 0, false, "", filtering.collect());
     }
     if !is_libc && has("tc_malloc") && ["mmap", "munmap", "mremap"].iter().all(|name| has(name)) {
         add("tcmalloc: mappings".into(), 0, !module.is_executable, "", mapping_functions(names));

@@ -93,7 +93,8 @@ impl Plan {
         let mut unplaced: Vec<&CustomHook> = custom.iter().collect();
         for module in &modules {
             let mut found = families::families(module, &memory);
-            found.retain(|family| children || family.functions.iter().all(|function| function.shape != Shape::Fork));
+            let of_children = |function: &Function| matches!(function.shape, Shape::Fork | Shape::Prctl | Shape::Syscall);
+            found.retain(|family| children || !family.functions.iter().any(of_children));
             for (what, why) in families::not_covered(module, &memory, &found) {
                 plan.not_covered.push(NotCovered { module: module.path.clone(), what, why });
             }

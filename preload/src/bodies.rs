@@ -14,7 +14,7 @@ use crate::attached::{self, Patched};
 use crate::image::File;
 use crate::nesting::{self, Call, Entered};
 use crate::record::{self, Caller, Draw, Function, Resize};
-use crate::{clock, directory, family, modules, process, rows, stack, sys};
+use crate::{clock, directory, family, filters, modules, process, rows, stack, sys};
 
 /// Marks a call of a function of the heap as at work: `Some` call to record when the real function has returned. Where another one is at
 /// work on another stack, the body returns what `$again` does, the same body with the same arguments.
@@ -598,6 +598,24 @@ pub unsafe extern "C" fn fork(entry: &'static Entry, slot: u64, bp: u64) -> i32 
     let child = unsafe { real() };
     family::end_fork(child);
     child
+}
+
+/// `Shape::Prctl`, called to set a seccomp filter.
+pub extern "C" fn prctl(frame: &mut Frame) -> isize {
+    // SAFETY: as in `alloc_body`.
+    let real = unsafe { real::<unsafe extern "C" fn(u64, u64, u64, u64, u64) -> i32>(frame.entry) };
+    let [option, a, b, c, d, _] = frame.args;
+    // SAFETY: the caller's own call, passed on.
+    filters::set(|| unsafe { real(option, a, b, c, d) } as isize)
+}
+
+/// `Shape::Syscall`, likewise: no such call has more arguments than come in registers.
+pub extern "C" fn syscall(frame: &mut Frame) -> isize {
+    // SAFETY: as in `alloc_body`.
+    let real = unsafe { real::<unsafe extern "C" fn(u64, u64, u64, u64, u64, u64, u64) -> isize>(frame.entry) };
+    let [number, a, b, c, d, e] = frame.args;
+    // SAFETY: the caller's own call, passed on.
+    filters::set(|| unsafe { real(number, a, b, c, d, e, 0) })
 }
 
 /// The size, as the entry says where it is.

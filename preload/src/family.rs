@@ -5,7 +5,7 @@
 
 use core::ffi::{CStr, c_char};
 use core::mem::size_of;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use hound_common::attach::ENVIRONMENT_BYTES;
 use hound_common::event::{PROCESS_FORKS, tag};
@@ -17,7 +17,7 @@ use hound_common::ring::{self, Control};
 
 use crate::record::{self, Caller, Function};
 use crate::sys::{self, syscall};
-use crate::{clock, image, own, process};
+use crate::{clock, filters, image, own, process};
 
 const READ: usize = 0;
 const SOCKET: usize = 41;
@@ -157,7 +157,7 @@ impl List<'_> {
 /// The environment that a program is to be given so that it finds hound; `None` if it does so with what it is given, or cannot be helped (which
 /// is counted).
 pub fn environment_with_us(given: *const *const c_char) -> Option<*const *const c_char> {
-    if FILTERED.load(Ordering::Relaxed) {
+    if filters::came() {
         return environment_without_us(given);
     }
     // SAFETY: mapped by `learn` or by hound, never unmapped while it is known.
@@ -289,15 +289,10 @@ pub fn ring_of_child(pid: u32, parent: &Control) -> Option<&'static Control> {
     ask_for_ring(FORKED, pid, parent.member.load(Ordering::Relaxed), ticks)
 }
 
-/// A seccomp filter came: what asking takes may be forbidden by it, on pain of death. (One that was there before is known to let it pass, for this
-/// program has asked.)
-/// Written by the hooks of `prctl` and `syscall`.
-pub static FILTERED: AtomicBool = AtomicBool::new(false);
-
 /// A program is about to be executed by this thread, or by a process that it begins: hound patches it at its beginning where no library can be preloaded
 /// into it, and for that has to be told before.
 pub fn begins(file: image::File, spawns: bool) {
-    if FILTERED.load(Ordering::Relaxed) || !image::has_no_loader(file) {
+    if filters::came() || !image::has_no_loader(file) {
         return;
     }
     let thread = sys::gettid();
@@ -327,7 +322,7 @@ impl Drop for Socket {
 /// Says this to hound, which is to answer.
 #[cold]
 fn ask(kind: u32, pid: u32, from: u32, ticks: u64) -> Option<Socket> {
-    if FILTERED.load(Ordering::Relaxed) {
+    if filters::came() {
         return None;
     }
     let mut password = [0; PASSWORD_BYTES];

@@ -1,5 +1,5 @@
 //! What kind of file a process is about to execute: whether anything can be preloaded into it. Looked at only where the programs that a process begins
-//! are recorded with it, and never behind a seccomp filter that was seen to come ([`crate::family::FILTERED`]).
+//! are recorded with it, and never behind a seccomp filter that was seen to come ([`crate::filters`]).
 
 use core::ffi::{CStr, c_char};
 

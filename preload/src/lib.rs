@@ -22,6 +22,7 @@ mod environment;
 mod exec;
 mod exit;
 mod family;
+mod filters;
 mod full;
 mod guard;
 mod hooks;

@@ -11,9 +11,9 @@ use hound_common::ring::{Control, STATE_RECORDING};
 
 use crate::attached::hound_attachment;
 use crate::bodies::{self, Frame};
-use crate::inlined;
 use crate::passing::{alloc, alloc_first, calloc, free, memalign, posix_memalign, rallocx, realloc, reallocarray};
 use crate::pools;
+use crate::{filters, inlined};
 
 /// An entry point: takes its own function's arguments, whatever they are.
 type Stub = unsafe extern "C" fn();
@@ -49,6 +49,8 @@ pub static hound_stubs: [Option<Stub>; STUB_WORDS] = {
         (Shape::Text, text),
         (Shape::Reallocarr, reallocarr),
         (Shape::Fork, fork),
+        (Shape::Prctl, prctl),
+        (Shape::Syscall, syscall),
     ];
     let mut i = 0;
     while i < SHAPES {
@@ -171,6 +173,18 @@ framed!(call wide => bodies::wide);
 framed!(call wide_realloc => bodies::wide_realloc);
 framed!(call text => bodies::text);
 framed!(jump exec => bodies::exec);
+// As the hooks in `filters`: what sets no filter is jumped on with.
+framed!(prctl => bodies::prctl, gate: [
+    "cmp edi, 22", "jne 2f", "test rdx, rdx", "jnz 8f", "2:", "jmp qword ptr [r11 + {real}]", "8:"
+], after: ["leave", ".cfi_def_cfa rsp, 8", "ret"]);
+framed!(syscall => bodies::syscall, gate: [
+    "cmp edi, 317", "je 2f", "cmp edi, 157", "jne 4f", "cmp esi, 22", "je 3f", "jmp 4f", "2:", "cmp esi, 1", "ja 4f",
+    "3:", "test rcx, rcx", "jnz 8f", "4:", "jmp qword ptr [r11 + {real}]", "8:"
+], after: ["leave", ".cfi_def_cfa rsp, 8", "ret"]);
+const _: () = assert!(
+    filters::PR_SET_SECCOMP == 22 && filters::PRCTL == 157 && filters::SECCOMP == 317 && filters::LAST_TO_SET == 1,
+    "what the two stubs compare with"
+);
 
 // The body has called the function that does not throw. Where that found no memory, this one is jumped to, and throws from its own frame.
 framed!(new => bodies::new, gate: [

@@ -3,7 +3,7 @@
 
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use hound_tests::attach;
@@ -178,21 +178,58 @@ fn programs_that_change_user_do() {
     assert!(outcome.err().contains("1 of the processes that the program began is not recorded"), "{}", outcome.err());
 }
 
-/// A filter that kills who asks: after it came nothing is asked for, whatever is begun.
+/// A filter that kills who asks: after it came nothing is asked for, whatever is begun. The library sees it come where it is preloaded, and where
+/// functions are patched.
 #[test]
 fn behind_a_filter_nothing_is_asked_for() {
-    let filters = Program::new("filters_and_begins.c", Build::Optimised).path();
-    for linked in ["-static", "-rdynamic"] {
-        let program = Program::new("sleeps.c", Build::Optimised).with(&[linked]).path();
-        for how in ["prctl", "syscall"] {
-            let script = format!("'{}' {how} \"$1\" 2; exit $?", filters.display());
-            let (_dir, outcome, _) = run(&script, &program);
-            assert_eq!(outcome.shell_status(), 0, "{how}: {}", outcome.err());
-            // The forked child, and what its parent has become.
-            let said = "2 of the processes that the program began are not recorded";
-            assert!(outcome.err().contains(said), "{linked} {how}: {}", outcome.err());
-        }
+    for (linked, how, patched) in filtered() {
+        let outcome = filter(linked, how, patched).1;
+        assert_eq!(outcome.shell_status(), 0, "{linked} {how} {patched}: {}", outcome.err());
+        // The forked child, and what its parent has become.
+        let said = "2 of the processes that the program began are not recorded";
+        assert!(outcome.err().contains(said), "{linked} {how} {patched}: {}", outcome.err());
     }
+}
+
+/// One that the kernel did not take is none.
+#[test]
+fn behind_a_filter_that_could_not_be_set_all_is_recorded() {
+    for (linked, how, patched) in filtered() {
+        let (_dir, outcome, report) = filter(linked, &format!("fails-{how}"), patched);
+        assert_eq!(outcome.shell_status(), 0, "{linked} {how} {patched}: {}", outcome.err());
+        assert!(!outcome.err().contains("not recorded"), "{linked} {how} {patched}: {}", outcome.err());
+        let processes = report["processes"].as_array().expect("a list").iter();
+        let forked = processes.filter(|one| one["began"] == "fork" && one["allocations"].as_u64() >= Some(100)).count();
+        let program = file_name(&sleeps(linked));
+        assert_eq!((forked, recorded(&report, &program)), (1, 1), "{linked} {how} {patched}: {}", report["processes"]);
+    }
+}
+
+/// How what is begun is linked, by what the filter is set, whether functions are patched.
+fn filtered() -> Vec<(&'static str, &'static str, bool)> {
+    let linked = ["-static", "-rdynamic"].into_iter();
+    let all =
+        linked.flat_map(|linked| ["prctl", "syscall"].into_iter().flat_map(move |how| [false, true].map(|patched| (linked, how, patched))));
+    all.filter(|(.., patched)| !patched || requirement::root()).collect()
+}
+
+fn sleeps(linked: &'static str) -> PathBuf {
+    Program::new("sleeps.c", Build::Optimised).with(&[linked]).path()
+}
+
+fn filter(linked: &'static str, how: &str, patched: bool) -> (TempDir, Outcome, Value) {
+    let filters = Program::new("filters_and_begins.c", Build::Optimised).path();
+    let program = sleeps(linked);
+    if !patched {
+        return run(&format!("'{}' {how} \"$1\" 2; exit $?", filters.display()), &program);
+    }
+    let dir = TempDir::new().expect("a temporary directory can be made");
+    let path = dir.path().join("tree.hound");
+    let mut command = Command::new(binaries::hound());
+    command.args(["run", "--children", "--via", "patch", "--quiet", "-o"]).arg(&path).arg("--").arg(filters).arg(how).arg(program).arg("2");
+    let outcome = process::run(command.current_dir(dir.path()));
+    let report = report(&path);
+    (dir, outcome, report)
 }
 
 /// Plain preloading into a program of musl's: it runs as ever.

@@ -32,7 +32,8 @@ pub(crate) fn cookie(function: &Function) -> Option<Cookie> {
         // The user says which arguments: see `of_pool`.
         Shape::PoolAlloc | Shape::PoolFree | Shape::PoolRealloc => return None,
         Shape::Mmap | Shape::Munmap | Shape::Mremap => return None,
-        Shape::Exec | Shape::Fork | Shape::RegisterFrame | Shape::DeregisterFrame | Shape::Reallocarr => return None,
+        Shape::Exec | Shape::Fork | Shape::Prctl | Shape::Syscall => return None,
+        Shape::RegisterFrame | Shape::DeregisterFrame | Shape::Reallocarr => return None,
     })
 }
 
