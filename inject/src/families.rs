@@ -9,6 +9,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use hound_common::attach::{ENTRY_FLAT, ENTRY_GLIBC, NO_ARGUMENT, Shape};
 use hound_common::hook::{BEGINNINGS, FILTERING, HOOKS, Kind, Origin, PATCHES, Patch, Places, Role, WATCHED, watched_shape};
+use memchr::memmem;
 
 use crate::memory::Memory;
 use crate::modules::{Identity, Module, Symbol};
@@ -95,6 +96,9 @@ const MARKS: [&str; 5] = ["__libc_start_main", "gnu_get_libc_version", "mi_usabl
 /// A preloaded library with this function is a heap profiler, such as ours: its `malloc` is a way to another one.
 const PROFILER: &str = "memory_profiler_override_next_timestamp";
 
+/// mimalloc's functions of one heap begin so.
+const HEAPS: &str = "mi_heap_";
+
 /// Longer names are nobody's: the longest that is looked for has 36 bytes, without a prefix.
 const LONGEST: usize = 80;
 
@@ -110,25 +114,29 @@ fn names(module: &Module, memory: &Memory) -> Names {
     if let Some(names) = identity.and_then(|identity| known().get(&identity).cloned()) {
         return moved(&names, module.bias);
     }
-    let names = names_among(|see| module.each_function_named(memory, LONGEST, see));
+    let names = names_among(|is_wanted, see| module.each_wanted(memory, LONGEST, is_wanted, see));
     if let Some(identity) = identity.filter(|_| module.has_tables()) {
         known().insert(identity, Arc::new(moved(&names, module.bias.wrapping_neg())));
     }
     names
 }
 
-fn names_among(each_function: impl FnOnce(&mut dyn FnMut(Symbol<'_>))) -> Names {
+fn names_among(each_function: impl FnOnce(&dyn Fn(&[u8]) -> bool, &mut dyn FnMut(Symbol<'_>))) -> Names {
     let mut exact: HashSet<&str> = PATCHES.iter().map(|p| p.symbol).chain(HOOKS.iter().map(|h| h.symbol)).collect();
     exact.extend(WATCHED.iter().chain(BEGINNINGS).chain(FILTERING).chain(&MARKS));
     // By the last letter first: a large library has hundreds of thousands of names.
-    let last = |name: &str| usize::from(name.bytes().next_back().unwrap_or_default());
-    let (mut may_end, mut may_be) = ([false; 256], [false; 256]);
-    ENDINGS.iter().for_each(|ending| may_end[last(ending)] = true);
-    exact.iter().for_each(|name| may_be[last(name)] = true);
+    let mut by_last: Vec<Vec<&str>> = vec![Vec::new(); 256];
+    let last = |name: &[u8]| usize::from(name.last().copied().unwrap_or_default());
+    for name in ENDINGS.iter().chain(&exact) {
+        by_last[last(name.as_bytes())].push(name);
+    }
+    let of_heaps = memmem::Finder::new(HEAPS);
+    // What is looked for may be the end of a longer string: tables share those.
+    let is_wanted = |end: &[u8]| by_last[last(end)].iter().any(|name| end.ends_with(name.as_bytes())) || of_heaps.find(end).is_some();
     let mut names = Names::new();
-    each_function(&mut |Symbol { name, address, size }| {
+    each_function(&is_wanted, &mut |Symbol { name, address, size }| {
         let ends = || ENDINGS.iter().any(|ending| name.ends_with(ending));
-        if may_end[last(name)] && ends() || name.starts_with("mi_heap_") || may_be[last(name)] && exact.contains(name) {
+        if exact.contains(name) || ends() || name.starts_with(HEAPS) {
             let known = names.entry(name.to_owned()).or_insert((address, size));
             if known.0 == address {
                 known.1 = known.1.max(size);
@@ -155,7 +163,7 @@ impl Executable {
     /// The allocators that are linked into it, by their names for people: no library that is loaded before others gets between them and the
     /// program.
     pub fn allocators(&self) -> Vec<String> {
-        let found = families_of(&names_among(|see| self.0.each_function_of_file(LONGEST, see)), &self.0);
+        let found = families_of(&names_among(|is_wanted, see| self.0.each_wanted_of_file(LONGEST, is_wanted, see)), &self.0);
         found.into_iter().filter(Family::allocates).map(|family| family.name).collect()
     }
 

@@ -30,6 +30,7 @@ mod plan;
 pub mod probes;
 mod remote;
 mod restart;
+mod scan;
 mod seccomp;
 mod site;
 mod sockets;

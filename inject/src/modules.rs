@@ -14,6 +14,7 @@ use object::{LittleEndian as LE, Object, ObjectSection};
 use crate::error::Error;
 use crate::memory::Memory;
 use crate::place::{Mapping, PAGE, mappings};
+use crate::scan::{self, Place};
 
 /// Most symbols believed in a table that is read from the target's memory.
 const MAX_SYMBOLS: u64 = 1 << 20;
@@ -83,6 +84,7 @@ pub struct Module {
     /// What is made read-only when it is linked: an svma.
     relro: Option<u64>,
     file: Option<File>,
+    places: OnceCell<Vec<(elf::SectionType, Place)>>,
     tables: OnceCell<Vec<Table>>,
 }
 
@@ -268,6 +270,7 @@ impl Module {
             dynamic,
             relro,
             file,
+            places: OnceCell::new(),
             tables: OnceCell::new(),
         })
     }
@@ -412,21 +415,39 @@ impl Module {
 
     /// Whether the file's own tables tell of its symbols, and not what is mapped of it.
     pub(crate) fn has_tables(&self) -> bool {
-        !self.tables.get_or_init(|| self.file.as_ref().map(tables).unwrap_or_default()).is_empty()
+        !self.places().is_empty()
+    }
+
+    fn places(&self) -> &[(elf::SectionType, Place)] {
+        self.places.get_or_init(|| self.file.as_ref().map(places).unwrap_or_default())
+    }
+
+    fn tables(&self) -> &[Table] {
+        self.tables.get_or_init(|| self.file.as_ref().map(tables).unwrap_or_default())
     }
 
     /// Whether one of these names, imported or exported, is in the dynamic table of its file.
     pub(crate) fn has_dynamic_name(&self, names: &[&str]) -> bool {
-        self.has_tables() && self.tables.get().into_iter().flatten().any(|table| table.is_dynamic && table.names_one_of(names))
+        self.tables().iter().any(|table| table.is_dynamic && table.names_one_of(names))
     }
 
-    /// As [`Module::each_function_named`], as far as its file's tables tell of them.
-    pub(crate) fn each_function_of_file(&self, longest: usize, see: &mut dyn FnMut(Symbol<'_>)) {
-        self.symbols_of_file(longest, &mut |symbol, is_code| {
-            if is_code {
-                see(symbol);
-            }
-        });
+    /// Shows every defined function whose name has an end for which `is_wanted` holds, and maybe others, as far as the file's tables tell of them.
+    pub(crate) fn each_wanted_of_file(&self, longest: usize, is_wanted: impl Fn(&[u8]) -> bool, see: &mut dyn FnMut(Symbol<'_>)) {
+        let Some(file) = &self.file else { return };
+        for (_, place) in self.places() {
+            let _ = scan::each(file, *place, longest, &is_wanted, &mut |name, symbol| {
+                self.symbol(name, symbol, &mut |symbol, is_code| {
+                    if is_code {
+                        see(symbol);
+                    }
+                });
+            });
+        }
+    }
+
+    /// The same, by what is mapped where the file has no tables.
+    pub(crate) fn each_wanted(&self, memory: &Memory, longest: usize, is_wanted: impl Fn(&[u8]) -> bool, see: &mut dyn FnMut(Symbol<'_>)) {
+        if self.has_tables() { self.each_wanted_of_file(longest, is_wanted, see) } else { self.each_function_named(memory, longest, see) }
     }
 
     fn each_symbol(&self, memory: &Memory, longest: usize, see: &mut dyn FnMut(Symbol<'_>, bool)) {
@@ -437,33 +458,34 @@ impl Module {
 
     /// False when there is no file, or it has no table that its section headers tell of.
     fn symbols_of_file(&self, longest: usize, see: &mut dyn FnMut(Symbol<'_>, bool)) -> bool {
-        let tables = self.tables.get_or_init(|| self.file.as_ref().map(tables).unwrap_or_default());
-        for table in tables {
+        for table in self.tables() {
             self.symbols_of(table, longest, see);
         }
-        !tables.is_empty()
+        !self.tables().is_empty()
     }
 
     fn symbols_of(&self, table: &Table, longest: usize, see: &mut dyn FnMut(Symbol<'_>, bool)) {
         let Ok(symbols) = object::pod::slice_from_all_bytes::<elf::Sym64<LE>>(&table.symbols) else { return };
         for symbol in symbols {
-            let kind = symbol.st_type();
-            if symbol.is_undefined(LE) || symbol.st_value(LE) == 0 || matches!(kind, elf::STT_GNU_IFUNC | elf::STT_SECTION | elf::STT_FILE)
-            {
-                continue;
-            }
             let name = table.strings.get(symbol.st_name(LE) as usize..).unwrap_or_default();
             let name = &name[..name.len().min(longest.saturating_add(1))];
             let end = memchr::memchr2(0, b'@', name).unwrap_or(name.len());
-            if end > longest {
-                continue;
+            if end <= longest {
+                self.symbol(&name[..end], symbol, see);
             }
-            let name = &name[..end];
-            let Ok(name) = core::str::from_utf8(name) else { continue };
-            let address = self.bias.wrapping_add(symbol.st_value(LE));
-            let is_code = matches!(kind, elf::STT_FUNC | elf::STT_NOTYPE) && self.is_code(symbol.st_value(LE));
-            see(Symbol { name, address, size: symbol.st_size(LE) }, is_code);
         }
+    }
+
+    /// One symbol, and whether it is of code; nothing of those that are defined elsewhere, or none.
+    fn symbol(&self, name: &[u8], symbol: &elf::Sym64<LE>, see: &mut dyn FnMut(Symbol<'_>, bool)) {
+        let kind = symbol.st_type();
+        if symbol.is_undefined(LE) || symbol.st_value(LE) == 0 || matches!(kind, elf::STT_GNU_IFUNC | elf::STT_SECTION | elf::STT_FILE) {
+            return;
+        }
+        let Ok(name) = core::str::from_utf8(name) else { return };
+        let address = self.bias.wrapping_add(symbol.st_value(LE));
+        let is_code = matches!(kind, elf::STT_FUNC | elf::STT_NOTYPE) && self.is_code(symbol.st_value(LE));
+        see(Symbol { name, address, size: symbol.st_size(LE) }, is_code);
     }
 
     fn is_code(&self, svma: u64) -> bool {
@@ -535,22 +557,31 @@ impl Module {
     }
 }
 
-/// The symbol tables that a file's section headers tell of, the dynamic one first.
-fn tables(file: &File) -> Vec<Table> {
+/// Where the symbol tables are that a file's section headers tell of, the dynamic one first.
+fn places(file: &File) -> Vec<(elf::SectionType, Place)> {
     let cache = ReadCache::new(file);
     // Not `ElfFile64::parse`, which reads the symbols, too: of some libraries that is ten megabytes more.
     let Ok(header) = elf::FileHeader64::<LE>::parse(&cache) else { return Vec::new() };
     let Ok(sections) = header.sections(LE, &cache) else { return Vec::new() };
-    let read = |header: &elf::SectionHeader64<LE>| {
-        let mut bytes = vec![0; header.sh_size(LE).min(MAX_TABLE) as usize];
-        file.read_exact_at(&mut bytes, header.sh_offset(LE)).ok().map(|()| bytes)
-    };
+    let place = |header: &elf::SectionHeader64<LE>| (header.sh_offset(LE), header.sh_size(LE).min(MAX_TABLE));
     let table = |kind: elf::SectionType| {
         let symbols = sections.iter().find(|section| section.sh_type(LE) == kind)?;
         let strings = sections.section(object::SectionIndex(symbols.sh_link(LE) as usize)).ok()?;
-        Some(Table { symbols: read(symbols)?, strings: read(strings)?, is_dynamic: kind == elf::SHT_DYNSYM })
+        Some((kind, Place { symbols: place(symbols), strings: place(strings) }))
     };
     [elf::SHT_DYNSYM, elf::SHT_SYMTAB].into_iter().filter_map(table).collect()
+}
+
+/// What is there.
+fn tables(file: &File) -> Vec<Table> {
+    let read = |(offset, bytes): (u64, u64)| {
+        let mut read = vec![0; bytes as usize];
+        file.read_exact_at(&mut read, offset).ok().map(|()| read)
+    };
+    let table = |(kind, place): (elf::SectionType, Place)| {
+        Some(Table { symbols: read(place.symbols)?, strings: read(place.strings)?, is_dynamic: kind == elf::SHT_DYNSYM })
+    };
+    places(file).into_iter().filter_map(table).collect()
 }
 
 struct DynamicTables {
