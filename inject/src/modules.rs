@@ -22,7 +22,7 @@ const MAX_SYMBOLS: u64 = 1 << 20;
 /// Most bytes of a table that is read from a file.
 const MAX_TABLE: u64 = 1 << 30;
 /// So many bytes of a file are looked through at a time.
-const CHUNK: usize = 1 << 20;
+const CHUNK: usize = 256 << 10;
 
 /// A symbol table as it stands in a file or in memory: read in one go, for there are hundreds of thousands of symbols.
 struct Table {

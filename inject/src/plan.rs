@@ -16,6 +16,11 @@ use crate::modules::{Module, modules};
 use crate::place::mappings;
 use crate::thunk::Row;
 
+/// Bytes of code looked through at once: they stay in the cache, and are not a module's twenty megabytes of memory.
+const PIECE: usize = 256 << 10;
+/// Bytes (Intel SDM, volume 2, 2.3.11).
+const LONGEST_INSTRUCTION: u64 = 15;
+
 /// Most code of one function that is looked at; larger ones are generated state machines, never an allocator's entry.
 const MAX_FUNCTION: u64 = 1 << 20;
 /// An allocator's functions lie within this of its `free`: it is one source file.
@@ -319,19 +324,34 @@ impl<'a> Reading<'a> {
     pub(crate) fn jumps_into(&self, mut ranges: Vec<Range>) -> Result<Vec<(u64, Unfit)>, Error> {
         ranges.sort_unstable();
         let mut unfit = Vec::new();
+        let read = |at: u64, code: &mut [u8]| match self.module.file_bytes(at, code) {
+            Some(()) => Ok(()),
+            None => self.memory.read(at, code),
+        };
+        let mut piece = vec![0; PIECE];
         for segment in self.module.segments.iter().filter(|s| s.executable) {
             let start = self.module.bias.wrapping_add(segment.svma);
-            let mut code = vec![0; segment.in_file as usize];
-            if self.module.file_bytes(start, &mut code).is_none() {
-                self.memory.read(start, &mut code)?;
+            let end = start + segment.in_file;
+            // A branch that lies across the end of a piece is whole in the next; one at its very end is found twice.
+            let mut found = BTreeSet::new();
+            for at in (start..end).step_by(PIECE - JUMP) {
+                let piece = &mut piece[..((end - at) as usize).min(PIECE)];
+                read(at, piece)?;
+                found.extend(branches_into(piece, at, &ranges));
             }
-            for (from, which) in branches_into(&code, start, &ranges) {
+            for (from, which) in found {
                 let range = ranges[which];
                 let own = (range.start..range.end).contains(&from);
                 let home = self.starts.partition_point(|(start, _)| *start <= from).checked_sub(1).map(|n| self.starts[n].0);
                 // Bytes in the middle of an instruction are no jump. Where nothing says how the instructions lie, they count as one.
-                let real =
-                    home.filter(|home| *home >= start).is_none_or(|home| is_instruction(home, &code[(home - start) as usize..], from));
+                let real = match home.filter(|home| *home >= start) {
+                    Some(home) => {
+                        let mut code = vec![0; (from + LONGEST_INSTRUCTION).min(end).saturating_sub(home) as usize];
+                        read(home, &mut code)?;
+                        is_instruction(home, &code, from)
+                    }
+                    None => true,
+                };
                 if !own && real {
                     unfit.push((range.start, Unfit::Branch { from }));
                 }
