@@ -28,17 +28,6 @@ const CHUNK: usize = 256 << 10;
 struct Table {
     symbols: Vec<u8>,
     strings: Vec<u8>,
-    /// The one that a loader reads.
-    is_dynamic: bool,
-}
-
-impl Table {
-    /// Whether one of these names is in it. Looked for among its strings first, where most are not: some tables have a hundred thousand.
-    fn names_one_of(&self, names: &[&str]) -> bool {
-        let Ok(symbols) = object::pod::slice_from_all_bytes::<elf::Sym64<LE>>(&self.symbols) else { return false };
-        let is_named = |at: usize| symbols.iter().any(|symbol| symbol.st_name(LE) as usize == at);
-        names.iter().any(|name| memmem::find_iter(&self.strings, &[name.as_bytes(), b"\0"].concat()).any(is_named))
-    }
 }
 
 /// A PT_LOAD segment.
@@ -428,7 +417,14 @@ impl Module {
 
     /// Whether one of these names, imported or exported, is in the dynamic table of its file.
     pub(crate) fn has_dynamic_name(&self, names: &[&str]) -> bool {
-        self.tables().iter().any(|table| table.is_dynamic && table.names_one_of(names))
+        let Some(file) = &self.file else { return false };
+        let is_wanted = |end: &[u8]| names.iter().any(|name| end.ends_with(name.as_bytes()));
+        let mut has = false;
+        for (_, place) in self.places().iter().filter(|(kind, _)| *kind == elf::SHT_DYNSYM) {
+            let longest = names.iter().map(|name| name.len()).max().unwrap_or(0);
+            let _ = scan::each(file, *place, longest, is_wanted, &mut |found, _| has |= names.iter().any(|name| found == name.as_bytes()));
+        }
+        has
     }
 
     /// Shows every defined function whose name has an end for which `is_wanted` holds, and maybe others, as far as the file's tables tell of them.
@@ -496,7 +492,7 @@ impl Module {
     fn symbols_of_memory(&self, memory: &Memory, see: &mut dyn FnMut(Symbol<'_>, bool)) {
         let Some(tables) = self.dynamic_tables(memory) else { return };
         let (symbols, strings) = (vec![0; (tables.count * 24) as usize], vec![0; tables.string_bytes as usize]);
-        let mut table = Table { symbols, strings, is_dynamic: true };
+        let mut table = Table { symbols, strings };
         if memory.read(tables.symbols, &mut table.symbols).and_then(|()| memory.read(tables.strings, &mut table.strings)).is_ok() {
             self.symbols_of(&table, usize::MAX, see);
         }
@@ -578,9 +574,7 @@ fn tables(file: &File) -> Vec<Table> {
         let mut read = vec![0; bytes as usize];
         file.read_exact_at(&mut read, offset).ok().map(|()| read)
     };
-    let table = |(kind, place): (elf::SectionType, Place)| {
-        Some(Table { symbols: read(place.symbols)?, strings: read(place.strings)?, is_dynamic: kind == elf::SHT_DYNSYM })
-    };
+    let table = |(_, place): (elf::SectionType, Place)| Some(Table { symbols: read(place.symbols)?, strings: read(place.strings)? });
     places(file).into_iter().filter_map(table).collect()
 }
 
