@@ -1,5 +1,5 @@
 // Counts instructions: how many of the library's a malloc and its free take once all is warm, by single steps as a debugger takes them.
-// instructions LIBRARY CAPTURE MODE: begins itself anew with the library preloaded, whose work is that of same_path.c in the same MODE. Prints
+// instructions LIBRARY CAPTURE MODE: begins itself anew with the library preloaded, whose work is one of those in paths.h. Prints
 // how many pairs were watched, and how many instructions of them lay in the library.
 #include <signal.h>
 #include <stdio.h>
@@ -13,7 +13,6 @@
 
 #define WARM 6000
 #define WATCHED 60
-static int alternates;
 static int done;
 
 // Tells whoever watches that it begins, and that it is over.
@@ -22,30 +21,12 @@ static inline void pass(void) {
   done++;
 }
 
-static void __attribute__((noinline)) pair(void) { void *p = malloc(40); __asm__ volatile("" : : "r"(p) : "memory"); free(p); }
-static void __attribute__((noinline)) leaf_a(void) { pair(); __asm__ volatile(""); }
-static void __attribute__((noinline)) leaf_b(void) { pair(); __asm__ volatile("nop"); }
-static void __attribute__((noinline)) leaf_c(void) { pair(); __asm__ volatile("nop; nop"); }
-
-static void __attribute__((noinline)) down(int depth, int times) {
-  if (depth) { down(depth - 1, times); __asm__ volatile(""); return; }
-  for (int i = 0; i < times; i++) {
-    pass();
-    if (!alternates) pair();
-    else switch (i % 3) { case 0: leaf_a(); break; case 1: leaf_b(); break; default: leaf_c(); }
-  }
-}
-
-static void __attribute__((noinline)) root_a(int d) { down(d, 1); __asm__ volatile(""); }
-static void __attribute__((noinline)) root_b(int d) { down(d, 1); __asm__ volatile("nop"); }
+#define BEFORE_EACH pass
+#include "paths.h"
 
 static int work(const char *what) {
-  int depth = 28, times = WARM + WATCHED + 1;
-  alternates = !strcmp(what, "leaves");
-  if (!strcmp(what, "root")) for (int i = 0; i < times; i++) i % 2 ? root_a(depth) : root_b(depth);
-  else if (!strcmp(what, "pushed")) for (int i = 0; i < times; i++) down(depth, 1);
-  else down(depth, times);
-  return done == times ? 0 : 91;
+  paths(what, WARM + WATCHED + 1);
+  return done == WARM + WATCHED + 1 ? 0 : 91;
 }
 
 // Waits until it has come to the next of its marks; what else stops it is passed on.
