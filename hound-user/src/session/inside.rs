@@ -165,7 +165,7 @@ fn refuse_the_recorded(pid: i32) -> anyhow::Result<()> {
 fn covered(found: &[Covered]) -> Vec<String> {
     let mut modules: Vec<(&str, Vec<String>)> = Vec::new();
     // What is watched for other reasons than memory is of no interest, and pools are told apart.
-    let watched = |family: &str| family == "unwinder" || family.ends_with(": exec") || family.ends_with(": fork");
+    let watched = |family: &str| family == "unwinder" || [": exec", ": fork", ": filters"].iter().any(|kind| family.ends_with(kind));
     let of_interest = |family: &str| !watched(family) && !family.starts_with("pool ");
     let allocates = |covered: &&Covered| of_interest(&covered.family);
     for Covered { module, family, .. } in found.iter().filter(allocates) {
@@ -645,6 +645,7 @@ mod tests {
             of("glibc: mappings", "/lib/libc.so.6"),
             of("glibc: exec", "/lib/libc.so.6"),
             of("unwinder", "/lib/libgcc_s.so.1"),
+            of("glibc: filters", "/lib/libc.so.6"),
             of("jemalloc (_rjem_)", "/bin/app"),
             of("pool 1", "/bin/app"),
             of("musl: mappings", "/lib/ld-musl.so.1"),
