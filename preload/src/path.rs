@@ -78,6 +78,8 @@ pub struct Path {
     pub len: usize,
     /// Frames recorded, stale ones included.
     pub hi: usize,
+    /// The frames from `len` up to this index are gone: their slots are 0.
+    pub gap: usize,
     /// No frame at or above this index has a saved bp to compare.
     pub bp_top: usize,
     /// Of the first [`MAPPED`] frames, stale ones included: which have a saved bp to compare.
@@ -97,6 +99,25 @@ const FRAME_BYTES: usize = size_of::<Word>() + size_of::<Meta>() + size_of::<Fre
 const MAPPED: usize = u64::BITS as usize;
 /// Capacity after the first growth: 50 KiB of address space, touched as deep as the stack goes.
 const FIRST_GROWTH: usize = 512;
+
+/// A search through recorded frames towards the root, which ends at the word before the first one.
+#[derive(Clone, Copy)]
+pub struct Search(*const Word);
+
+impl Search {
+    /// Goes on to the youngest frame that lies at `slot` or above it.
+    #[inline(always)]
+    pub fn up_to(&mut self, slot: u64) -> Word {
+        loop {
+            // SAFETY: inside the array, or the word before it, at which the search ends.
+            let word = unsafe { *self.0 };
+            if word.addr >= slot {
+                return word;
+            }
+            self.0 = self.0.wrapping_sub(1);
+        }
+    }
+}
 
 impl Path {
     /// Uses `bytes` bytes at `memory` for the first frames.
@@ -165,7 +186,7 @@ impl Path {
 
     /// Forgets everything recorded.
     pub fn clear(&mut self) {
-        (self.len, self.hi, self.bp_top, self.stop_top) = (0, 0, 0, 0);
+        (self.len, self.hi, self.gap, self.bp_top, self.stop_top) = (0, 0, 0, 0, 0);
     }
 
     /// The return-address word of frame `i`, which must be below the capacity.
@@ -176,18 +197,16 @@ impl Path {
         unsafe { &mut *self.ra.wrapping_add(i) }
     }
 
-    /// The youngest recorded frame below `below` that lies at `slot` or above it, plus one; 0 if there is none.
+    /// Begins a search towards the root at frame `below - 1`.
     #[inline(always)]
-    pub fn at_or_above(&self, below: usize, slot: u64) -> (usize, Word) {
-        let mut word = self.ra.wrapping_add(below);
-        loop {
-            word = word.wrapping_sub(1);
-            // SAFETY: inside the array, or the word before it, at which the search ends.
-            let found = unsafe { *word };
-            if found.addr >= slot {
-                return ((word as usize).wrapping_sub(self.ra as usize).wrapping_add(size_of::<Word>()) / size_of::<Word>(), found);
-            }
-        }
+    pub fn search(&self, below: usize) -> Search {
+        Search(self.ra.wrapping_add(below).wrapping_sub(1))
+    }
+
+    /// The index of the frame a search is at.
+    #[inline(always)]
+    pub fn found(&self, search: Search) -> usize {
+        (search.0 as usize).wrapping_sub(self.ra as usize) / size_of::<Word>()
     }
 
     /// What else is known of frame `i`.
@@ -206,14 +225,21 @@ impl Path {
         unsafe { &mut *self.fresh.wrapping_add(i) }
     }
 
+    /// Where the frames unwound in this walk are kept from the `i`-th on; `i` is the capacity at most.
+    #[inline(always)]
+    pub fn fresh_from(&mut self, i: usize) -> *mut Fresh {
+        self.fresh.wrapping_add(i)
+    }
+
     /// One more than the highest index whose frame can lie at `slot` or above it (nearer the root). Looked for from the path's top: the
     /// next event is mostly near the last one.
     #[inline(always)]
     pub fn candidates(&mut self, slot: u64) -> usize {
         let mut below = self.len;
-        if below > 0 && self.ra(below - 1).addr < slot {
-            return below; // shallower: the walk passes over the deeper frames
+        if below > 0 && self.ra(below - 1).addr <= slot {
+            return below; // not deeper: what is behind the path is
         }
+        below = below.max(self.gap);
         while below < self.hi && (self.ra(below).addr >= slot || self.ra(below).addr == 0) {
             below += 1;
         }
@@ -252,11 +278,12 @@ impl Path {
     pub fn meet(&mut self, k: usize, bp_slot: u64) {
         let meta = self.meta(k);
         meta.bp_slot = bp_slot;
-        let compared = meta.flags & NEEDS_BP != 0 && bp_slot != 0;
-        if compared {
-            self.bp_top = self.bp_top.max(k + 1);
+        if meta.flags & NEEDS_BP != 0 {
+            if bp_slot != 0 {
+                self.bp_top = self.bp_top.max(k + 1);
+            }
+            self.set_compared(k, bp_slot != 0);
         }
-        self.set_compared(k, compared);
     }
 
     /// The lowest index down to which the frames below `k`, which has been met, are as recorded.
@@ -270,6 +297,15 @@ impl Path {
     pub fn set_compared(&mut self, i: usize, compared: bool) {
         if i < MAPPED {
             self.compared = self.compared & !(1 << i) | u64::from(compared) << i;
+        }
+    }
+
+    /// Of frames `low..high` no saved bp is to be compared.
+    #[inline(always)]
+    pub fn compare_none(&mut self, low: usize, high: usize) {
+        if self.compared != 0 {
+            let below = |i: usize| u64::MAX.checked_shr((MAPPED - i.min(MAPPED)) as u32).unwrap_or(0);
+            self.compared &= !(below(high) & !below(low));
         }
     }
 

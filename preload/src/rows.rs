@@ -41,7 +41,9 @@ struct Table {
 
 #[expect(clippy::declare_interior_mutable_const, reason = "the initial value of each slot")]
 const EMPTY: Slot = Slot { key: AtomicU64::new(0), row: AtomicU64::new(0) };
-static FIRST: [Slot; FIRST_SLOTS] = [EMPTY; FIRST_SLOTS];
+/// Slots behind a table's last home: a search never has to wrap around, and ends at the last one, which stays empty.
+const BEHIND: usize = PROBES;
+static FIRST: [Slot; FIRST_SLOTS + BEHIND] = [EMPTY; FIRST_SLOTS + BEHIND];
 /// Tables are never freed: a reader may still be in the previous one. There are as many as the table has grown, which is a few.
 static TABLES: [Table; 16] = {
     let mut tables =
@@ -69,22 +71,22 @@ impl Table {
         &TABLES[index % TABLES.len()]
     }
 
-    /// The slot at a position, wrapped around.
+    /// All slots but the last, which stays empty.
     #[inline(always)]
-    fn slot(&self, position: usize) -> &'static Slot {
-        let slots = self.slots.load(Ordering::Relaxed);
-        // SAFETY: a table in use has mask + 1 slots and is never freed.
-        unsafe { &*slots.wrapping_add(position & self.mask.load(Ordering::Relaxed)) }
+    fn slots(&self) -> &'static [Slot] {
+        // SAFETY: a table in use has so many slots and is never freed.
+        unsafe { core::slice::from_raw_parts(self.slots.load(Ordering::Relaxed), self.len() + BEHIND - 1) }
     }
 
+    /// How many slots are a key's home.
     fn len(&self) -> usize {
         self.mask.load(Ordering::Relaxed) + 1
     }
 
     /// The slots where a key may be.
     fn neighbourhood(&self, key: u64) -> impl Iterator<Item = &'static Slot> {
-        let home = hash(key);
-        (0..PROBES).map(move |probe| self.slot(home.wrapping_add(probe)))
+        let home = hash(key) & self.mask.load(Ordering::Relaxed);
+        self.slots().iter().skip(home).take(PROBES)
     }
 
     /// Puts a row in. False if its neighbourhood is full.
@@ -118,12 +120,11 @@ impl Table {
         let next = CURRENT.load(Ordering::Relaxed) + 1;
         let slots = self.len() * 2;
         if let Some(table) = TABLES.get(next)
-            && let Some(memory) = own::map(slots * size_of::<Slot>())
+            && let Some(memory) = own::map((slots + BEHIND) * size_of::<Slot>())
         {
             table.mask.store(slots - 1, Ordering::Relaxed);
             table.slots.store(memory.cast(), Ordering::Relaxed);
-            for position in 0..self.len() {
-                let slot = self.slot(position);
+            for slot in self.slots() {
                 let key = slot.key.load(Ordering::Acquire);
                 if key & KEY_MASK > TOMBSTONE {
                     table.insert(key & KEY_MASK, (key, slot.row.load(Ordering::Relaxed)));
@@ -135,7 +136,7 @@ impl Table {
             } else {
                 table.slots.store(core::ptr::null_mut(), Ordering::Relaxed);
                 // SAFETY: never was the current one.
-                unsafe { own::unmap(memory, slots * size_of::<Slot>()) };
+                unsafe { own::unmap(memory, (slots + BEHIND) * size_of::<Slot>()) };
             }
         }
         GROWING.store(false, Ordering::Release);
@@ -150,10 +151,31 @@ fn pack(key: u64, row: Row) -> Option<(u64, u64)> {
     Some((key | u64::from(words as u16) << KEY_BITS, word))
 }
 
-#[inline(always)]
-fn unpack(key: u64, word: u64) -> Row {
-    let offset = i32::from((key >> KEY_BITS) as i16) * 8;
-    Row::from_bits([word, u64::from(offset as u32)])
+/// A row as a slot holds it.
+#[derive(Clone, Copy)]
+pub struct Packed {
+    key: u64,
+    word: u64,
+}
+
+impl Packed {
+    /// The constant in the CFA's formula, in bytes.
+    #[inline(always)]
+    pub fn cfa_offset(self) -> i64 {
+        (self.key as i64 >> KEY_BITS) * 8
+    }
+
+    /// All of it but that constant.
+    #[inline(always)]
+    pub fn rest(self) -> Row {
+        Row::from_bits([self.word, 0])
+    }
+
+    /// All of it.
+    #[inline(always)]
+    fn row(self) -> Row {
+        Row::from_bits([self.word, u64::from(self.cfa_offset() as u32)])
+    }
 }
 
 #[inline(always)]
@@ -164,16 +186,16 @@ fn hash(key: u64) -> usize {
 /// Has the row of a return address on its way to the cache: it will be asked for when the real allocator has returned.
 #[inline(always)]
 pub fn prefetch(ra: u64) {
-    let slot = Table::current().slot(hash(ra));
+    let slot = View::now().home(ra);
     // SAFETY: a hint about an address; SSE is part of x86-64.
-    unsafe { core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>((&raw const *slot).cast()) };
+    unsafe { core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(slot.cast()) };
 }
 
 /// The row for a return address, or for an ip marked [`EXACT`]. From the cache, or computed and cached. `sure`: as for [`module_of`].
 #[inline(always)]
 pub fn row(thread: &mut Thread, key: u64, sure: bool) -> Row {
     if let Some(row) = View::now().find(key) {
-        return row;
+        return row.row();
     }
     miss(thread, key, sure)
 }
@@ -192,24 +214,29 @@ impl View {
         View { slots: table.slots.load(Ordering::Relaxed), mask: table.mask.load(Ordering::Relaxed) }
     }
 
-    /// The row of a key, if it is there.
+    /// Where the search for a key begins.
     #[inline(always)]
-    pub fn find(&self, ra: u64) -> Option<Row> {
-        let start = hash(ra);
-        let mut probe = 0;
+    fn home(&self, key: u64) -> *const Slot {
+        self.slots.wrapping_add(hash(key) & self.mask)
+    }
+
+    /// The row of a key other than 0, if it is there.
+    #[inline(always)]
+    pub fn find(&self, key: u64) -> Option<Packed> {
+        let mut at = self.home(key);
         loop {
-            // SAFETY: the table has mask + 1 slots and is never freed.
-            let slot = unsafe { &*self.slots.wrapping_add(start.wrapping_add(probe) & self.mask) };
+            // SAFETY: not behind the table's last slot, which is empty; it is never freed.
+            let slot = unsafe { &*at };
             let found = slot.key.load(Ordering::Acquire); // pairs with the release in `insert`
-            if (found ^ ra) << (64 - KEY_BITS) == 0 {
-                let row = slot.row.load(Ordering::Acquire);
+            if (found ^ key) << (64 - KEY_BITS) == 0 {
+                let word = slot.row.load(Ordering::Acquire);
                 // Its module may be gone meanwhile, and another key have the slot. Pairs with the release of the row in `insert`.
-                return (slot.key.load(Ordering::Relaxed) == found).then(|| unpack(found, row));
+                return (slot.key.load(Ordering::Relaxed) == found).then_some(Packed { key: found, word });
             }
-            probe += 1;
-            if found == 0 || probe == PROBES {
+            if found == 0 {
                 return None;
             }
+            at = at.wrapping_add(1);
         }
     }
 }
@@ -327,7 +354,7 @@ fn insert(key: u64, row: Row) {
 pub fn forget(start: u64, end: u64) {
     FORGOTTEN.fetch_add(1, Ordering::AcqRel); // pairs with the check in `grow`
     let table = Table::current();
-    for slot in (0..table.len()).map(|position| table.slot(position)) {
+    for slot in table.slots() {
         let key = slot.key.load(Ordering::Relaxed);
         let ip = lookup_ip(key & KEY_MASK);
         if key & KEY_MASK > TOMBSTONE && ip >= start && ip < end {
@@ -336,13 +363,12 @@ pub fn forget(start: u64, end: u64) {
     }
     // A tombstone that nothing lies behind is none: else they would add up with every module and every session, and the table grow. A row
     // that is put in behind it at this moment is not found again, and computed anew.
-    for position in (0..table.len()).rev() {
-        let slot = table.slot(position);
-        if slot.key.load(Ordering::Relaxed) == TOMBSTONE
-            && table.slot(position + 1).key.load(Ordering::Relaxed) == 0
-            && slot.key.compare_exchange(TOMBSTONE, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-        {
+    let mut is_last = true; // nothing is behind the last one
+    for slot in table.slots().iter().rev() {
+        let is_free = || slot.key.compare_exchange(TOMBSTONE, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        if is_last && slot.key.load(Ordering::Relaxed) == TOMBSTONE && is_free() {
             table.used.fetch_sub(1, Ordering::Relaxed);
         }
+        is_last = slot.key.load(Ordering::Relaxed) == 0;
     }
 }

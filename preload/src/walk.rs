@@ -149,7 +149,6 @@ fn any_walk(thread: &mut Thread, slot: u64, bp: u64, matched: Option<usize>) -> 
 
 impl Walk {
     /// A walk that is done, of what `lean` can do.
-    #[inline(always)]
     pub fn simple(fresh: usize, lead: usize, run: (usize, usize), run_flags: u64, verified: usize, stepped: usize) -> Walk {
         Walk {
             fresh,
@@ -395,24 +394,27 @@ impl Walk {
     }
 }
 
+/// Where the step from `low` to the next older frame reads the return address and bp (0 if it leaves that), if it is the step that led to
+/// the recorded one.
+#[inline(always)]
+pub fn same_step(path: &mut Path, low: usize) -> Option<(u64, u64)> {
+    let older = low.checked_sub(1)?;
+    let slot = path.ra(older).addr;
+    let is_same = slot != 0 && path.meta(low).flags & STOP == 0;
+    is_same.then(|| (slot, path.meta(older).bp_slot))
+}
+
 /// The next older frame of `low`, if it lies where the recorded one does: the step to it is the same, only what it reads there differs.
 /// `bp` is as it is after `low`.
-#[inline(always)]
-pub fn same_slots(thread: &mut Thread, low: usize, bp: u64) -> Option<Fresh> {
-    let older = low.checked_sub(1)?;
-    let slot = thread.path.ra(older).addr;
-    if slot == 0 || thread.path.meta(low).flags & STOP != 0 {
-        return None;
-    }
-    let bp_slot = thread.path.meta(older).bp_slot;
+fn same_slots(thread: &mut Thread, low: usize, bp: u64) -> Option<Fresh> {
+    let (slot, bp_slot) = same_step(&mut thread.path, low)?;
     let ra = thread.window.read(slot).filter(|ra| *ra != 0)?;
     let bp = if bp_slot == 0 { bp } else { thread.window.read(bp_slot)? };
     Some(Fresh { slot, ra, bp, bp_slot, flags: 0 })
 }
 
 /// bp as it is after frame `low` of a run `low..=high` that was met with `entry`.
-#[inline(always)]
-pub fn bp_after(thread: &mut Thread, low: usize, high: usize, entry: u64) -> Option<u64> {
+fn bp_after(thread: &mut Thread, low: usize, high: usize, entry: u64) -> Option<u64> {
     // The meeting frame's own slot has been read: its value is `entry`.
     match thread.path.first_bp_slot(low, high) {
         0 => Some(entry),
@@ -426,21 +428,27 @@ pub fn bp_after(thread: &mut Thread, low: usize, high: usize, entry: u64) -> Opt
 pub fn cut_stale(path: &mut Path, len: usize) {
     let Some(top) = len.checked_sub(1) else { return };
     let top_slot = path.ra(top).addr;
-    for i in len..path.hi {
-        path.meta(i).flags |= STOP;
-        let word = path.ra(i);
-        if word.addr != 0 && word.addr < top_slot {
+    let mut i = len;
+    while i < path.hi {
+        let slot = path.ra(i).addr;
+        if slot == 0 {
+            i = path.gap.max(i + 1);
+        } else if slot < top_slot {
+            path.meta(i).flags |= STOP;
+            path.gap = i;
             return;
+        } else {
+            path.ra(i).addr = 0;
+            i += 1;
         }
-        word.addr = 0;
     }
-    path.hi = len;
+    (path.hi, path.gap) = (len, len);
 }
 
 /// Finds out for the changed frames whose saved bp matters, root to leaf: bp after a frame matters if that frame's own rule uses it, or
 /// the next older frame keeps it and it matters there. `run` is the part that was met in the middle: where its first frames come out as
 /// they were, the rest of it does too.
-fn settle_bp(thread: &mut Thread, root: usize, run: core::ops::Range<usize>, moved: bool, entry_bp: u64) {
+pub fn settle_bp(thread: &mut Thread, root: usize, run: core::ops::Range<usize>, moved: bool, entry_bp: u64) {
     let len = thread.path.len;
     let (old_bp_top, old_stop_top) = (thread.path.bp_top, thread.path.stop_top);
     let mut tops = (old_bp_top.min(root), old_stop_top.min(root));
@@ -448,7 +456,7 @@ fn settle_bp(thread: &mut Thread, root: usize, run: core::ops::Range<usize>, mov
     while i < len {
         let unchanged = settle_frame(thread, i, len, entry_bp, &mut tops);
         i += 1;
-        if unchanged && !moved && run.contains(&i) {
+        if unchanged && !moved && run.start < i && i < run.end {
             // What is known of where bp is compared and where stops are holds for the rest, as upper bounds.
             let bound = |old: usize| if old <= i { 0 } else { old.min(run.end) };
             tops = (tops.0.max(bound(old_bp_top)), tops.1.max(bound(old_stop_top)));

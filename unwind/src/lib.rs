@@ -31,4 +31,4 @@ pub use exercise::exercise;
 pub use general::step_general;
 pub use row::{LONGEST_CALL, Row, RowKind, Saved, SavedSlots, is_signal_return, may_end_in_call};
 pub use sections::Sections;
-pub use step::{FullRegs, Regs, Stepped, frame_pointer_step, step, step_full, step_simple};
+pub use step::{FullRegs, Regs, Stepped, frame_pointer_step, step, step_full};

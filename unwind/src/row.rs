@@ -194,9 +194,10 @@ impl Row {
         }
     }
 
-    /// CFA = sp + off: asked first in the fast step.
+    /// CFA = sp + off.
     #[inline]
-    pub(crate) const fn is_sp(self) -> bool {
+    #[must_use]
+    pub const fn is_sp(self) -> bool {
         self.0[0] as u8 == SP
     }
 
@@ -205,12 +206,6 @@ impl Row {
     #[must_use]
     pub const fn is_bp(self) -> bool {
         self.0[0] as u8 == BP
-    }
-
-    /// CFA = sp or bp + off: a row for [`step_simple`](crate::step_simple).
-    #[inline]
-    pub(crate) const fn is_simple(self) -> bool {
-        (self.0[0] as u8).wrapping_sub(SP) <= BP - SP
     }
 
     /// Whether the caller's frame follows from sp, bp and the words in the slots that the step reports, and from

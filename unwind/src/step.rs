@@ -114,28 +114,6 @@ pub fn step(row: Row, regs: &mut Regs, mut read: impl FnMut(u64) -> Option<u64>)
     leave(regs, cfa, slot(cfa, row.bp_slot_words()), &mut read)
 }
 
-/// [`step`] for rows whose CFA is sp or bp plus a constant, with nothing chosen by a branch: the order in which programs bring them cannot
-/// be guessed. `read` gives the words at two addresses, or `None` if it does not have both. Returns the caller's registers and where its bp
-/// was read, 0 if bp is unchanged; `None` if [`step`] would not come to a frame, or has to be asked.
-#[inline(always)]
-pub fn step_simple(row: Row, regs: &Regs, read: impl FnOnce(u64, u64) -> Option<(u64, u64)>) -> Option<(Regs, u64)> {
-    let base = if row.is_bp() { regs.bp } else { regs.sp };
-    let cfa = base.wrapping_add_signed(i64::from(row.cfa_offset()));
-    if !row.is_simple() || cfa <= regs.sp || cfa & 7 != 0 {
-        return None;
-    }
-    let ra_slot = cfa.wrapping_sub(8);
-    let words = row.bp_slot_words();
-    let saved = cfa.wrapping_sub(u64::from(words) * 8);
-    // Where bp is not saved, some word is read all the same.
-    let (ip, word) = read(ra_slot, if words == 0 { ra_slot } else { saved })?;
-    if ip == 0 {
-        return None;
-    }
-    let (bp, bp_slot) = if words == 0 { (regs.bp, 0) } else { (word, saved) };
-    Some((Regs { ip, sp: cfa, bp }, bp_slot))
-}
-
 /// The rows of [`step`] that are not worth a place in the caller's hot code.
 #[cold]
 #[inline(never)]
