@@ -58,6 +58,6 @@ pub extern "C" fn memory_profiler_sync() {}
 pub extern "C" fn memory_profiler_override_next_timestamp(ticks: u64) {
     // SAFETY: null or this thread's own state.
     if let Some(state) = unsafe { thread::current().as_mut() } {
-        state.timestamp_override = ticks;
+        state.override_time(ticks);
     }
 }

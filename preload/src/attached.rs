@@ -13,9 +13,9 @@ use hound_common::attach::{Attachment, ENTRY_GLIBC, Entry, OWN_PIECES, Shape};
 use hound_common::family::Entries;
 use hound_common::ring::{CLOCK_MONOTONIC, Control, LIBRARY_ABSENT, LIBRARY_READY, OUT_NOT_PREPARED};
 
-use crate::record::{self, Caller, Function};
+use crate::record::{Caller, Function};
 use crate::thread::Thread;
-use crate::{clock, directory, elf, family, modules, own, process, rows, samples, sys, thread};
+use crate::{clock, directory, elf, family, modules, own, process, rows, samples, sys, thread, usual};
 
 /// The block that hound fills in.
 #[used]
@@ -169,7 +169,7 @@ impl<const POOL: bool> Function for Patched<POOL> {
     #[inline(always)]
     fn usable(self, addr: u64) -> Option<(u64, u8)> {
         if !POOL && self.entry.flags & ENTRY_GLIBC != 0 {
-            return Some(record::chunk(addr));
+            return Some(usual::chunk(addr));
         }
         // The helper of an `operator new` is another one, and a pool's blocks are no allocator's.
         if POOL || self.entry.shape == Shape::New as u8 {

@@ -14,7 +14,7 @@ use crate::attached::{self, Patched};
 use crate::image::File;
 use crate::nesting::{self, Call, Entered};
 use crate::record::{self, Caller, Draw, Function, Resize};
-use crate::{clock, directory, family, filters, modules, process, rows, stack, sys};
+use crate::{clock, directory, family, filters, modules, process, rows, stack, sys, usual};
 
 /// Marks a call of a function of the heap as at work: `Some` call to record when the real function has returned. Where another one is at
 /// work on another stack, the body returns what `$again` does, the same body with the same arguments.
@@ -441,7 +441,7 @@ pub unsafe extern "C" fn free(block: u64, second: u64, third: u64, entry: &'stat
 unsafe extern "C" fn free_recorded(block: u64, second: u64, third: u64, entry: &'static Entry, slot: u64, bp: u64) {
     if block != 0 {
         release::<false>(entry, Caller { slot, bp }, block);
-        if entry.flags & ENTRY_GLIBC != 0 && record::chunk(block).1 & ALLOC_MMAPPED != 0 {
+        if entry.flags & ENTRY_GLIBC != 0 && usual::chunk(block).1 & ALLOC_MMAPPED != 0 {
             // SAFETY: as in `alloc_body`.
             let real = unsafe { real::<Releasing>(entry) };
             // SAFETY: the caller's own call, passed on.

@@ -21,9 +21,17 @@ struct Timespec {
 #[inline(always)]
 pub fn now() -> u64 {
     let vdso = VDSO_CLOCK.load(Ordering::Relaxed);
-    if vdso != 0 {
-        return monotonic(vdso);
-    }
+    if vdso != 0 { monotonic(vdso) } else { ticks() }
+}
+
+/// Whether the ring's clock is the TSC.
+pub fn is_tsc() -> bool {
+    VDSO_CLOCK.load(Ordering::Relaxed) == 0
+}
+
+/// Now by the TSC.
+#[inline(always)]
+pub fn ticks() -> u64 {
     // SAFETY: every x86-64 has rdtsc. (A target that forbids itself the TSC by PR_SET_TSC or strict seccomp would be killed: docs/safety.md.)
     unsafe { core::arch::x86_64::_rdtsc() }
 }

@@ -11,7 +11,7 @@ use hound_common::hook::Kind;
 use hound_common::ring::STATE_RECORDING;
 
 use crate::record::{self, Caller, Draw, Glance, Resize};
-use crate::{api, clock, family, modules, process, real, rows, samples, stack, thread};
+use crate::{api, clock, family, modules, process, real, rows, samples, stack, thread, usual};
 
 /// The real function; found now if this is the first call of all.
 macro_rules! real {
@@ -116,8 +116,10 @@ macro_rules! alloc_body {
             rows::prefetch(Caller { slot, bp }.ra());
             // SAFETY: the caller's own call, passed on.
             let block = unsafe { real($($arg),*) };
-            record::alloc(Caller { slot, bp }, $kind, block, $size, Draw::Open);
-            block
+            if usual::alloc(Caller { slot, bp }, $kind, block, $size) {
+                return block;
+            }
+            allocated(block, $size, slot, bp, $kind)
         }
 
         #[cold]
@@ -160,6 +162,13 @@ unsafe extern "C" fn posix_memalign_body(out: *mut *mut c_void, align: usize, si
         record::alloc(Caller { slot, bp }, Kind::PosixMemalign, unsafe { out.read() }, size, draw);
     }
     result
+}
+
+/// Records a block by the general way, and returns it.
+#[inline(never)]
+extern "C" fn allocated(block: *mut c_void, size: usize, slot: u64, bp: u64, kind: Kind) -> *mut c_void {
+    record::alloc(Caller { slot, bp }, kind, block, size, Draw::Open);
+    block
 }
 
 /// As the bodies of `alloc_body`: passes on what is of no interest, by a jump.
@@ -227,13 +236,26 @@ fn resized(caller: Caller, kind: Kind, resize: Resize, old: *mut c_void, new: *m
     }
 }
 
-/// Bodies for a function that releases a block. `$body` looks whether it is passed over, as in `alloc_body`; `$recorded` records it, then
-/// calls the real function (or `free`, where libc is older than the function).
+/// Bodies for a function that releases a block. `$body` looks whether it is passed over, as in `alloc_body`; `$every` records it as is usual;
+/// `$recorded` does so in any case, then calls the real function (or `free`, where libc is older than the function).
 macro_rules! free_body {
-    ($body:ident, $recorded:ident, $name:ident, $kind:expr, ($($arg:ident),*)) => {
+    ($body:ident, $every:ident, $recorded:ident, $name:ident, $kind:expr, ($($arg:ident),*)) => {
         unsafe extern "C" fn $body(block: *mut c_void, $($arg: usize,)* slot: u64, bp: u64) {
             if record::is_passed_over(Caller { slot, bp }, block as u64)
                 && let Some(real) = real::$name::get()
+            {
+                // SAFETY: the caller's own call, passed on.
+                unsafe { real(block, $($arg),*) }
+            } else {
+                // SAFETY: as above.
+                unsafe { $every(block, $($arg,)* slot, bp) }
+            }
+        }
+
+        #[inline(never)]
+        unsafe extern "C" fn $every(block: *mut c_void, $($arg: usize,)* slot: u64, bp: u64) {
+            if let Some(real) = real::$name::get()
+                && usual::free(Caller { slot, bp }, $kind, block)
             {
                 // SAFETY: the caller's own call, passed on.
                 unsafe { real(block, $($arg),*) }
@@ -263,10 +285,17 @@ macro_rules! free_body {
     };
 }
 
-free_body!(free_body, free_recorded, free, Kind::Free, ());
-free_body!(free_sized_body, free_sized_recorded, free_sized, Kind::FreeSized, (size));
-free_body!(free_aligned_sized_body, free_aligned_sized_recorded, free_aligned_sized, Kind::FreeAlignedSized, (align, size));
-free_body!(cfree_body, cfree_recorded, cfree, Kind::Cfree, ());
+free_body!(free_body, free_every, free_recorded, free, Kind::Free, ());
+free_body!(free_sized_body, free_sized_every, free_sized_recorded, free_sized, Kind::FreeSized, (size));
+free_body!(
+    free_aligned_sized_body,
+    free_aligned_sized_every,
+    free_aligned_sized_recorded,
+    free_aligned_sized,
+    Kind::FreeAlignedSized,
+    (align, size)
+);
+free_body!(cfree_body, cfree_every, cfree_recorded, cfree, Kind::Cfree, ());
 
 const FAILED: *mut c_void = usize::MAX as *mut c_void;
 

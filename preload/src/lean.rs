@@ -5,11 +5,13 @@
 //! (a rule not yet in the cache, another kind of rule, the stack's end, two runs) is left to `walk`, which starts again from the leaf:
 //! nothing has been changed by then but what it would change in the same way.
 
+use core::ops::Range;
+
 use hound_common::event::{MAX_STACK_RECORD_IPS, STACK_FRAME_POINTER, STACK_MORE, StackEdit, tag};
 use hound_common::ring::Counter;
 
 use crate::path::{Fresh, Meta, NEEDS_BP, Path, STOP, USES_BP, Word};
-use crate::rows::{Packed, View};
+use crate::rows::View;
 use crate::stack::Window;
 use crate::thread::Thread;
 use crate::walk::{Walk, cut_stale, same_step, settle_bp};
@@ -22,8 +24,6 @@ struct At {
     ra: u64,
     /// Where the step to this frame read bp, 0 if it left it.
     bp_slot: u64,
-    /// Where bp as it is here was read, 0 if no step of this climb has read it.
-    bp_from: u64,
 }
 
 /// What a walk goes by.
@@ -34,8 +34,8 @@ struct Lean {
     root_slot: u64,
     /// bp at the leaf.
     entry_bp: u64,
-    /// The recorded frames that were met in the middle, and `At::bp_from` as it was there.
-    run: Option<(usize, usize, u64)>,
+    /// The recorded frames that were met in the middle, and how many were unwound before.
+    run: Option<(usize, usize, usize)>,
     /// Frames unwound, leaf first.
     fresh: usize,
     /// [`USES_BP`] if one of their rules has it.
@@ -43,10 +43,10 @@ struct Lean {
 }
 
 impl Lean {
-    /// bp in a frame that comes `from` there.
+    /// bp in a frame that comes `from` there, with `fresh` frames unwound before.
     #[inline(always)]
-    fn bp(&self, path: &Path, from: u64) -> Option<u64> {
-        let from = if from == 0 { self.before(path) } else { from };
+    fn bp(&self, path: &mut Path, from: u64, fresh: usize) -> Option<u64> {
+        let from = if from == 0 { self.bp_slot(path, fresh) } else { from };
         if from == 0 {
             return Some(self.entry_bp);
         }
@@ -54,48 +54,41 @@ impl Lean {
         self.window.holds(from).then(|| unsafe { (from as *const u64).read_volatile() })
     }
 
-    /// Where bp was read before this climb, 0 if nowhere.
+    /// Where the last step that read bp did, 0 if none has.
     #[cold]
-    fn before(&self, path: &Path) -> u64 {
-        let Some((low, high, from)) = self.run else { return 0 };
-        // The step to the run's youngest frame is the first climb's, which knows better than what is recorded.
-        match path.first_bp_slot(low, high) {
-            0 => from,
-            slot => slot,
-        }
+    fn bp_slot(&self, path: &mut Path, fresh: usize) -> u64 {
+        let last = |path: &mut Path, frames: Range<usize>| frames.rev().map(|i| path.fresh(i).bp_slot).find(|slot| *slot != 0);
+        let (low, above, lead) = self.run.map_or((0, 0, 0), |(low, high, lead)| (low, high + 1, lead));
+        last(path, lead..fresh)
+            .or_else(|| Some(path.first_bp_slot(low, above)).filter(|slot| *slot != 0))
+            .or_else(|| last(path, 0..lead))
+            .unwrap_or(0)
     }
 
-    /// Where the caller's return address lies, by the row of a frame.
+    /// Goes to the caller's frame. If bp is used to find it, [`USES_BP`] is set in `flags`. The frames unwound before end at `to`.
     #[inline(always)]
-    fn caller(&self, path: &Path, at: At, packed: Packed) -> Option<(u64, u64)> {
+    fn step(&mut self, path: &mut Path, at: &mut At, to: *const Fresh, flags: &mut u64) -> Option<()> {
+        let packed = self.rows.find(at.ra)?;
         let row = packed.rest();
-        let (base, uses) = if row.is_sp() {
-            (at.slot, 0)
-        } else {
-            let base = self.bp(path, at.bp_from)?.wrapping_sub(8);
-            if !row.is_bp() || base & 7 != 0 {
+        let mut base = at.slot;
+        if !row.is_sp() {
+            base = self.bp(path, at.bp_slot, path.fresh_until(to))?.wrapping_sub(8);
+            if !row.is_bp() || base & 7 != 0 || base.wrapping_add(packed.offset()) <= at.slot {
                 return None;
             }
-            (base, USES_BP)
-        };
-        let slot = base.wrapping_add_signed(packed.cfa_offset());
-        // Above the frame, and not above the root.
-        let is_inside = slot.wrapping_sub(at.slot).wrapping_sub(1) < self.root_slot.wrapping_sub(at.slot);
-        is_inside.then_some((slot, uses))
-    }
-
-    /// Goes to the caller's frame. Returned is [`USES_BP`] if bp was used to find it.
-    #[inline(always)]
-    fn step(&self, path: &Path, at: &mut At) -> Option<u64> {
-        let packed = self.rows.find(at.ra)?;
-        let (slot, uses) = self.caller(path, *at, packed)?;
+            *flags = USES_BP;
+            self.uses = USES_BP;
+        }
+        let slot = base.wrapping_add(packed.offset());
+        if slot > self.root_slot {
+            return None;
+        }
+        at.slot = slot;
         // SAFETY: between two frames of the current stack.
         at.ra = unsafe { (slot as *const u64).read_volatile() };
-        at.slot = slot;
-        let words = u64::from(packed.rest().bp_slot_words());
-        let saved = slot.wrapping_add(8).wrapping_sub(words * 8);
-        (at.bp_slot, at.bp_from) = if words == 0 { (0, at.bp_from) } else { (saved, saved) };
-        (at.ra != 0).then_some(uses)
+        let words = u64::from(row.bp_slot_words());
+        at.bp_slot = if words == 0 { 0 } else { slot.wrapping_add(8).wrapping_sub(words * 8) };
+        Some(())
     }
 
     /// Steps from `at` on until it comes to a recorded frame below index `below`: returns that index. The frames before it become fresh
@@ -103,32 +96,26 @@ impl Lean {
     #[inline(always)]
     fn climb(&mut self, path: &mut Path, from: &mut At, below: usize) -> Option<usize> {
         let mut search = path.search(below);
-        let (mut at, mut all) = (*from, self.uses);
-        let (mut to, end) = (path.fresh_from(self.fresh), path.fresh_from(path.capacity()));
-        let first = to;
+        let (mut at, mut to, end) = (*from, path.fresh_from(self.fresh), path.fresh_from(path.capacity()));
         loop {
             let word = search.up_to(at.slot);
             if word.addr == at.slot && word.value == at.ra {
                 let k = path.found(search);
-                let meta = path.meta(k);
-                let (flags, bp) = (meta.flags, meta.bp);
+                let Meta { flags, bp, .. } = *path.meta(k);
                 // From a stop the way leads on by its rule, as if it had not been met.
-                if flags & (NEEDS_BP | STOP) == 0 || flags & STOP == 0 && self.bp(path, at.bp_from)? == bp {
-                    *from = at;
-                    self.fresh += (to as usize - first as usize) / size_of::<Fresh>();
-                    self.uses = all;
+                if flags & (NEEDS_BP | STOP) == 0 || flags & STOP == 0 && self.bp(path, at.bp_slot, path.fresh_until(to))? == bp {
+                    (*from, self.fresh) = (at, path.fresh_until(to));
                     return Some(k);
                 }
             }
-            let At { slot, ra, bp_slot, .. } = at;
-            let flags = self.step(path, &mut at)?;
             if to == end {
                 return None;
             }
             // SAFETY: one of the path's fresh frames.
-            unsafe { to.write(Fresh { slot, ra, bp: 0, bp_slot, flags }) };
+            let fresh = unsafe { &mut *to };
+            (fresh.slot, fresh.ra, fresh.bp_slot, fresh.flags) = (at.slot, at.ra, at.bp_slot, 0);
+            self.step(path, &mut at, to, &mut fresh.flags)?;
             to = to.wrapping_add(1);
-            all |= flags;
         }
     }
 }
@@ -144,7 +131,7 @@ pub fn walk(thread: &mut Thread, slot: u64, bp: u64, matched: Option<usize>) -> 
     let mut lean = Lean { rows: View::now(), window: thread.window, root_slot, entry_bp: bp, run: None, fresh: 0, uses: 0 };
     // SAFETY: the slot of our own hook's return address.
     let ra = unsafe { (slot as *const u64).read_volatile() };
-    let mut at = At { slot, ra, bp_slot: 0, bp_from: 0 };
+    let mut at = At { slot, ra, bp_slot: 0 };
     let (k, low) = match matched {
         Some(low) => (path.len - 1, low),
         None => {
@@ -157,32 +144,29 @@ pub fn walk(thread: &mut Thread, slot: u64, bp: u64, matched: Option<usize>) -> 
     if low == 0 {
         return extend(thread, &lean, k + 1);
     }
-    lean.run = Some((low, k, at.bp_from));
+    lean.run = Some((low, k, lean.fresh));
     splice(thread, lean)
 }
 
 /// The recorded frames of the run were met, but what is older than they are has changed.
 #[inline(never)]
 fn splice(thread: &mut Thread, mut lean: Lean) -> Option<bool> {
-    let (low, high, _) = lean.run?;
+    let (low, high, lead) = lean.run?;
     let path = &mut thread.path;
-    let lead = lean.fresh;
     let word = *path.ra(low);
     let mut stepped = 0;
     let mut run_flags = path.meta(low).flags & USES_BP;
     let same = same_step(path, low);
     let mut at = match same {
         // SAFETY: the slot of a recorded frame, above one that has been compared.
-        Some((slot, bp_slot)) => At { slot, ra: unsafe { (slot as *const u64).read_volatile() }, bp_slot, bp_from: bp_slot },
+        Some((slot, bp_slot)) => At { slot, ra: unsafe { (slot as *const u64).read_volatile() }, bp_slot },
         None => {
-            let mut at = At { slot: word.addr, ra: word.value, bp_slot: 0, bp_from: 0 };
-            (run_flags, stepped) = (lean.step(path, &mut at)?, 1);
+            let mut at = At { slot: word.addr, ra: word.value, bp_slot: 0 };
+            (run_flags, stepped) = (0, 1);
+            lean.step(path, &mut at, path.fresh_from(lead), &mut run_flags)?;
             at
         }
     };
-    if at.ra == 0 {
-        return None;
-    }
     let k = lean.climb(path, &mut at, low)?;
     let count = high - low + 1;
     if path.verify_met(k) != 0 || k + 1 + lean.fresh + count > path.capacity() {
@@ -246,7 +230,7 @@ fn extend(thread: &mut Thread, lean: &Lean, root: usize) -> Option<bool> {
 /// The path's frames are `0..len` now, of which those from `root` on are others than before, but for `run`. `needs`: bp matters to one of
 /// them, or did.
 #[inline(always)]
-fn settle(thread: &mut Thread, lean: &Lean, root: usize, len: usize, run: core::ops::Range<usize>, needs: bool) {
+fn settle(thread: &mut Thread, lean: &Lean, root: usize, len: usize, run: Range<usize>, needs: bool) {
     let path = &mut thread.path;
     path.hi = path.hi.max(len);
     cut_stale(path, len);

@@ -47,6 +47,7 @@ mod stack;
 mod stubs;
 mod sys;
 mod thread;
+mod usual;
 mod walk;
 
 /// Starts the library when the loader runs constructors, if no allocation came before.

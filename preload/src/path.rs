@@ -225,10 +225,16 @@ impl Path {
         unsafe { &mut *self.fresh.wrapping_add(i) }
     }
 
-    /// Where the frames unwound in this walk are kept from the `i`-th on; `i` is the capacity at most.
+    /// The place of the `i`-th frame unwound in this walk, and of the next ones behind it; `i` is the capacity at most.
     #[inline(always)]
-    pub fn fresh_from(&mut self, i: usize) -> *mut Fresh {
+    pub fn fresh_from(&self, i: usize) -> *mut Fresh {
         self.fresh.wrapping_add(i)
+    }
+
+    /// How many frames unwound in this walk lie before this place.
+    #[inline(always)]
+    pub fn fresh_until(&self, place: *const Fresh) -> usize {
+        (place as usize).wrapping_sub(self.fresh as usize) / size_of::<Fresh>()
     }
 
     /// One more than the highest index whose frame can lie at `slot` or above it (nearer the root). Looked for from the path's top: the

@@ -88,8 +88,19 @@ impl Producer {
     /// Makes room for `words`. False if there is none: the event is lost and counted.
     #[inline(always)]
     pub fn reserve(&mut self, words: usize) -> bool {
-        let room = (self.end as usize).wrapping_sub(self.cursor as usize);
-        room >= words * 8 || self.next_segment()
+        self.has_room(words) || self.next_segment()
+    }
+
+    /// Whether there is room for `words` in this segment.
+    #[inline(always)]
+    pub fn has_room(&self, words: usize) -> bool {
+        (self.end as usize).wrapping_sub(self.cursor as usize) >= words * 8
+    }
+
+    /// Whether the time since the last event fits its header.
+    #[inline(always)]
+    pub fn is_soon(&self, ticks: u64) -> bool {
+        ticks.wrapping_sub(self.last) <= u64::from(u32::MAX)
     }
 
     /// Stores a word. There must be room.
@@ -119,7 +130,7 @@ impl Producer {
     #[inline(always)]
     pub fn put_header(&mut self, ticks: u64, tag: u8, words: u8, a: u8, b: u8) {
         let mut dt = ticks.wrapping_sub(self.last);
-        if dt > u64::from(u32::MAX) {
+        if !self.is_soon(ticks) {
             self.put(Header { tag: tag::TIME, words: 2, ..Header::default() }.to_word());
             self.put(ticks);
             dt = 0;
@@ -132,6 +143,14 @@ impl Producer {
     #[inline(always)]
     pub fn put_untimed(&mut self, tag: u8, words: u8, a: u8, b: u8) {
         self.put(Header { tag, words, a, b, dt: 0 }.to_word());
+    }
+
+    /// Stores an event of these words, and publishes everything put so far. Room for two words more than it has, and the header.
+    #[inline(always)]
+    pub fn put_event<const N: usize>(&mut self, ticks: u64, tag: u8, a: u8, b: u8, words: [u64; N]) {
+        self.put_header(ticks, tag, 1 + N as u8, a, b);
+        self.put_all(words.into_iter());
+        self.commit();
     }
 
     /// Publishes everything put so far.

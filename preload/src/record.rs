@@ -5,8 +5,8 @@
 use core::ffi::c_void;
 
 use hound_common::event::{
-    ALLOC_MMAPPED, ALLOC_NON_MAIN_ARENA, ALLOC_REALLOC, ALLOC_WIDE, ALLOC_ZEROED, FREE_HAS_STACK, FREE_REALLOC, LOST_NESTED,
-    LOST_NO_STREAM, LOST_SAMPLES_FULL, MODE_FULL, MODE_OFF, MODE_SAMPLED, POOL_SHIFT, SLACK_UNKNOWN, size_word, tag,
+    ALLOC_MMAPPED, ALLOC_REALLOC, ALLOC_WIDE, ALLOC_ZEROED, FREE_HAS_STACK, FREE_REALLOC, LOST_NESTED, LOST_NO_STREAM, LOST_SAMPLES_FULL,
+    MODE_FULL, MODE_OFF, MODE_SAMPLED, POOL_SHIFT, SLACK_UNKNOWN, size_word, tag,
 };
 use hound_common::hook::Kind;
 use hound_common::ring::{OPTION_FREE_STACKS, OPTION_MAPS, STATE_RECORDING, STATE_SAMPLED};
@@ -14,6 +14,7 @@ use hound_common::ring::{OPTION_FREE_STACKS, OPTION_MAPS, STATE_RECORDING, STATE
 use crate::modules::{self, Module};
 use crate::samples::{self, Held};
 use crate::thread::{self, Thread};
+use crate::usual::chunk;
 use crate::{attached, clock, probes, process, real, walk};
 
 /// The function that an event is of: one that this library exports (a [`Kind`]), or one that hound has patched.
@@ -96,8 +97,9 @@ pub fn begin(function: impl Function, caller: Caller) -> Option<&'static mut Thr
     unusual(state, caller)
 }
 
+/// Marks the state as in use.
 #[inline(always)]
-fn take(state: &mut Thread, caller: Caller) {
+pub fn take(state: &mut Thread, caller: Caller) {
     state.busy_ra = caller.ra();
     state.busy = caller.slot;
     core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst); // a handler on this thread sees busy before any change
@@ -187,19 +189,6 @@ fn still_own(state: &'static mut Thread) -> Option<&'static mut Thread> {
     let found = if found.is_null() { make_state()? } else { found };
     // SAFETY: this thread's own; `state` is not used any more.
     Some(unsafe { &mut *found })
-}
-
-/// What glibc's chunk header says of a block: (usable bytes, `ALLOC_…` flags).
-#[inline(always)]
-pub fn chunk(addr: u64) -> (u64, u8) {
-    const IS_MMAPPED: u64 = 2;
-    const NON_MAIN_ARENA: u64 = 4;
-    // SAFETY: glibc keeps a block's size and flags in the word before it (malloc/malloc.c, struct malloc_chunk).
-    let head = unsafe { ((addr - 8) as *const u64).read() };
-    let overhead = if head & IS_MMAPPED != 0 { 16 } else { 8 };
-    let mmapped = if head & IS_MMAPPED != 0 { ALLOC_MMAPPED } else { 0 };
-    let arena = if head & NON_MAIN_ARENA != 0 { ALLOC_NON_MAIN_ARENA } else { 0 };
-    ((head & !7).wrapping_sub(overhead), mmapped | arena)
 }
 
 /// Whether releasing this block unmaps memory.
@@ -295,7 +284,7 @@ pub fn alloc(caller: Caller, function: impl Function, addr: *mut c_void, size: u
     }
     if let Some(thread) = begin(function, caller) {
         if is_due(thread, draw, size) {
-            let now = thread_now(thread);
+            let now = thread.now();
             new_block(thread, caller, function, addr as u64, size as u64, now, None);
         }
         end(thread);
@@ -354,12 +343,8 @@ fn write_rate(thread: &mut Thread, now: u64) -> bool {
     thread.producer.put(thread.interval);
     thread.producer.commit();
     thread.rate = thread.interval;
+    thread.be_usual();
     true
-}
-
-#[inline(always)]
-fn thread_now(thread: &mut Thread) -> u64 {
-    if thread.timestamp_override == 0 { clock::now() } else { core::mem::take(&mut thread.timestamp_override) }
 }
 
 #[inline(always)]
@@ -377,6 +362,19 @@ fn write_alloc(
         thread.path.clear();
         return false;
     }
+    put_alloc(thread, function, addr, size, now, previous);
+    true
+}
+
+/// The flag of a block that its function has filled with zeros.
+#[inline(always)]
+pub fn zeroed(kind: u8) -> u8 {
+    if kind == Kind::Calloc as u8 { ALLOC_ZEROED } else { 0 }
+}
+
+/// Writes an `ALLOC`. There must be room for 7 words.
+#[inline(always)]
+pub fn put_alloc(thread: &mut Thread, function: impl Function, addr: u64, size: u64, now: u64, previous: Option<u64>) {
     let (usable, chunk_flags) = function.usable(addr).unwrap_or((u64::MAX, 0));
     let slack = usable.wrapping_sub(size);
     let known = usable != u64::MAX;
@@ -391,10 +389,7 @@ fn write_alloc(
         flags |= ALLOC_REALLOC;
         words += 1;
     }
-    if function.kind() == Kind::Calloc as u8 {
-        flags |= ALLOC_ZEROED;
-    }
-    flags |= function.pool() << POOL_SHIFT;
+    flags |= zeroed(function.kind()) | function.pool() << POOL_SHIFT;
     let ring = &mut thread.producer;
     ring.put_header(now, tag::ALLOC, words, function.kind(), flags);
     ring.put(addr);
@@ -406,7 +401,6 @@ fn write_alloc(
         ring.put(previous);
     }
     ring.commit();
-    true
 }
 
 /// A block is about to be released.
@@ -421,7 +415,7 @@ pub fn free(caller: Caller, function: impl Function, addr: *mut c_void) {
     if let Some(thread) = begin(function, caller) {
         let was_sampled = samples::take(addr as u64, function.pool());
         if was_sampled || thread.interval == 0 {
-            let now = thread_now(thread);
+            let now = thread.now();
             write_free(thread, caller, function, addr as u64, now, 0);
         }
         if was_sampled {
@@ -498,7 +492,7 @@ pub fn realloc(caller: Caller, function: impl Function, resize: Resize, old: *mu
         return;
     }
     if let Some(thread) = begin(function, caller) {
-        let now = thread_now(thread);
+        let now = thread.now();
         let is_gone = !old.is_null() && (was_sampled || thread.interval == 0);
         let is_due = !new.is_null() && is_due(thread, draw, size);
         if is_gone {
@@ -539,7 +533,7 @@ pub fn map(caller: Caller, record: u8, function: impl Function, now: u64, words:
 /// The program set a marker.
 pub fn marker(caller: Caller, value: u32) {
     if let Some(thread) = begin(Kind::Malloc, caller) {
-        let now = thread_now(thread);
+        let now = thread.now();
         if thread.producer.reserve(2 + 2) {
             thread.producer.put_header(now, tag::MARKER, 2, 0, 0);
             thread.producer.put(u64::from(value));

@@ -52,8 +52,8 @@ static TABLES: [Table; 16] = {
     tables[0].mask = AtomicUsize::new(FIRST_SLOTS - 1);
     tables
 };
-/// Index of the table in use.
-static CURRENT: AtomicUsize = AtomicUsize::new(0);
+/// The table in use.
+static CURRENT: AtomicPtr<Table> = AtomicPtr::new((&raw const TABLES).cast::<Table>().cast_mut());
 /// How many modules' rows were forgotten.
 static FORGOTTEN: AtomicUsize = AtomicUsize::new(0);
 static GROWING: AtomicBool = AtomicBool::new(false);
@@ -66,9 +66,8 @@ fn lookup_ip(key: u64) -> u64 {
 impl Table {
     #[inline(always)]
     fn current() -> &'static Table {
-        let index = CURRENT.load(Ordering::Acquire);
-        // An index is published after its table; the mask says that to the compiler.
-        &TABLES[index % TABLES.len()]
+        // SAFETY: one of `TABLES`.
+        unsafe { &*CURRENT.load(Ordering::Acquire) }
     }
 
     /// All slots but the last, which stays empty.
@@ -117,9 +116,9 @@ impl Table {
             return;
         }
         let forgotten = FORGOTTEN.load(Ordering::Acquire);
-        let next = CURRENT.load(Ordering::Relaxed) + 1;
+        let next = TABLES.iter().position(|table| table.slots.load(Ordering::Relaxed).is_null());
         let slots = self.len() * 2;
-        if let Some(table) = TABLES.get(next)
+        if let Some(table) = next.and_then(|next| TABLES.get(next))
             && let Some(memory) = own::map((slots + BEHIND) * size_of::<Slot>())
         {
             table.mask.store(slots - 1, Ordering::Relaxed);
@@ -132,7 +131,7 @@ impl Table {
             }
             // If a module was unloaded meanwhile, some of its rows may have been copied: this table is not used then.
             if FORGOTTEN.load(Ordering::Acquire) == forgotten {
-                CURRENT.store(next, Ordering::Release); // pairs with `current`
+                CURRENT.store((&raw const *table).cast_mut(), Ordering::Release); // pairs with `current`
             } else {
                 table.slots.store(core::ptr::null_mut(), Ordering::Relaxed);
                 // SAFETY: never was the current one.
@@ -143,11 +142,13 @@ impl Table {
     }
 }
 
-/// A key with its row as a slot holds them; `None` for a row that does not fit (frames of over 256 KiB).
+/// A key with its row as a slot holds them; `None` for a row that does not fit (frames of over 256 KiB), or whose CFA is sp or bp plus
+/// nothing or less, which is none.
 fn pack(key: u64, row: Row) -> Option<(u64, u64)> {
     let [word, _] = row.to_bits();
     let offset = row.cfa_offset();
-    let words = i16::try_from(offset / 8).ok().filter(|words| i32::from(*words) * 8 == offset)?;
+    let is_above = offset > 0 || !(row.is_sp() || row.is_bp());
+    let words = i16::try_from(offset / 8).ok().filter(|words| i32::from(*words) * 8 == offset && is_above)?;
     Some((key | u64::from(words as u16) << KEY_BITS, word))
 }
 
@@ -159,10 +160,10 @@ pub struct Packed {
 }
 
 impl Packed {
-    /// The constant in the CFA's formula, in bytes.
+    /// The constant in the CFA's formula, in bytes, of a row for sp or bp: there it is above 0.
     #[inline(always)]
-    pub fn cfa_offset(self) -> i64 {
-        (self.key as i64 >> KEY_BITS) * 8
+    pub fn offset(self) -> u64 {
+        (self.key >> KEY_BITS) * 8
     }
 
     /// All of it but that constant.
@@ -174,7 +175,8 @@ impl Packed {
     /// All of it.
     #[inline(always)]
     fn row(self) -> Row {
-        Row::from_bits([self.word, u64::from(self.cfa_offset() as u32)])
+        let offset = (self.key as i64 >> KEY_BITS) as i32 * 8;
+        Row::from_bits([self.word, u64::from(offset as u32)])
     }
 }
 
@@ -220,7 +222,7 @@ impl View {
         self.slots.wrapping_add(hash(key) & self.mask)
     }
 
-    /// The row of a key other than 0, if it is there.
+    /// The row of a key, if it is there; for 0 it may be one of no kind.
     #[inline(always)]
     pub fn find(&self, key: u64) -> Option<Packed> {
         let mut at = self.home(key);
@@ -365,8 +367,10 @@ pub fn forget(start: u64, end: u64) {
     // that is put in behind it at this moment is not found again, and computed anew.
     let mut is_last = true; // nothing is behind the last one
     for slot in table.slots().iter().rev() {
-        let is_free = || slot.key.compare_exchange(TOMBSTONE, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok();
-        if is_last && slot.key.load(Ordering::Relaxed) == TOMBSTONE && is_free() {
+        let take = || slot.key.compare_exchange(TOMBSTONE, BUSY, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        if is_last && slot.key.load(Ordering::Relaxed) == TOMBSTONE && take() {
+            slot.row.store(0, Ordering::Release); // who asks for 0 finds nothing
+            slot.key.store(0, Ordering::Release);
             table.used.fetch_sub(1, Ordering::Relaxed);
         }
         is_last = slot.key.load(Ordering::Relaxed) == 0;

@@ -11,7 +11,7 @@
 //! Entries of an earlier part of the recording ([`Control::part`](hound_common::ring::Control)) mean nothing: nobody watched since. They
 //! are overwritten where their place is wanted.
 
-use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, Ordering};
 
 use hound_common::attach::{SAMPLE_FILTER, SAMPLE_SLOTS, SAMPLES_BYTES};
 
@@ -30,6 +30,15 @@ const HELD: u64 = 1 << 47;
 const POOL_SHIFT: u32 = 48;
 const PART_SHIFT: u32 = 54;
 const _: () = assert!(SAMPLE_FILTER == 1 << 16 && LINES == 1 << 15, "the hashes below make that many");
+
+/// Whether any block was ever entered.
+static ANY: AtomicBool = AtomicBool::new(false);
+
+/// Whether a sample may be held at all. Who knows a block that was sampled knows that.
+#[inline(always)]
+pub fn are_any() -> bool {
+    ANY.load(Ordering::Relaxed)
+}
 
 /// Reserves the memory. Once, at start-up. False if there is none.
 pub fn reserve() -> bool {
@@ -95,6 +104,7 @@ pub fn insert(addr: u64, pool: u8) -> bool {
     if places(addr).any(|place| place.load(Ordering::Relaxed) == entry) {
         return true;
     }
+    ANY.store(true, Ordering::Relaxed);
     raise(counter(addr));
     for place in places(addr) {
         let old = place.load(Ordering::Relaxed);
@@ -113,7 +123,7 @@ pub fn insert(addr: u64, pool: u8) -> bool {
 /// Takes a block out that is about to be released. Whether it was there.
 #[inline(always)]
 pub fn take(addr: u64, pool: u8) -> bool {
-    may_hold(addr) && take_out(addr, pool)
+    are_any() && may_hold(addr) && take_out(addr, pool)
 }
 
 #[cold]
@@ -137,7 +147,7 @@ pub struct Held {
 /// Holds a block that is about to be resized. `None` if it is not in the table.
 #[inline(always)]
 pub fn hold(addr: u64, pool: u8) -> Option<Held> {
-    if may_hold(addr) { hold_entry(addr, pool) } else { None }
+    if are_any() && may_hold(addr) { hold_entry(addr, pool) } else { None }
 }
 
 #[cold]

@@ -43,6 +43,12 @@ impl Window {
         addr.wrapping_sub(self.lo) < self.hi.wrapping_sub(self.lo)
     }
 
+    /// Whether all words from `low` up to `high` may be read. False if `high` is below.
+    #[inline(always)]
+    pub fn spans(&self, low: u64, high: u64) -> bool {
+        self.lo <= low && low <= high && high < self.hi
+    }
+
     /// Makes the window hold the stack that `sp` points into.
     #[inline(always)]
     pub fn enter(&mut self, sp: u64) {

@@ -29,6 +29,8 @@ pub struct Thread {
     pub busy: u64,
     /// The return address in the slot that `busy` names: gone from there when the hook is.
     pub busy_ra: u64,
+    /// The complement of the ring's state word while all is as `usual` has it, else 0 or of one that the ring's is not.
+    usual: u64,
     /// The ring's state word while the thread samples by it; else one that the ring's is not, or 0.
     pub sampling: u64,
     /// Bytes to allocate up to the next sample point.
@@ -54,7 +56,7 @@ pub struct Thread {
     /// How many unmappings the thread has taken note of; see `stack`.
     pub unmappings: u32,
     /// A time stamp the program asked for the next event; 0 = none.
-    pub timestamp_override: u64,
+    timestamp_override: u64,
     /// Where hound has mapped the library: the thread pointer of the state's thread, see `directory`.
     pub pointer: u64,
     /// Likewise: the thread's kernel id, and above it the session the state was made in.
@@ -225,6 +227,38 @@ impl Thread {
             self.draw_gap();
             self.sampling = state;
         }
+        self.be_usual();
+    }
+
+    /// Finds out whether all is as `usual` has it: to be called when something of that has changed.
+    #[cold]
+    pub fn be_usual(&mut self) {
+        let records_all = self.state & STATE_RECORDING != 0 && self.interval == 0 && self.rate == 0;
+        self.usual = if records_all && self.timestamp_override == 0 && clock::is_tsc() { !self.state } else { 0 };
+    }
+
+    /// Whether it is, with this state word of the ring's.
+    #[inline(always)]
+    pub fn is_usual_in(&self, state: u64) -> bool {
+        !self.usual == state // a state that a fork has wiped is none
+    }
+
+    /// Gives the next event this time, 0 for none of its own.
+    #[cold]
+    pub fn override_time(&mut self, ticks: u64) {
+        self.timestamp_override = ticks;
+        self.be_usual();
+    }
+
+    /// The time of the event at work.
+    #[inline(always)]
+    pub fn now(&mut self) -> u64 {
+        if self.timestamp_override == 0 {
+            return clock::now();
+        }
+        let now = self.timestamp_override;
+        self.override_time(0);
+        now
     }
 
     /// Draws where the next sample point lies, from here on.

@@ -21,17 +21,12 @@ pub fn update(thread: &mut Thread, slot: u64, bp: u64) -> bool {
         thread.unmappings = stack::unmappings();
         thread.window.doubt();
     }
-    thread.window.enter(slot);
+    let len = thread.path.len;
+    // Slots descend from the root's: if that one is known to be mapped, so are all.
+    if len == 0 || !thread.window.spans(slot, thread.path.ra(0).addr) {
+        return elsewhere(thread, slot, bp);
+    }
     let path = &mut thread.path;
-    let len = path.len;
-    // Slots descend from the root's: if that one is known to be mapped, so are all. Else the stack was left, and maybe unmapped, since.
-    if len != 0 && !thread.window.holds(path.ra(0).addr) {
-        path.clear();
-        return walk(thread, slot, bp, None);
-    }
-    if len == 0 {
-        return walk(thread, slot, bp, None);
-    }
     let top = len - 1;
     let word = *path.ra(top);
     // SAFETY: the slot of our own hook's return address.
@@ -46,6 +41,17 @@ pub fn update(thread: &mut Thread, slot: u64, bp: u64) -> bool {
     }
     thread.count(Counter::Verified, len as u64);
     true
+}
+
+/// [`update`] where nothing is recorded, or it is not known whether the recorded stack is still there: maybe it was left, and unmapped since.
+#[cold]
+#[inline(never)]
+fn elsewhere(thread: &mut Thread, slot: u64, bp: u64) -> bool {
+    thread.window.enter(slot);
+    if thread.path.len != 0 && !thread.window.holds(thread.path.ra(0).addr) {
+        thread.path.clear();
+    }
+    walk(thread, slot, bp, None)
 }
 
 /// A walk under way. The new path is, root first:
