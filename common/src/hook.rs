@@ -214,8 +214,11 @@ pub const WATCHED: &[&str] =
 /// and programs that they begin must find hound.
 pub const BEGINNINGS: &[&str] = &["fork", "posix_spawn", "posix_spawnp"];
 
-/// Functions by which a seccomp filter may come, behind which nothing is asked of hound any more. Exported by the library, and patched where children are recorded.
+/// Functions by which a program may forbid itself the time stamp counter, or get a seccomp filter, behind which nothing is asked of hound any more. Exported by the library, and patched where children are recorded.
 pub const FILTERING: &[&str] = &["prctl", "syscall"];
+
+/// Functions that begin a program in a way of their own, which is not recorded behind a filter: hooked to count it.
+pub const SHELLS: &[&str] = &["system", "popen"];
 
 /// Which allocator has a function, and under which names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -92,6 +92,8 @@ pub const OUT_NOT_PREPARED: u32 = 4;
 pub const OUT_SANITIZED: u32 = 5;
 /// `bow_out`: the C library is musl's, whose own calls of its allocator a preloaded library does not see.
 pub const OUT_OTHER_LIBC: u32 = 6;
+/// `bow_out`: a thread of the program forbade itself the time stamp counter, by `prctl(PR_SET_TSC)` or strict seccomp.
+pub const OUT_NO_CLOCK: u32 = 7;
 
 /// `exit_state`: the program is not at its end.
 pub const EXIT_NOT_YET: u32 = 0;

@@ -600,13 +600,13 @@ pub unsafe extern "C" fn fork(entry: &'static Entry, slot: u64, bp: u64) -> i32 
     child
 }
 
-/// `Shape::Prctl`, called to set a seccomp filter.
+/// `Shape::Prctl`, called to forbid something.
 pub extern "C" fn prctl(frame: &mut Frame) -> isize {
     // SAFETY: as in `alloc_body`.
     let real = unsafe { real::<unsafe extern "C" fn(u64, u64, u64, u64, u64) -> i32>(frame.entry) };
     let [option, a, b, c, d, _] = frame.args;
     // SAFETY: the caller's own call, passed on.
-    filters::set(|| unsafe { real(option, a, b, c, d) } as isize)
+    filters::make(filters::by_prctl(option as usize, a as usize, b as usize), || unsafe { real(option, a, b, c, d) } as isize)
 }
 
 /// `Shape::Syscall`, likewise: no such call has more arguments than come in registers.
@@ -614,8 +614,9 @@ pub extern "C" fn syscall(frame: &mut Frame) -> isize {
     // SAFETY: as in `alloc_body`.
     let real = unsafe { real::<unsafe extern "C" fn(u64, u64, u64, u64, u64, u64, u64) -> isize>(frame.entry) };
     let [number, a, b, c, d, e] = frame.args;
+    let forbids = filters::by_syscall(number as usize, a as usize, b as usize, c as usize);
     // SAFETY: the caller's own call, passed on.
-    filters::set(|| unsafe { real(number, a, b, c, d, e, 0) })
+    filters::make(forbids, || unsafe { real(number, a, b, c, d, e, 0) })
 }
 
 /// The size, as the entry says where it is.

@@ -32,7 +32,7 @@ pub fn is_tsc() -> bool {
 /// Now by the TSC.
 #[inline(always)]
 pub fn ticks() -> u64 {
-    // SAFETY: every x86-64 has rdtsc. (A target that forbids itself the TSC by PR_SET_TSC or strict seccomp would be killed: docs/safety.md.)
+    // SAFETY: every x86-64 has rdtsc. (One that forbids itself the TSC is no longer recorded: `filters`.)
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
@@ -57,6 +57,14 @@ pub fn is_tsc_invariant() -> bool {
 /// Uses this `__vdso_clock_gettime` from now on, or the TSC if it is 0.
 pub fn use_function(clock_gettime: u64) {
     VDSO_CLOCK.store(clock_gettime as usize, Ordering::Relaxed);
+}
+
+/// Uses no clock from now on: all stamps are 0. (The vDSO's reads the TSC, too.)
+pub fn use_none() {
+    extern "C" fn none(_clock: i32, _time: *mut Timespec) -> i32 {
+        0
+    }
+    VDSO_CLOCK.store(none as *const () as usize, Ordering::Relaxed);
 }
 
 /// Uses the vDSO's clock from now on. False if the loader shows no vDSO with one.

@@ -17,7 +17,7 @@ use hound_common::ring::{self, Control};
 
 use crate::record::{self, Caller, Function};
 use crate::sys::{self, syscall};
-use crate::{clock, filters, image, own, process};
+use crate::{clock, elf, filters, image, own, process};
 
 const READ: usize = 0;
 const SOCKET: usize = 41;
@@ -215,35 +215,102 @@ fn environment_without_us(given: *const *const c_char) -> Option<*const *const c
     if given.is_null() {
         return None;
     }
-    let room = room()?;
+    let copied = room().and_then(|room| copy_without_us(given, room));
+    if copied.is_none() {
+        hide_in(given.cast_mut());
+    }
+    copied
+}
+
+/// The process' own environment shows programs that it begins no way to hound any more.
+#[cold]
+pub fn leave_environment() {
+    // SAFETY: null, or the C library's variable.
+    if let Some(entries) = unsafe { elf::environ().as_ref() }.filter(|entries| !entries.is_null()) {
+        hide_in(entries.cast_mut());
+    }
+}
+
+/// What an entry of an environment is to us.
+enum Part<'a> {
+    Theirs,
+    /// Tells where hound is.
+    Way,
+    /// A list of what is to be preloaded, with us in it.
+    Preload(&'a [u8]),
+}
+
+/// The entry there, up to the null that ends an environment.
+///
+/// # Safety
+/// All entries before it must have been asked for, and be terminated strings, as exec demands.
+unsafe fn part<'a>(place: *const *const c_char) -> Option<(*const c_char, Part<'a>)> {
+    // SAFETY: the caller's promise.
+    let entry = unsafe { place.read() };
+    if entry.is_null() {
+        return None;
+    }
+    // SAFETY: likewise.
+    let text = unsafe { CStr::from_ptr(entry) }.to_bytes();
+    if text.strip_prefix(VARIABLE.as_bytes()).is_some_and(|rest| rest.starts_with(b"=")) {
+        return Some((entry, Part::Way));
+    }
+    let list = text.strip_prefix(PRELOAD).filter(|list| list.windows(LIBRARY.len()).any(|part| part == LIBRARY));
+    Some((entry, list.map_or(Part::Theirs, Part::Preload)))
+}
+
+/// The environment without what shows the way to hound. `None` where there is not enough room.
+fn copy_without_us(given: *const *const c_char, room: &mut Room) -> Option<*const *const c_char> {
     let mut at = 0;
-    let mut index = 0;
-    loop {
-        // SAFETY: asked for in order, up to the null that ends an environment.
-        let entry = unsafe { given.wrapping_add(index).read() };
-        index += 1;
-        let mut kept = entry;
-        if !entry.is_null() {
-            // SAFETY: a terminated string, as exec demands.
-            let text = unsafe { CStr::from_ptr(entry) }.to_bytes();
-            if text.strip_prefix(VARIABLE.as_bytes()).is_some_and(|rest| rest.starts_with(b"=")) {
-                continue;
-            }
-            if let Some(list) = text.strip_prefix(PRELOAD)
-                && list.windows(LIBRARY.len()).any(|part| part == LIBRARY)
-            {
-                if !put_others(list, &mut room.preload) {
-                    continue;
-                }
-                kept = room.preload.as_ptr().cast();
-            }
-        }
+    let mut place = given;
+    // SAFETY: from the first one on, in order.
+    while let Some((entry, part)) = unsafe { part(place) } {
+        place = place.wrapping_add(1);
+        let kept = match part {
+            Part::Theirs => entry,
+            Part::Preload(list) if put_others(list, &mut room.preload) => room.preload.as_ptr().cast(),
+            Part::Preload(_) | Part::Way => continue,
+        };
         *room.entries.get_mut(at)? = kept;
         at += 1;
-        if entry.is_null() {
-            return Some(room.entries.as_ptr());
-        }
     }
+    *room.entries.get_mut(at)? = core::ptr::null();
+    Some(room.entries.as_ptr())
+}
+
+/// Puts others into the places of entries that show the way to hound. Each is one store, for threads may be reading; none is moved.
+fn hide_in(entries: *mut *const c_char) {
+    const EMPTY_WAY: &CStr = c"HOUND_FAMILY=";
+    const EMPTY_LIST: &CStr = c"LD_PRELOAD=";
+    const _: () = assert!(EMPTY_WAY.count_bytes() == VARIABLE.len() + 1 && EMPTY_LIST.count_bytes() == PRELOAD.len());
+    let mut place = entries;
+    // SAFETY: from the first one on, in order.
+    while let Some((_, part)) = unsafe { part(place) } {
+        let other = match part {
+            Part::Theirs => None,
+            Part::Way => Some(EMPTY_WAY.as_ptr()),
+            Part::Preload(list) => Some(others(list).unwrap_or(EMPTY_LIST.as_ptr())),
+        };
+        if let Some(other) = other {
+            // SAFETY: an entry with our password or path was put there while the program ran: the array is no constant.
+            unsafe { AtomicPtr::from_ptr(place.cast::<*mut c_char>()) }.store(other.cast_mut(), Ordering::Release);
+        }
+        place = place.wrapping_add(1);
+    }
+}
+
+/// What else is to be preloaded, as an entry in memory of its own, which stays.
+fn others(list: &[u8]) -> Option<*const c_char> {
+    paths_of_others(list).next()?; // else no system call for nothing
+    let bytes = list.len() + PRELOAD.len() + 2;
+    let memory = own::map(bytes)?;
+    // SAFETY: just mapped, of that size.
+    let is_put = put_others(list, unsafe { core::slice::from_raw_parts_mut(memory, bytes) });
+    is_put.then(|| memory.cast_const().cast())
+}
+
+fn paths_of_others(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    list.split(|byte| matches!(byte, b':' | b' ')).filter(|path| !path.is_empty() && !path.ends_with(LIBRARY))
 }
 
 /// What else is to be preloaded, as an entry. False if there is nothing, or no room.
@@ -256,8 +323,9 @@ fn put_others(list: &[u8], room: &mut [u8]) -> bool {
         }
         true
     };
-    let mut others = list.split(|byte| matches!(byte, b':' | b' ')).filter(|path| !path.is_empty() && !path.ends_with(LIBRARY)).peekable();
-    others.peek().is_some() && put(PRELOAD) && others.all(|path| put(path) && put(b":")) && put(b"\0")
+    let mut others = paths_of_others(list);
+    let Some(first) = others.next() else { return false };
+    put(PRELOAD) && put(first) && others.all(|path| put(b":") && put(path)) && put(b"\0")
 }
 
 fn word_of(bytes: &[u8]) -> u64 {

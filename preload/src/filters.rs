@@ -1,32 +1,82 @@
-//! Seccomp filters that come while the program runs. What asking hound takes may be forbidden by one, on pain of death; so nothing is asked
-//! any more, and programs that are begun are not shown the way to hound, whose library would ask behind the filter that it is given as well.
-//! (A filter that was there before is known to let it pass, for this program has asked.)
+//! What a program forbids itself while it runs, on pain of death.
+//!
+//! A seccomp filter may forbid what asking hound takes; so nothing is asked any more, and programs that are begun are not shown the way to
+//! hound, whose library would ask behind the filter that it is given as well. (A filter that was there before is known to let it pass, for
+//! this program has asked.) Without the TSC, which strict seccomp takes away as well, nothing can be recorded: the library bows out.
 
 use core::arch::naked_asm;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use crate::{elf, process, real, sys};
+use hound_common::ring::OUT_NO_CLOCK;
+
+use crate::{clock, elf, family, process, real, sys};
 
 pub const PR_SET_SECCOMP: u32 = 22;
+pub const PR_SET_TSC: u32 = 26;
 pub const SECCOMP: u32 = 317;
 pub const PRCTL: u32 = 157;
-/// Of the operations of `seccomp` up to this one set a filter; the others ask.
-pub const LAST_TO_SET: u32 = 1;
+const PR_TSC_SIGSEGV: u32 = 2;
+const SECCOMP_MODE_STRICT: usize = 1;
+const SECCOMP_SET_MODE_STRICT: usize = 0;
+const SECCOMP_SET_MODE_FILTER: usize = 1;
 
-/// How many came, or are just coming.
+/// What a call that may do so forbids.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Forbids {
+    Nothing,
+    /// A filter says what.
+    Some,
+    /// The TSC, too.
+    Clock,
+}
+
+/// What `prctl` called so forbids.
+pub fn by_prctl(option: usize, value: usize, filter: usize) -> Forbids {
+    match option as u32 {
+        PR_SET_TSC if value as u32 == PR_TSC_SIGSEGV => Forbids::Clock,
+        PR_SET_SECCOMP if value == SECCOMP_MODE_STRICT => Forbids::Clock,
+        PR_SET_SECCOMP if filter != 0 => Forbids::Some, // without one it is a question whether there may be one
+        _ => Forbids::Nothing,
+    }
+}
+
+/// What `syscall` called so forbids.
+pub fn by_syscall(number: usize, first: usize, second: usize, third: usize) -> Forbids {
+    match (number as u32, first) {
+        (PRCTL, option) => by_prctl(option, second, third),
+        (SECCOMP, SECCOMP_SET_MODE_STRICT) => Forbids::Clock,
+        (SECCOMP, SECCOMP_SET_MODE_FILTER) if third != 0 => Forbids::Some,
+        _ => Forbids::Nothing,
+    }
+}
+
+/// How many calls forbade something, or are just about to.
 static FILTERS: AtomicU32 = AtomicU32::new(0);
 
-/// Whether one came.
+/// Whether one did.
 pub fn came() -> bool {
     FILTERS.load(Ordering::Relaxed) != 0
 }
 
-/// Makes a call that sets a filter. One that fails (-1) has set none. It counts from before it is there, for no thread that is under it may ask.
-pub fn set(call: impl FnOnce() -> isize) -> isize {
+/// Makes a call that forbids something. One that fails (-1) does not. It counts from before it is made, for no thread that is under a filter
+/// may ask.
+#[cold]
+pub fn make(forbids: Forbids, call: impl FnOnce() -> isize) -> isize {
+    if forbids == Forbids::Nothing {
+        return call();
+    }
     FILTERS.fetch_add(1, Ordering::SeqCst);
     let result = call();
     if result == -1 {
         FILTERS.fetch_sub(1, Ordering::SeqCst);
+        return result;
+    }
+    if forbids == Forbids::Clock {
+        clock::use_none();
+        process::bow_out_of_recording(OUT_NO_CLOCK);
+    } else {
+        // Libc's own functions begin programs, too. (Without the TSC none gets through its loader.)
+        family::leave_environment();
     }
     result
 }
@@ -37,15 +87,15 @@ pub fn set(call: impl FnOnce() -> isize) -> isize {
 pub unsafe extern "C" fn prctl() {
     naked_asm!(
         "cmp edi, {set_seccomp}",
-        "jne 2f",
-        "test rdx, rdx", // without a filter it is a question whether there may be one
-        "jnz {sets}",
-        "2:",
+        "je {sets}",
+        "cmp edi, {set_tsc}",
+        "je {sets}",
         "mov r11, qword ptr [rip + {real}]",
         "test r11, r11",
         "jz {prctl}",
         "jmp r11",
         set_seccomp = const PR_SET_SECCOMP,
+        set_tsc = const PR_SET_TSC,
         sets = sym sets_by_prctl,
         real = sym real::prctl::ADDRESS,
         prctl = sym prctl_early_or_not,
@@ -58,27 +108,15 @@ pub unsafe extern "C" fn prctl() {
 pub unsafe extern "C" fn syscall() {
     naked_asm!(
         "cmp edi, {seccomp}",
-        "je 2f",
+        "je {sets}",
         "cmp edi, {prctl}",
-        "jne 4f",
-        "cmp esi, {set_seccomp}",
-        "je 3f",
-        "jmp 4f",
-        "2:",
-        "cmp esi, {last_to_set}",
-        "ja 4f",
-        "3:",
-        "test rcx, rcx",
-        "jnz {sets}",
-        "4:",
+        "je {sets}",
         "mov r11, qword ptr [rip + {real}]",
         "test r11, r11",
         "jz {syscall}",
         "jmp r11",
         seccomp = const SECCOMP,
         prctl = const PRCTL,
-        set_seccomp = const PR_SET_SECCOMP,
-        last_to_set = const LAST_TO_SET,
         sets = sym sets_by_syscall,
         real = sym real::syscall::ADDRESS,
         syscall = sym syscall_early_or_not,
@@ -87,12 +125,58 @@ pub unsafe extern "C" fn syscall() {
 
 #[cold]
 extern "C" fn sets_by_prctl(option: i32, a: usize, b: usize, c: usize, d: usize) -> i32 {
-    set(|| prctl_early_or_not(option, a, b, c, d) as isize) as i32
+    make(by_prctl(option as usize, a, b), || prctl_early_or_not(option, a, b, c, d) as isize) as i32
 }
 
 #[cold]
 extern "C" fn sets_by_syscall(number: usize, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> isize {
-    set(|| syscall_early_or_not(number, a, b, c, d, e, f))
+    make(by_syscall(number, a, b, c), || syscall_early_or_not(number, a, b, c, d, e, f))
+}
+
+/// Functions of libc's that begin a program with the process' own environment, by no function that is hooked: that one is not recorded where
+/// something is forbidden.
+macro_rules! shells {
+    ($($(#[$doc:meta])* $name:ident),*) => {
+        $(
+            $(#[$doc])*
+            #[unsafe(naked)]
+            #[unsafe(no_mangle)]
+            pub unsafe extern "C" fn $name() {
+                naked_asm!(
+                    "cmp dword ptr [rip + {filters}], 0",
+                    "jne 2f",
+                    "mov r11, qword ptr [rip + {real}]",
+                    "test r11, r11",
+                    "jz 2f",
+                    "jmp r11",
+                    "2:",
+                    "push rdi", "push rsi", "sub rsp, 8",
+                    "call {note}",
+                    "add rsp, 8", "pop rsi", "pop rdi",
+                    "mov r11, qword ptr [rip + {real}]",
+                    "test r11, r11",
+                    "jz 3f",
+                    "jmp r11",
+                    "3:",
+                    "xor eax, eax", // a libc without the function: only a program that asks for it by name gets here
+                    "ret",
+                    filters = sym FILTERS,
+                    real = sym real::$name::ADDRESS,
+                    note = sym shell_begins,
+                )
+            }
+        )*
+    };
+}
+
+shells!(/** Hook of `system`. */ system, /** Hook of `popen`. */ popen);
+
+/// Without a command `system` only tells whether there is a shell.
+#[cold]
+extern "C" fn shell_begins(command: *const core::ffi::c_char) {
+    if process::ready() && came() && family::is_known() && !command.is_null() {
+        process::count_unrecorded();
+    }
 }
 
 /// A library whose initialiser runs before ours calls it before anything has started this one.

@@ -63,6 +63,8 @@ real_functions! {
     posix_spawn: fn() -> i32;
     posix_spawnp: fn() -> i32;
     fork: fn() -> i32;
+    system: fn() -> i32;
+    popen: fn() -> *mut c_void;
     prctl: fn(i32, usize, usize, usize, usize) -> i32;
     syscall: fn(usize, usize, usize, usize, usize, usize, usize) -> isize;
     __register_frame: fn(*mut c_void) -> ();

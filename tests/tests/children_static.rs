@@ -205,6 +205,20 @@ fn behind_a_filter_that_could_not_be_set_all_is_recorded() {
     }
 }
 
+/// The shells that libc begins by itself find no way to hound, and what else they are to preload.
+#[test]
+fn shells_behind_a_filter_are_not_harmed() {
+    let program = Program::new("shells_behind_a_filter.c", Build::Optimised).path();
+    let library = Program::new("lib_ab.c", Build::Optimised).shared("beside").path();
+    for list in [String::new(), format!("LD_PRELOAD='{}' ", library.display())] {
+        let (_dir, outcome, _) = run(&format!("{list}\"$1\"; exit $?"), &program);
+        assert_eq!(outcome.shell_status(), 0, "{list}: {}", outcome.err());
+        let kept = if list.is_empty() { String::new() } else { library.display().to_string() };
+        assert_eq!(outcome.out(), format!("system: {kept}\npopen: {kept}\n"));
+        assert!(outcome.err().contains("2 of the processes that the program began are not recorded"), "{list}: {}", outcome.err());
+    }
+}
+
 /// How what is begun is linked, by what the filter is set, whether functions are patched.
 fn filtered() -> Vec<(&'static str, &'static str, bool)> {
     let linked = ["-static", "-rdynamic"].into_iter();

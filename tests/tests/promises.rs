@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use hound_common::attach::{ATTACHMENT_SYMBOL, STUBS_SYMBOL};
-use hound_common::hook::{BEGINNINGS, FILTERING, HOOKS, PROGRAM_API, WATCHED};
+use hound_common::hook::{BEGINNINGS, FILTERING, HOOKS, PROGRAM_API, SHELLS, WATCHED};
 use hound_tests::attach;
 use hound_tests::binaries;
 use hound_tests::capture::Capture;
@@ -23,6 +23,36 @@ fn a_filter_on_system_calls_installed_later_does_not_kill() {
         let (oracle, _) = recording.must_be_unharmed().must_be_exact();
         assert_eq!(oracle.facts[0], 1, "the program got past its filter");
     }
+}
+
+/// Without the time stamp counter nothing can be recorded any more, in the child of a fork neither. What came before is.
+#[test]
+fn a_program_that_forbids_itself_the_clock_runs_on() {
+    let patched = requirement::root().then_some((Way::Run, &["--children", "--via", "patch"][..]));
+    let ways = [(Way::Run, &[][..]), (Way::Preload, &[]), (Way::Run, &["--children"])].into_iter().chain(patched);
+    for (way, options) in ways {
+        for how in ["tsc", "syscall", "strict"] {
+            let recording = Target::new("forbids_the_clock.c", Build::Optimised).args(&[how]).hound(options).record(way);
+            assert_eq!((recording.outcome.shell_status(), &*recording.outcome.out()), (0, "done\n"), "{how}, {way:?}, {options:?}");
+            let allocations = recording.capture.report().totals.allocations;
+            assert!((2000..2100).contains(&allocations), "{how}, {way:?}, {options:?}: {allocations}");
+            let said = recording.outcome.err();
+            assert!(
+                way == Way::Preload || said.contains("recording ended early: a thread forbade itself the time stamp counter"),
+                "{how}, {way:?}, {options:?}: {said}"
+            );
+        }
+    }
+}
+
+/// Likewise of a process that the program has begun.
+#[test]
+fn of_a_child_that_forbids_itself_the_clock_it_is_said() {
+    let target = Target::new("forbids_the_clock.c", Build::Optimised).args(&["tsc"]).hound(&["--children"]);
+    let outcome = target.below(&["/bin/sh", "-c", "\"$0\" \"$@\"; exit $?"]).record(Way::Run).outcome;
+    assert_eq!((outcome.shell_status(), &*outcome.out()), (0, "done\n"));
+    let of_it = outcome.err().lines().any(|line| line.contains("of process ") && line.contains("forbade itself the time stamp counter"));
+    assert!(of_it, "{}", outcome.err());
 }
 
 /// At its exit nothing is asked of the kernel that its filter does not know, either.
@@ -141,7 +171,7 @@ fn libhound_exports_exactly_what_is_listed() {
     let exported: BTreeSet<&str> = listing.lines().filter_map(|line| line.split_whitespace().nth(2)).collect();
     let for_attaching = [ATTACHMENT_SYMBOL, STUBS_SYMBOL];
     let hooks = HOOKS.iter().map(|h| h.symbol);
-    let watched = WATCHED.iter().chain(BEGINNINGS).chain(FILTERING).copied();
+    let watched = WATCHED.iter().chain(BEGINNINGS).chain(FILTERING).chain(SHELLS).copied();
     let listed: BTreeSet<&str> = hooks.chain(PROGRAM_API.iter().copied()).chain(watched).chain(for_attaching).collect();
     assert_eq!(exported, listed);
 }

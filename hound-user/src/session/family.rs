@@ -30,6 +30,7 @@ use super::pipeline::{Order, Orders};
 use super::processes::{self, ProcessFd};
 use super::reaching::{self, Reaching};
 use super::recording::{Recording, lost_in};
+use super::relatives::{EndedEarly, Relatives};
 use super::ring::Ring;
 use super::streams::Numbers;
 use super::surroundings::Names;
@@ -138,6 +139,8 @@ struct Shared {
     /// All that they had recorded until then was handed on.
     read: Arc<AtomicU64>,
     unrecorded: AtomicU32,
+    /// As in [`Relatives`].
+    ended_early: EndedEarly,
     /// Nobody is admitted any more. Held for reading by whoever is being admitted.
     closed: RwLock<bool>,
     over: AtomicBool,
@@ -180,15 +183,6 @@ struct Reading {
     names: Names,
 }
 
-/// What is said at the end.
-#[derive(Clone, Debug, Default)]
-pub struct Relatives {
-    /// Those that could not be.
-    pub unrecorded: u64,
-    /// Those that run on and whose code could not be restored, and why.
-    pub not_left: Vec<(u32, hound_inject::Error)>,
-}
-
 impl Family {
     /// Of a program that is recorded. `first`: the program's own ring; `patches`: its code is patched.
     pub fn start(door: Door, making: Making, patches: bool, members: Members, first: Arc<Ring>, recording: &Recording) -> io::Result<Self> {
@@ -212,6 +206,7 @@ impl Family {
             lost: recording.count_lost(),
             read: recording.read_of_others(),
             unrecorded: AtomicU32::new(0),
+            ended_early: EndedEarly::default(),
             closed: RwLock::new(false),
             over: AtomicBool::new(false),
         });
@@ -259,7 +254,8 @@ impl Family {
         self.beat.stop();
         self.look.stop();
         let (_, missed) = self.shared.members.counted();
-        Relatives { unrecorded: missed + u64::from(self.shared.unrecorded.load(Ordering::Relaxed)), not_left: left }
+        let unrecorded = missed + u64::from(self.shared.unrecorded.load(Ordering::Relaxed));
+        Relatives { unrecorded, ended_early: self.shared.ended_early.take(), not_left: left }
     }
 
     /// Restores the code of all, while their rings are drained: what threads are writing just now they write to its end. Why that of some could
@@ -641,6 +637,7 @@ impl Shared {
         if control.library.load(Ordering::Acquire) == LIBRARY_OUT && control.bow_out.load(Ordering::Relaxed) == OUT_OTHER_LIBC {
             self.members.missed(); // it was to be patched, and could not be
         }
+        self.ended_early.note(kin.pid, control);
         for (reason, count) in lost_without_stream(&kin.ring) {
             self.orders.send(Order::NoteIn { stream: kin.notes, ticks: now, tag: tag::LOST, a: reason, words: vec![count] });
         }

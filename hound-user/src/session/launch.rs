@@ -13,19 +13,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use hound_common::event::{END_EXIT, END_SIGNAL, MODE_OFF, tag};
 use hound_common::family::{SANITIZER, VARIABLE};
-use hound_common::ring::{
-    LIBRARY_ABSENT, LIBRARY_OUT, OPTION_DROP, OPTION_FREE_STACKS, OPTION_MAPS, OPTION_SHADOW_STACK, OUT_NO_ALLOCATOR, OUT_NO_HEARTBEAT,
-    OUT_OTHER_LIBC, OUT_SANITIZED,
-};
+use hound_common::ring::{LIBRARY_ABSENT, OPTION_DROP, OPTION_FREE_STACKS, OPTION_MAPS, OPTION_SHADOW_STACK};
 
 use super::answers::Answers;
 use super::attach::make_room_for_files;
-use super::family::{Door, Family, Making, Relatives};
+use super::family::{Door, Family, Making};
 use super::members::{Follow, Members};
 use super::preload::Preload;
 use super::program::Program;
 use super::reach::Hold;
 use super::recording::{Recording, Start, Written};
+use super::relatives::{Relatives, bowed_out};
 use super::ring::Ring;
 use super::rotate::Rotate;
 use super::server::Serve;
@@ -372,34 +370,12 @@ fn end(status: ExitStatus, wall: Duration) -> End {
     End { reason, value, target_wall_ns: u64::try_from(wall.as_nanos()).unwrap_or(u64::MAX), ..End::default() }
 }
 
-/// What is said of processes that the program began.
-pub(super) fn not_recorded(unrecorded: u64) -> Option<String> {
-    (unrecorded > 0).then(|| {
-        format!(
-            "{unrecorded} of the processes that the program began {} not recorded: no way to hound (a sandbox, or a network namespace of its own), \
-             or a program that libhound.so was not loaded into",
-            if unrecorded == 1 { "is" } else { "are" }
-        )
-    })
-}
-
-/// What is said of those of them that run on and could not be left as they were.
-pub(super) fn not_left(left: &[(u32, hound_inject::Error)]) -> Option<String> {
-    left.first().map(|(pid, error)| {
-        format!(
-            "process {pid} (one of {}) records nothing any more, but its code could not be restored: {error}; `hound detach -p {pid}` tries again",
-            left.len()
-        )
-    })
-}
-
 /// What went otherwise than asked for; that nothing was recorded comes last.
 fn warnings(ring: &Ring, written: &Written, relatives: Relatives, quiet: bool) -> Vec<String> {
     let control = ring.control();
     let mut warnings = Vec::new();
-    let unrecorded = relatives.unrecorded + u64::from(control.unrecorded.load(Ordering::Relaxed));
-    warnings.extend(not_recorded(unrecorded));
-    warnings.extend(not_left(&relatives.not_left));
+    warnings.extend(relatives.warnings(control.unrecorded.load(Ordering::Relaxed)));
+    warnings.extend(relatives.not_left());
     if written.lost_on_disk > 0 {
         let lost = written.lost_on_disk;
         warnings.push(format!(
@@ -409,19 +385,12 @@ fn warnings(ring: &Ring, written: &Written, relatives: Relatives, quiet: bool) -
     if let Some(why) = written.not_reached.as_ref().filter(|_| !quiet) {
         warnings.push(format!("which blocks the program still reached when it ended is not known: {why} (see --hold-exit)"));
     }
-    let nothing = match (control.library.load(Ordering::Acquire), control.bow_out.load(Ordering::Relaxed)) {
-        (LIBRARY_ABSENT, _) => {
+    let nothing = match bowed_out(control) {
+        Some(why) => why,
+        None if control.library.load(Ordering::Acquire) == LIBRARY_ABSENT => {
             "nothing was recorded: libhound.so was not loaded into the program (it may have been started with a cleared environment, or \
              be a wrapper that drops LD_PRELOAD); run the program itself under hound"
         }
-        (LIBRARY_OUT, OUT_NO_HEARTBEAT) => "recording ended early: the program waited two seconds for hound and got no answer",
-        (LIBRARY_OUT, OUT_SANITIZED) => {
-            "nothing was recorded: the program is built with a sanitizer, whose allocator cannot be called through a preloaded library; \
-             `hound run --via patch` records it"
-        }
-        (LIBRARY_OUT, OUT_OTHER_LIBC) => "nothing was recorded: the program is one of musl's; `hound run --via patch` records it",
-        (LIBRARY_OUT, OUT_NO_ALLOCATOR) => "nothing was recorded: the program's libraries have no malloc and free to be hooked",
-        (LIBRARY_OUT, _) => "recording ended early: libhound.so had no memory for its own state",
         // Most often a program that allocates nothing, which is no trouble: not said to those who want to hear of trouble only.
         _ if quiet => return warnings,
         _ if control.streams_high.load(Ordering::Relaxed) == 0 || written.allocations == Some(0) && written.lost_on_disk == 0 => {

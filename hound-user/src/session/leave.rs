@@ -4,7 +4,6 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use hound_common::event::{END_DETACH, END_EXEC, END_EXIT, END_NO_MEMORY, END_SIGNAL, LOST_UNFINISHED, MODE_OFF, tag};
-use hound_common::ring::{LIBRARY_OUT, OUT_NO_HEARTBEAT};
 use hound_inject::{Entered, Error, moment};
 
 use super::attach::Attached;
@@ -13,6 +12,7 @@ use super::inside::{Hold, Inside};
 use super::members::Members;
 use super::processes::Ended;
 use super::recording::{Recording, Written};
+use super::relatives;
 use super::ring::Ring;
 use super::sampling::{Progress, Sampling};
 use super::talk::Answer;
@@ -75,7 +75,7 @@ pub async fn detach(pid: u32, inside: Inside, mut watch: Watch, unload: bool, an
         }
     }
     recording.missed(missed);
-    warnings.extend(bowed_out(&ring));
+    warnings.extend(relatives::bowed_out(ring.control()).map(str::to_owned));
     let attached = complete(recording, &mut watch, end, warnings, not_left).await?;
     tell(answer, &attached);
     Ok(attached)
@@ -89,10 +89,10 @@ async fn leave_family(
     warnings: &mut Vec<String>,
 ) -> anyhow::Result<Option<String>> {
     let Some(family) = family else { return Ok(None) };
-    let unrecorded = u64::from(first.control().unrecorded.load(Ordering::Relaxed));
+    let unrecorded = first.control().unrecorded.load(Ordering::Relaxed);
     let relatives = watch.patiently("detaching", move || family.finish()).await?;
-    warnings.extend(super::launch::not_recorded(relatives.unrecorded + unrecorded));
-    Ok(super::launch::not_left(&relatives.not_left))
+    warnings.extend(relatives.warnings(unrecorded));
+    Ok(relatives.not_left())
 }
 
 /// Who has asked for the end hears of it.
@@ -131,15 +131,6 @@ async fn stop_sampling(
 
 fn warnings_of(progress: &Progress) -> Vec<String> {
     progress.failed.iter().map(|why| format!("sampling has ended early: {why}")).collect()
-}
-
-/// A library that ended the recording by itself has a reason.
-fn bowed_out(ring: &Ring) -> Option<String> {
-    let control = ring.control();
-    (control.library.load(Ordering::Acquire) == LIBRARY_OUT).then(|| match control.bow_out.load(Ordering::Relaxed) {
-        OUT_NO_HEARTBEAT => "recording ended early: the program waited for hound and got no answer (was hound stopped?)".to_owned(),
-        _ => "recording ended early: libhound.so had no memory for its own state".to_owned(),
-    })
 }
 
 /// Tries until it is done. Recording is off meanwhile, and the hooks pass through: waiting harms nobody.
@@ -183,7 +174,7 @@ pub async fn ended(pid: u32, inside: Inside, mut watch: Watch, replaced: bool) -
     let progress = match hold {
         Hold::Library(library) => {
             not_left = leave_family(family, &library.ring, &mut watch, &mut warnings).await?;
-            warnings.extend(bowed_out(&library.ring));
+            warnings.extend(relatives::bowed_out(library.ring.control()).map(str::to_owned));
             None
         }
         Hold::Nothing => None,

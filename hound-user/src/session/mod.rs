@@ -46,6 +46,7 @@ mod program;
 mod reach;
 mod reaching;
 mod recording;
+mod relatives;
 mod ring;
 mod rotate;
 mod sampler;
