@@ -65,18 +65,24 @@ pub fn make(forbids: Forbids, call: impl FnOnce() -> isize) -> isize {
     if forbids == Forbids::Nothing {
         return call();
     }
+    // The child of a fork knows its own ring from here on; that of a vfork must not end its parent's recording. (What forbids some calls
+    // already may forbid this question.)
+    let is_recorded = process::ready();
+    let is_borrowed = is_recorded && !came() && process::control().target_pid.load(Ordering::Relaxed) != sys::getpid();
     FILTERS.fetch_add(1, Ordering::SeqCst);
     let result = call();
     if result == -1 {
         FILTERS.fetch_sub(1, Ordering::SeqCst);
         return result;
     }
-    if forbids == Forbids::Clock {
-        clock::use_none();
-        process::bow_out_of_recording(OUT_NO_CLOCK);
-    } else {
+    if forbids == Forbids::Some {
         // Libc's own functions begin programs, too. (Without the TSC none gets through its loader.)
         family::leave_environment();
+    } else if !is_borrowed {
+        clock::use_none();
+        if is_recorded {
+            process::bow_out(OUT_NO_CLOCK);
+        }
     }
     result
 }

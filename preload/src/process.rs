@@ -110,14 +110,6 @@ pub fn bow_out(reason: u32) {
     control.change(false);
 }
 
-/// As [`bow_out`], if anything is recorded or may be.
-#[cold]
-pub fn bow_out_of_recording(reason: u32) {
-    if !core::ptr::eq(CONTROL.load(Ordering::Relaxed), no_ring()) {
-        bow_out(reason);
-    }
-}
-
 /// Whether a return address lies in the dynamic loader.
 #[inline(always)]
 pub fn is_loader(ra: u64) -> bool {

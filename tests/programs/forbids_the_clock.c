@@ -1,5 +1,5 @@
 // Allocates, forbids itself the time stamp counter, and allocates on.
-// forbids_the_clock tsc|syscall|strict
+// forbids_the_clock tsc|syscall|strict|in-a-fork|in-a-vfork
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <stdlib.h>
@@ -37,9 +37,28 @@ static void all_else(void) {
   if (pthread_create(&thread, NULL, in_a_thread, NULL) || pthread_join(thread, NULL)) _exit(93);
 }
 
+static void forbid_in_a_child(const char *how) {
+  pid_t child = strcmp(how, "in-a-fork") ? vfork() : fork();
+  if (!child) {
+    if (prctl(PR_SET_TSC, PR_TSC_SIGSEGV)) _exit(98);
+    if (!strcmp(how, "in-a-fork")) {
+      allocate();
+      all_else();
+    }
+    _exit(5);
+  }
+  int status;
+  if (waitpid(child, &status, 0) != child || status != 5 << 8) _exit(99);
+}
+
 int main(int argc, char **argv) {
   if (argc != 2) return 94;
   allocate();
+  if (!strncmp(argv[1], "in-a-", 5)) {
+    forbid_in_a_child(argv[1]);
+    allocate();
+    return write(1, "done\n", 5) != 5;
+  }
   if (!strcmp(argv[1], "strict")) {
     // What the heap has is enough for what follows.
     if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT)) return 95;

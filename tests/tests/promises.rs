@@ -45,6 +45,22 @@ fn a_program_that_forbids_itself_the_clock_runs_on() {
     }
 }
 
+/// A child's prohibition is no matter of its parent's.
+#[test]
+fn a_child_that_forbids_itself_the_clock_ends_no_recording_but_its_own() {
+    for options in [&[][..], &["--children"]] {
+        for how in ["in-a-fork", "in-a-vfork"] {
+            let recording = Target::new("forbids_the_clock.c", Build::Optimised).args(&[how]).hound(options).record(Way::Run);
+            assert_eq!((recording.outcome.shell_status(), &*recording.outcome.out()), (0, "done\n"), "{how}, {options:?}");
+            let report = recording.capture.report().totals;
+            assert!((4000..4100).contains(&report.allocations), "{how}, {options:?}: {}", report.allocations);
+            let of_parent =
+                recording.outcome.err().lines().any(|line| line.contains("recording ended early") && !line.contains("of process"));
+            assert!(!of_parent, "{how}, {options:?}: {}", recording.outcome.err());
+        }
+    }
+}
+
 /// Likewise of a process that the program has begun.
 #[test]
 fn of_a_child_that_forbids_itself_the_clock_it_is_said() {
