@@ -246,7 +246,8 @@ impl Path {
             return below; // not deeper: what is behind the path is
         }
         below = below.max(self.gap);
-        while below < self.hi && (self.ra(below).addr >= slot || self.ra(below).addr == 0) {
+        // 0 is above all, less one.
+        while below < self.hi && self.ra(below).addr.wrapping_sub(1) >= slot.wrapping_sub(1) {
             below += 1;
         }
         below
@@ -320,6 +321,9 @@ impl Path {
     #[inline(always)]
     pub fn verify(&mut self, top: usize) -> usize {
         let low = if top <= self.len && self.stop_top == 0 { self.verify_words(top, 0) } else { self.verify_with_stops(top) };
+        if self.compared == 0 && top <= MAPPED {
+            return low;
+        }
         // Of frames behind the path it is not known whether bp is compared anywhere.
         let bp_top = if top <= self.len { self.bp_top } else { top };
         if bp_top > low { self.verify_bp(low, top.min(bp_top)) } else { low }
