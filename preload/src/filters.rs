@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use hound_common::ring::OUT_NO_CLOCK;
 
-use crate::{clock, elf, family, process, real, sys};
+use crate::{attached, clock, elf, family, process, real, sys};
 
 pub const PR_SET_SECCOMP: u32 = 22;
 pub const PR_SET_TSC: u32 = 26;
@@ -65,9 +65,9 @@ pub fn make(forbids: Forbids, call: impl FnOnce() -> isize) -> isize {
     if forbids == Forbids::Nothing {
         return call();
     }
-    // The child of a fork knows its own ring from here on; that of a vfork must not end its parent's recording. (What forbids some calls
-    // already may forbid this question.)
-    let is_recorded = process::ready();
+    // The child of a fork that has recorded nothing does not begin with this; that of a vfork must not end its parent's recording. (What
+    // forbids some calls already may forbid this question.)
+    let is_recorded = if attached::is_mapped() { attached::is_target() && process::ready() } else { process::is_target() };
     let is_borrowed = is_recorded && !came() && process::control().target_pid.load(Ordering::Relaxed) != sys::getpid();
     FILTERS.fetch_add(1, Ordering::SeqCst);
     let result = call();
