@@ -119,8 +119,21 @@ pub fn executable(path: &mut [u8]) -> usize {
     usize::try_from(length).unwrap_or(0)
 }
 
+/// Whether a file may become as large as this: one that grows beyond what is allowed ends the process by SIGXFSZ.
+fn may_grow_to(bytes: usize) -> bool {
+    const PRLIMIT64: usize = 302;
+    const RLIMIT_FSIZE: usize = 1;
+    let mut limit = [0u64; 2];
+    // SAFETY: the kernel writes two words, for this process.
+    let got = unsafe { syscall(PRLIMIT64, [0, RLIMIT_FSIZE, 0, (&raw mut limit) as usize, 0, 0]) };
+    got == 0 && limit[0] >= bytes as u64
+}
+
 /// A memfd of this size that nobody can resize.
 pub fn sealed_memfd(bytes: usize) -> Option<i32> {
+    if !may_grow_to(bytes) {
+        return None;
+    }
     const CLOEXEC_ALLOW_SEALING: usize = 3;
     const F_ADD_SEALS: usize = 1033;
     const SEAL_SHRINK_GROW_SEAL: usize = 2 | 4 | 1;

@@ -259,3 +259,41 @@ fn the_real_free_is_jumped_to() {
     // The one call is for a block that is a mapping of its own: what it unmaps is told others when it is gone.
     assert_eq!((jumps.len(), calls.len()), (1, 1), "{jumps:?} {calls:?}");
 }
+
+/// A closed terminal, a pipe that nobody reads, a full disk: what cannot be said is not said, and all else is done.
+#[test]
+fn whom_nothing_can_be_told_is_served_all_the_same() {
+    let dir = tempfile::tempdir().expect("a temporary directory can be made");
+    let shell = |script: &str| {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]).env("HOUND", binaries::hound()).env("LIBRARY", binaries::libhound()).current_dir(dir.path());
+        process::run(&mut command)
+    };
+    let outcome = shell("\"$HOUND\" run -o run.hound -- sh -c 'exit 3' 2>/dev/full");
+    assert_eq!(outcome.shell_status(), 3);
+    assert_eq!(shell("\"$HOUND\" check run.hound").shell_status(), 0, "the capture is whole");
+    assert_eq!(shell("\"$HOUND\" run -- ./there-is-no-such-program 2>/dev/full").shell_status(), 2);
+    if requirement::root() {
+        let attached = "sleep 30 & \"$HOUND\" attach --mode full --duration 300ms -o attached.hound -p $! 2>/dev/full
+            said=$?; \"$HOUND\" status -p $! 2>&1; kill $!; exit $said";
+        let outcome = shell(attached);
+        assert_eq!((outcome.shell_status(), outcome.out().contains("is gone")), (0, false), "{}", outcome.out());
+    }
+}
+
+/// The ring is a file, too; growing it beyond what is allowed would end the program.
+#[test]
+fn a_limit_on_the_size_of_files_ends_nobody() {
+    let dir = tempfile::tempdir().expect("a temporary directory can be made");
+    let shell = |script: &str| {
+        let mut command = Command::new("/bin/bash");
+        command.args(["-c", script]).env("HOUND", binaries::hound()).env("LIBRARY", binaries::libhound()).current_dir(dir.path());
+        process::run(&mut command)
+    };
+    let outcome = shell("ulimit -f 1000; LD_PRELOAD=\"$LIBRARY\" /bin/echo hello");
+    assert_eq!((outcome.shell_status(), &*outcome.out()), (0, "hello\n"), "{}", outcome.err());
+    let outcome = shell("ulimit -f 1000; \"$HOUND\" run -- /bin/echo hello");
+    assert_eq!((outcome.shell_status(), outcome.err().contains("raise `ulimit -f`")), (2, true), "{}", outcome.err());
+    let own = "\"$HOUND\" run --quiet -o own.hound -- bash -c 'ulimit -f 1; head -c 100000 /dev/zero > grows; echo $?'";
+    assert_eq!(shell(own).out(), "153\n", "the program's own limit holds for it as ever");
+}

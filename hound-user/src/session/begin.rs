@@ -63,14 +63,19 @@ extern "C" fn note_ignored() {
     };
     let ignored = (1..=SIGNALS).filter(is_ignored).fold(0, |all, signal| all | 1 << (signal - 1));
     IGNORED.store(ignored, Ordering::Relaxed);
+    // A file that must not grow is an error like a full disk, not hound's end.
+    rt_sigaction(libc::SIGXFSZ, &IGNORE, std::ptr::null_mut());
 }
+
+const IGNORE: Action = Action { handler: libc::SIG_IGN, flags: 0, restorer: 0, mask: 0 };
 
 /// Between fork and exec: signals are ignored that were when hound was begun. Those that hound or its C library handles are no more; all others
 /// are inherited.
 pub(super) fn give_back_ignored() {
     let ignored = IGNORED.load(Ordering::Relaxed);
+    rt_sigaction(libc::SIGXFSZ, &Action { handler: libc::SIG_DFL, ..IGNORE }, std::ptr::null_mut());
     for signal in (1..=SIGNALS).filter(|signal| ignored >> (signal - 1) & 1 == 1) {
-        rt_sigaction(signal, &Action { handler: libc::SIG_IGN, flags: 0, restorer: 0, mask: 0 }, std::ptr::null_mut());
+        rt_sigaction(signal, &IGNORE, std::ptr::null_mut());
     }
 }
 

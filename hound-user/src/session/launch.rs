@@ -102,7 +102,7 @@ pub fn launch(launch: &Launch) -> anyhow::Result<Launched> {
     let ring_clock = clock::choose();
     let session = session(launch, clock::kind(ring_clock));
     let door = if launch.children { Some(Door::open()?) } else { None };
-    let ring = Arc::new(Ring::create().context("cannot make the shared memory; is there memory left?")?);
+    let ring = Arc::new(Ring::create().context("cannot make the shared memory")?);
     ring.control().interval.store(launch.interval, Ordering::Relaxed);
     ring.control().member.store(u32::from(launch.children), Ordering::Relaxed);
     let hold = if launch.interval == 0 && !launch.children { launch.hold } else { Hold::Never };

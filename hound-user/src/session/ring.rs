@@ -36,7 +36,13 @@ impl Ring {
         // Not close-on-exec: the one child started next inherits it. `keep` closes that door.
         let fd = memfd_create(LAUNCH_NAME, MFdFlags::MFD_ALLOW_SEALING)?;
         let file = File::from(fd.try_clone()?);
-        file.set_len(RING_BYTES as u64)?;
+        file.set_len(RING_BYTES as u64).map_err(|error| match error.kind() {
+            io::ErrorKind::FileTooLarge => {
+                let why = format!("it takes a file of {} MiB, and the limit on their sizes is lower: raise `ulimit -f`", RING_BYTES >> 20);
+                io::Error::new(error.kind(), why)
+            }
+            _ => error,
+        })?;
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
         Ring::map(fd)
