@@ -581,7 +581,7 @@ pub extern "C" fn exec(frame: &mut Frame) {
     };
     family::begins(file, false);
     if let Some(given) = frame.args.get_mut(usize::from(frame.entry.block_argument))
-        && let Some(other) = family::environment_with_us(*given as *const *const c_char)
+        && let Some(other) = family::environment_with_us(*given as *const *const c_char, false)
     {
         *given = other as u64;
     }

@@ -125,7 +125,7 @@ extern "C" fn note(slot: u64, bp: u64, saved: &mut Saved, environment: u32, file
     if let Some(place) = place(slot, saved, environment) {
         // SAFETY: a register's place in `saved`, an argument's on the stack, which is the called function's, or libc's variable.
         let given = unsafe { place.read() } as *const *const c_char;
-        if let Some(other) = family::environment_with_us(given) {
+        if let Some(other) = family::environment_with_us(given, environment == OWN) {
             // SAFETY: as above.
             unsafe { place.write(other as u64) };
         }

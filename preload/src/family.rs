@@ -17,7 +17,7 @@ use hound_common::ring::{self, Control};
 
 use crate::record::{self, Caller, Function};
 use crate::sys::{self, syscall};
-use crate::{clock, elf, filters, image, own, process};
+use crate::{clock, filters, image, own, process};
 
 const READ: usize = 0;
 const SOCKET: usize = 41;
@@ -49,10 +49,17 @@ static FORK_THREAD: AtomicU64 = AtomicU64::new(0);
 /// The entries that a program finds us by: kept apart, for programs write over the ones that they were given.
 static ENTRIES: AtomicPtr<Entries> = AtomicPtr::new(core::ptr::null_mut());
 
+/// The values of the two entries as the kernel has put them on the stack. Programs that write titles over them keep copies elsewhere.
+static SHOWN_WAY: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
+static SHOWN_LIST: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
+
 /// Takes the way to hound from the environment variable's value, and what the loader is to load with every program. Whether that is it.
 pub fn learn(value: &[u8], preload: &[u8]) -> bool {
     if !find(value) {
         return false;
+    }
+    for (shown, given) in [(&SHOWN_WAY, value), (&SHOWN_LIST, preload)] {
+        shown.store(given.as_ptr().cast_mut(), Ordering::Relaxed);
     }
     if let Some(memory) = sys::map_private(size_of::<Entries>(), false) {
         // SAFETY: just mapped, zero, as large as that.
@@ -109,7 +116,13 @@ const ROOMS: usize = 32;
 static ROOM_OF: [AtomicU64; ROOMS] = [const { AtomicU64::new(0) }; ROOMS];
 static ROOM: [AtomicPtr<Room>; ROOMS] = [const { AtomicPtr::new(core::ptr::null_mut()) }; ROOMS];
 
-fn room() -> Option<&'static mut Room> {
+/// `lasts`: what is put there becomes the process' own environment, and may be one for long (after a vfork, or an exec that fails): it is not
+/// written over.
+fn room(lasts: bool) -> Option<&'static mut Room> {
+    if lasts {
+        // SAFETY: just mapped, zero, as large as that.
+        return own::map(size_of::<Room>()).and_then(|memory| unsafe { memory.cast::<Room>().as_mut() });
+    }
     let thread = sys::thread_pointer();
     let own = ROOM_OF.iter().position(|of| of.load(Ordering::Relaxed) == thread);
     let free = || ROOM_OF.iter().position(|of| of.compare_exchange(0, thread, Ordering::AcqRel, Ordering::Relaxed).is_ok());
@@ -155,10 +168,10 @@ impl List<'_> {
 }
 
 /// The environment that a program is to be given so that it finds hound; `None` if it does so with what it is given, or cannot be helped (which
-/// is counted).
-pub fn environment_with_us(given: *const *const c_char) -> Option<*const *const c_char> {
+/// is counted). `lasts`: as of [`room`].
+pub fn environment_with_us(given: *const *const c_char, lasts: bool) -> Option<*const *const c_char> {
     if filters::came() {
-        return environment_without_us(given);
+        return environment_without_us(given, lasts);
     }
     // SAFETY: mapped by `learn` or by hound, never unmapped while it is known.
     let ours = unsafe { ENTRIES.load(Ordering::Acquire).as_ref() }?;
@@ -179,7 +192,7 @@ pub fn environment_with_us(given: *const *const c_char) -> Option<*const *const 
     if entries().any(|(_, text)| is_ours(text)) && lists.iter().all(|list| entries().any(|(_, text)| list.is_good(text))) {
         return None;
     }
-    let made = room().and_then(|room| {
+    let made = room(lasts).and_then(|room| {
         if entries().count() + lists.len() + 2 > ROOM_ENTRIES {
             return None;
         }
@@ -210,24 +223,49 @@ pub fn environment_with_us(given: *const *const c_char) -> Option<*const *const 
 
 /// Its library would ask, behind the filter that it is given as well.
 #[cold]
-fn environment_without_us(given: *const *const c_char) -> Option<*const *const c_char> {
+fn environment_without_us(given: *const *const c_char, lasts: bool) -> Option<*const *const c_char> {
     process::count_unrecorded();
     if given.is_null() {
         return None;
     }
-    let copied = room().and_then(|room| copy_without_us(given, room));
+    let copied = room(lasts).and_then(|room| copy_without_us(given, room));
     if copied.is_none() {
         hide_in(given.cast_mut());
     }
     copied
 }
 
-/// The process' own environment shows programs that it begins no way to hound any more.
+/// The environment that the process was given shows programs that it begins no way to hound any more. `environ` is not asked: other threads
+/// may be changing it, and what it points to be gone. The strings themselves stay where the kernel has put them.
 #[cold]
 pub fn leave_environment() {
-    // SAFETY: null, or the C library's variable.
-    if let Some(entries) = unsafe { elf::environ().as_ref() }.filter(|entries| !entries.is_null()) {
-        hide_in(entries.cast_mut());
+    for (shown, name) in [(&SHOWN_WAY, &b"HOUND_FAMILY="[..]), (&SHOWN_LIST, PRELOAD)] {
+        let value = shown.load(Ordering::Relaxed);
+        if value.is_null() {
+            continue;
+        }
+        // SAFETY: on the initial stack, which is never unmapped, behind the entry's name.
+        let before = unsafe { core::slice::from_raw_parts(value.wrapping_sub(name.len()), name.len()) };
+        if before != name {
+            continue; // the program has written something else there
+        }
+        // SAFETY: ended by the kernel's zero, or one of the program's that stands before it.
+        let text = unsafe { CStr::from_ptr(value.cast()) }.to_bytes();
+        let is_list = core::ptr::eq(shown, &SHOWN_LIST);
+        if !is_list || paths_of_others(text).next().is_none() {
+            // SAFETY: the first byte of what was just read; one store, for threads may be reading.
+            unsafe { value.write_volatile(0) };
+            continue;
+        }
+        let mut start = 0;
+        for path in text.split(|byte| matches!(byte, b':' | b' ')) {
+            // The loader takes nothing between two colons for nothing.
+            (start..start + if path.ends_with(LIBRARY) { path.len() } else { 0 }).for_each(|at| {
+                // SAFETY: inside the text.
+                unsafe { value.wrapping_add(at).write_volatile(b':') };
+            });
+            start += path.len() + 1;
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use hound_common::attach::KnownModule;
 use hound_unwind::{EndReason, Sections};
 
 use crate::elf::{self, LinkMap};
-use crate::{attached, sys};
+use crate::{attached, process, sys};
 
 /// Most modules that a process may have met; more are looked up anew at each miss.
 const MODULES: usize = 1024;
@@ -405,17 +405,27 @@ static REGISTERED: [AtomicU64; 256] = [const { AtomicU64::new(0) }; 256];
 
 /// A program registered call frame information (JIT compilers do).
 pub fn register_frames(table: u64) {
-    for slot in &REGISTERED {
-        if slot.compare_exchange(0, table, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-            return;
-        }
+    if REGISTERED.iter().any(|slot| slot.compare_exchange(0, table, Ordering::AcqRel, Ordering::Relaxed).is_ok()) {
+        code_changes();
+    }
+}
+
+/// Other code may lie where there was some, and a recorded path lead through it as through the one before: all threads look closer at their
+/// next event.
+fn code_changes() {
+    if !core::ptr::eq(process::control(), process::no_ring()) {
+        process::control().renew();
     }
 }
 
 /// A program took it back.
 pub fn deregister_frames(table: u64) {
+    let mut any = false;
     for slot in &REGISTERED {
-        let _ = slot.compare_exchange(table, 0, Ordering::AcqRel, Ordering::Relaxed);
+        any |= slot.compare_exchange(table, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+    }
+    if any {
+        code_changes();
     }
 }
 

@@ -214,7 +214,9 @@ fn shells_behind_a_filter_are_not_harmed() {
         let (_dir, outcome, _) = run(&format!("{list}\"$1\"; exit $?"), &program);
         assert_eq!(outcome.shell_status(), 0, "{list}: {}", outcome.err());
         let kept = if list.is_empty() { String::new() } else { library.display().to_string() };
-        assert_eq!(outcome.out(), format!("system: {kept}\npopen: {kept}\n"));
+        // Where our own library stood in the list there are colons, which the loader passes over.
+        let lists: Vec<String> = outcome.out().lines().map(|line| line.replacen(": ", "=", 1).replace(':', "")).collect();
+        assert_eq!(lists, [format!("system={kept}"), format!("popen={kept}")], "{}", outcome.out());
         assert!(outcome.err().contains("2 of the processes that the program began are not recorded"), "{list}: {}", outcome.err());
     }
 }

@@ -297,3 +297,14 @@ fn a_limit_on_the_size_of_files_ends_nobody() {
     let own = "\"$HOUND\" run --quiet -o own.hound -- bash -c 'ulimit -f 1; head -c 100000 /dev/zero > grows; echo $?'";
     assert_eq!(shell(own).out(), "153\n", "the program's own limit holds for it as ever");
 }
+
+/// Beside a thread that changes it, and whatever is begun with it or with another one.
+#[test]
+fn a_programs_environment_stays_its_own() {
+    for how in ["forbids", "begins"] {
+        for options in [&[][..], &["--children"]] {
+            let recording = Target::new("keeps_its_environment.c", Build::Optimised).args(&[how]).hound(options).record(Way::Run);
+            assert_eq!((recording.outcome.shell_status(), &*recording.outcome.out()), (0, "kept\n"), "{how}, {options:?}");
+        }
+    }
+}
