@@ -80,3 +80,19 @@ fn a_library_in_the_place_of_one_that_was_there_at_the_attach_is_what_it_is() {
     let site = report.sites.iter().find(|site| site.passes("library_malloc")).expect("its function has its name");
     assert_eq!((site.allocations, site.allocated_bytes), (100, 100 * 12345));
 }
+
+/// Made at run time, in the place of other code: same slots, same return addresses, another caller behind a frame of another size.
+#[test]
+fn code_that_takes_the_place_of_other_code_has_its_own_callers() {
+    let patched = requirement::root().then_some(&["--via", "patch"][..]);
+    for options in [&[][..]].into_iter().chain(patched) {
+        let recording = Target::new("replaces_code.c", Build::Optimised).hound(options).record(Way::Run);
+        assert_eq!((recording.outcome.shell_status(), &*recording.outcome.out()), (0, "ok\n"), "{options:?}: {}", recording.outcome.err());
+        let report = recording.capture.report();
+        let of = |caller: &str| {
+            let sites = report.sites.iter().filter(|site| site.passes("allocates") && site.passes(caller));
+            sites.fold((0, 0), |(blocks, bytes), site| (blocks + site.allocations, bytes + site.allocated_bytes))
+        };
+        assert_eq!((of("first"), of("second")), ((100, 100 * 20_000), (100, 100 * 40_000)), "{options:?}");
+    }
+}
