@@ -52,6 +52,9 @@ enum Timeout {
     Socket(Which),
 }
 
+/// Of `io_uring_enter`'s flags: the fifth argument points to a structure, with a timeout maybe.
+const IORING_ENTER_EXT_ARG: u64 = 8;
+
 /// The calls that give EINTR, and may be made again: they had done nothing yet.
 fn interrupted(number: i64) -> Option<Timeout> {
     Some(match number {
@@ -61,6 +64,8 @@ fn interrupted(number: i64) -> Option<Timeout> {
         libc::SYS_io_getevents => Timeout::Timespec(4),
         // Older kernels give EINTR for some of these.
         libc::SYS_futex | libc::SYS_msgrcv | libc::SYS_msgsnd | libc::SYS_semop => Timeout::None,
+        // What it was to submit it has not, or it would have said so. (With a timeout: see `mend`.)
+        libc::SYS_io_uring_enter => Timeout::None,
         // Several messages have a time of their own, too.
         libc::SYS_recvmmsg | libc::SYS_sendmmsg => Timeout::None,
         // read and write give a part or nothing, just as recv and send.
@@ -181,6 +186,10 @@ impl Sleepers {
             return None;
         }
         let timeout = interrupted(number)?;
+        // Its timeout lies in a structure of its own, and would begin anew.
+        if number == libc::SYS_io_uring_enter && regs.r10 & IORING_ENTER_EXT_ARG != 0 {
+            return None;
+        }
         let mut mend = Mend { regs: *regs, until: None };
         mend.regs.rax = (-ERESTARTNOHAND) as u64;
         let arguments = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9];

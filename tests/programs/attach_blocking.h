@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <linux/aio_abi.h>
 #include <linux/futex.h>
+#include <linux/io_uring.h>
 #include <mqueue.h>
 #include <poll.h>
 #include <signal.h>
@@ -486,6 +487,29 @@ static long b_io_getevents(struct blocker *b, int ms) {
   return syscall(SYS_io_getevents, b->aio, 1, 1, &e, &t);
 }
 
+static void b_uring(struct blocker *b) {
+  struct io_uring_params about;
+  memset(&about, 0, sizeof about);
+  B_MUST((b->fd[0] = (int)syscall(SYS_io_uring_setup, 4, &about)) >= 0);
+  b->word = about.sq_off.tail;
+}
+static long b_uring_enter(struct blocker *b, int ms) {
+  (void)ms;
+  return syscall(SYS_io_uring_enter, b->fd[0], 0, 1, IORING_ENTER_GETEVENTS, NULL, 0);
+}
+static void b_complete(struct blocker *b) { // submits an operation that does nothing
+  size_t ring_bytes = 4096, entry_bytes = 4 * sizeof(struct io_uring_sqe);
+  int both = PROT_READ | PROT_WRITE;
+  char *ring = mmap(NULL, ring_bytes, both, MAP_SHARED | MAP_POPULATE, b->fd[0], IORING_OFF_SQ_RING);
+  struct io_uring_sqe *entries = mmap(NULL, entry_bytes, both, MAP_SHARED | MAP_POPULATE, b->fd[0], IORING_OFF_SQES);
+  B_MUST(ring != MAP_FAILED && (void *)entries != MAP_FAILED);
+  memset(entries, 0, sizeof *entries); // IORING_OP_NOP; the array's first word is 0 already
+  __atomic_store_n((uint32_t *)(ring + b->word), 1, __ATOMIC_RELEASE);
+  B_MUST(syscall(SYS_io_uring_enter, b->fd[0], 1, 0, 0, NULL, 0) == 1);
+  munmap(ring, ring_bytes);
+  munmap(entries, entry_bytes);
+}
+
 static const struct blocking blockings[] = {
     {"read_pipe", SYS_read, B_WOKEN, 0, b_pipe, b_read, b_put, 0, 0, 1},
     {"write_pipe", SYS_write, B_WOKEN, 0, b_full_pipe, b_write, b_drain, 0, 0, 4096},
@@ -523,6 +547,7 @@ static const struct blocking blockings[] = {
     {"fcntl_lock", SYS_fcntl, B_WOKEN, 0, b_ofd_locked, b_fcntl, b_ofd_unlock, 0, 0, 0},
     {"open_fifo", SYS_openat, B_WOKEN, 0, b_fifo, b_open, b_open_other, 0, 0, B_ANY_FD},
     {"io_getevents", SYS_io_getevents, B_TIMES_OUT, 0, b_aio, b_io_getevents, NULL, 0, 0, 0},
+    {"io_uring_enter", SYS_io_uring_enter, B_WOKEN, 0, b_uring, b_uring_enter, b_complete, 0, 0, 0},
 };
 #define BLOCKINGS (sizeof blockings / sizeof *blockings)
 
