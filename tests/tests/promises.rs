@@ -10,7 +10,7 @@ use hound_tests::attach;
 use hound_tests::binaries;
 use hound_tests::capture::Capture;
 use hound_tests::compile::{Build, Program};
-use hound_tests::process;
+use hound_tests::process::{self, Outcome};
 use hound_tests::record::{Target, Way};
 use hound_tests::requirement;
 
@@ -231,7 +231,7 @@ fn programs_of_the_system_do_the_same_as_without_hound() {
         let file = dir.path().join(format!("{program}.hound"));
         let mut hound = Command::new(binaries::hound());
         let recorded = process::run(hound.args(["run", "--quiet", "-o"]).arg(&file).arg("--").arg(program).args(args));
-        let told = |o: &process::Outcome| (o.out(), o.err(), o.shell_status());
+        let told = |o: &Outcome| (o.out(), o.err(), o.shell_status());
         assert_eq!(told(&recorded), told(&alone), "{program} {args:?}");
         assert_sound(&file);
     }
@@ -260,15 +260,17 @@ fn the_real_free_is_jumped_to() {
     assert_eq!((jumps.len(), calls.len()), (1, 1), "{jumps:?} {calls:?}");
 }
 
+fn bash(script: &str, dir: &Path) -> Outcome {
+    let mut command = Command::new("/bin/bash");
+    command.args(["-c", script]).env("HOUND", binaries::hound()).env("LIBRARY", binaries::libhound()).current_dir(dir);
+    process::run(&mut command)
+}
+
 /// A closed terminal, a pipe that nobody reads, a full disk: what cannot be said is not said, and all else is done.
 #[test]
 fn whom_nothing_can_be_told_is_served_all_the_same() {
     let dir = tempfile::tempdir().expect("a temporary directory can be made");
-    let shell = |script: &str| {
-        let mut command = Command::new("/bin/sh");
-        command.args(["-c", script]).env("HOUND", binaries::hound()).env("LIBRARY", binaries::libhound()).current_dir(dir.path());
-        process::run(&mut command)
-    };
+    let shell = |script: &str| bash(script, dir.path());
     let outcome = shell("\"$HOUND\" run -o run.hound -- sh -c 'exit 3' 2>/dev/full");
     assert_eq!(outcome.shell_status(), 3);
     assert_eq!(shell("\"$HOUND\" check run.hound").shell_status(), 0, "the capture is whole");
@@ -285,11 +287,7 @@ fn whom_nothing_can_be_told_is_served_all_the_same() {
 #[test]
 fn a_limit_on_the_size_of_files_ends_nobody() {
     let dir = tempfile::tempdir().expect("a temporary directory can be made");
-    let shell = |script: &str| {
-        let mut command = Command::new("/bin/bash");
-        command.args(["-c", script]).env("HOUND", binaries::hound()).env("LIBRARY", binaries::libhound()).current_dir(dir.path());
-        process::run(&mut command)
-    };
+    let shell = |script: &str| bash(script, dir.path());
     let outcome = shell("ulimit -f 1000; LD_PRELOAD=\"$LIBRARY\" /bin/echo hello");
     assert_eq!((outcome.shell_status(), &*outcome.out()), (0, "hello\n"), "{}", outcome.err());
     let outcome = shell("ulimit -f 1000; \"$HOUND\" run -- /bin/echo hello");
