@@ -59,7 +59,9 @@ pub fn learn(value: &[u8], preload: &[u8]) -> bool {
         return false;
     }
     for (shown, given) in [(&SHOWN_WAY, value), (&SHOWN_LIST, preload)] {
-        shown.store(given.as_ptr().cast_mut(), Ordering::Relaxed);
+        if !given.is_empty() {
+            shown.store(given.as_ptr().cast_mut(), Ordering::Relaxed); // else there may be no such entry
+        }
     }
     if let Some(memory) = sys::map_private(size_of::<Entries>(), false) {
         // SAFETY: just mapped, zero, as large as that.
