@@ -500,8 +500,9 @@ static long b_uring_enter(struct blocker *b, int ms) {
 static void b_complete(struct blocker *b) { // submits an operation that does nothing
   size_t ring_bytes = 4096, entry_bytes = 4 * sizeof(struct io_uring_sqe);
   int both = PROT_READ | PROT_WRITE;
-  char *ring = mmap(NULL, ring_bytes, both, MAP_SHARED | MAP_POPULATE, b->fd[0], IORING_OFF_SQ_RING);
-  struct io_uring_sqe *entries = mmap(NULL, entry_bytes, both, MAP_SHARED | MAP_POPULATE, b->fd[0], IORING_OFF_SQES);
+  int lasting = MAP_SHARED | MAP_POPULATE;
+  char *ring = (char *)mmap(NULL, ring_bytes, both, lasting, b->fd[0], IORING_OFF_SQ_RING);
+  struct io_uring_sqe *entries = (struct io_uring_sqe *)mmap(NULL, entry_bytes, both, lasting, b->fd[0], IORING_OFF_SQES);
   B_MUST(ring != MAP_FAILED && (void *)entries != MAP_FAILED);
   memset(entries, 0, sizeof *entries); // IORING_OP_NOP; the array's first word is 0 already
   __atomic_store_n((uint32_t *)(ring + b->word), 1, __ATOMIC_RELEASE);
